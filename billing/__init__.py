@@ -1,0 +1,1 @@
+"""What it costs: prices, budgets, the usage journal and the ledger."""

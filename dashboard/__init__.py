@@ -1,0 +1,1 @@
+"""Pages on which teams see what their requests cost and how long they took."""

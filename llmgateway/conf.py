@@ -1,0 +1,236 @@
+"""Typed view of our settings, each with its variable, default and meaning.
+
+Values come from the process environment, then from `.env` in the data folder. Nothing here touches the database:
+values that an admin may also set there say so by having no default (`None` means "not set here").
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar, overload
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+T = TypeVar("T")
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Setting(Generic[T]):
+    """One environment variable: its name, how to read it, its default and what it does."""
+
+    def __init__(
+        self, name: str, read: Callable[[str], T], default: T, doc: str, *, default_text: str | None = None
+    ) -> None:
+        self.name = name
+        self.read = read
+        self.default = default
+        self.doc = doc
+        self.default_text = default_text if default_text is not None else _as_text(default)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Setting[T]: ...
+    @overload
+    def __get__(self, instance: Conf, owner: type) -> T: ...
+    def __get__(self, instance: Conf | None, owner: type) -> Setting[T] | T:
+        if instance is None:
+            return self
+        text = instance.values.get(self.name, "").strip()
+        if not text:
+            return self.default
+        try:
+            return self.read(text)
+        except ValueError as error:
+            message = f"{self.name}={text!r} is not usable: {error}. {self.doc}"
+            raise ImproperlyConfigured(message) from error
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+def boolean(text: str) -> bool:
+    """`true/false`, `yes/no`, `on/off`, `1/0`."""
+    lowered = text.lower()
+    if lowered in environ.Env.BOOLEAN_TRUE_STRINGS:
+        return True
+    if lowered in {"false", "off", "no", "n", "0"}:
+        return False
+    raise ValueError("expected true or false")
+
+
+def words(text: str) -> list[str]:
+    """A comma-separated list."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError("expected a number of at least 0")
+    return number
+
+
+def port_number(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 65536:
+        raise ValueError("expected a port between 1 and 65535")
+    return number
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}")
+        return text.lower()
+
+    return read
+
+
+def optional(read: Callable[[str], T]) -> Callable[[str], T | None]:
+    return read
+
+
+class Conf:
+    """All settings of one process. Built once, by `conf` below; tests build their own from a dict."""
+
+    data_dir = Setting(
+        "GATEWAY_DATA_DIR", lambda text: Path(text).expanduser().resolve(), PROJECT_ROOT / "data",
+        "Folder of the SQLite database, secrets, journal, logs and broker files. `--data DIR` sets it.",
+        default_text="data",
+    )  # fmt: skip
+    host = Setting("HOST", str, "127.0.0.1", "Address the gateway listens on.")
+    port = Setting("PORT", port_number, 8000, "Port the gateway listens on.")
+    log_level = Setting(
+        "LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info",
+        "Least severe application log line that is written. Access lines are always written.",
+    )  # fmt: skip
+    debug = Setting("DEBUG", boolean, False, "Django's debug pages. Never in production.")
+    secret_key = Setting("SECRET_KEY", str, "", "Signs sessions. Empty: generated once into the data folder.")
+    field_keys = Setting[list[str]](
+        "GATEWAY_FIELD_KEYS", words, [],
+        "Fernet keys that encrypt provider credentials, newest first. Empty: generated once into the data folder.",
+    )  # fmt: skip
+    key_peppers = Setting[list[str]](
+        "GATEWAY_KEY_PEPPERS", words, [],
+        "Hex peppers of the API key digests, newest first. Empty: generated once into the data folder.",
+    )  # fmt: skip
+    database_url = Setting(
+        "DATABASE_URL", str, "",
+        "PostgreSQL, as `postgres://user:password@host:5432/name`. Empty: SQLite in the data folder.",
+    )  # fmt: skip
+    redis_url = Setting(
+        "REDIS_URL", str, "", "Redis for the Celery broker and live updates. Empty: files in the data folder."
+    )
+    allowed_hosts = Setting("ALLOWED_HOSTS", words, ["*"], "Host names under which the admin and dashboard answer.")
+    csrf_trusted_origins = Setting[list[str]](
+        "CSRF_TRUSTED_ORIGINS", words, [], "Origins, with scheme, that may post forms when a proxy ends TLS."
+    )
+    https = Setting(
+        "HTTPS", boolean, False, "Set when a proxy ends TLS: secure cookies, HSTS, and `X-Forwarded-Proto` is trusted."
+    )
+    trusted_proxies = Setting[list[str]](
+        "TRUSTED_PROXIES", words, [],
+        "Addresses or networks of proxies whose `X-Forwarded-For` is believed. Empty: the peer is the client.",
+    )  # fmt: skip
+    cors_origins = Setting("CORS_ORIGINS", words, ["*"], "Origins that browsers may call the API from; `*` for all.")
+    metrics_access = Setting(
+        "METRICS_ACCESS", words, ["loopback"],
+        "Who may read `/metrics`: `loopback`, `open`, or addresses and networks.",
+    )  # fmt: skip
+    metrics_token = Setting("METRICS_TOKEN", str, "", "A bearer token that may read `/metrics` from anywhere.")
+    key_headers = Setting(
+        "KEY_HEADERS", words, ["authorization", "x-api-key", "api-key", "x-goog-api-key"],
+        "Headers searched for the gateway key, in this order; `?key=` comes last. All are stripped before the upstream.",
+    )  # fmt: skip
+    request_body_limit_mb = Setting(
+        "REQUEST_BODY_LIMIT_MB", optional(positive), None, "Largest request body accepted. Unset: the settings row, 32."
+    )
+    max_retries = Setting(
+        "MAX_RETRIES", optional(positive), None, "Further attempts on the same target. Unset: the settings row, 2."
+    )
+    initial_backoff = Setting(
+        "INITIAL_BACKOFF", optional(positive), None, "First wait before a retry, in ms. Unset: the settings row, 250."
+    )
+    max_backoff = Setting(
+        "MAX_BACKOFF", optional(positive), None, "Longest wait before a retry, in ms. Unset: the settings row, 8000."
+    )
+    journal_fsync = Setting(
+        "JOURNAL_FSYNC", one_of("interval", "always", "never"), "interval",
+        "When the usage journal is forced to disk: every 100 ms, before each answer, or never.",
+    )  # fmt: skip
+    journal_max_mb = Setting(
+        "JOURNAL_MAX_MB", positive, 1024,
+        "Size at which an undrained journal stops new requests (503), so that nothing goes unbilled.",
+    )  # fmt: skip
+    shutdown_grace_s = Setting(
+        "SHUTDOWN_GRACE_S", positive, 30, "How long running requests may finish after a stop signal, in seconds."
+    )
+    stale_config_max_s = Setting(
+        "STALE_CONFIG_MAX_S", positive, 0,
+        "How long to serve from the last known configuration while the database is away; 0 for no limit.",
+    )  # fmt: skip
+    max_upstream_connections = Setting(
+        "MAX_UPSTREAM_CONNECTIONS", positive, 2000, "Upstream connections per process; 0 for no limit."
+    )
+    health_details = Setting(
+        "HEALTH_DETAILS", boolean, True, "Whether `/health` lists providers (never addresses or reasons)."
+    )
+    time_zone = Setting("TIME_ZONE", str, "UTC", "Zone in which the admin and dashboard show times.")
+    email_url = Setting(
+        "EMAIL_URL", str, "", "Where mail goes, as `smtp+tls://user:password@host:587`. Empty: written to the log."
+    )
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self.values = values
+
+    @classmethod
+    def settings(cls) -> Iterator[Setting[Any]]:
+        """Every setting, in the order in which they are defined here."""
+        return (value for value in vars(cls).values() if isinstance(value, Setting))
+
+    @property
+    def journal_dir(self) -> Path:
+        return self.data_dir / "journal"
+
+    @property
+    def broker_dir(self) -> Path:
+        return self.data_dir / "broker"
+
+    @property
+    def static_dir(self) -> Path:
+        return self.data_dir / "static"
+
+    @property
+    def secrets_file(self) -> Path:
+        return self.data_dir / "secrets.env"
+
+
+def read_environment(environment: dict[str, str]) -> dict[str, str]:
+    """`environment` laid over the data folder's `.env` and generated secrets."""
+    data_dir = Conf(environment).data_dir
+    values: dict[str, str] = {}
+    for file in (data_dir / "secrets.env", data_dir / ".env"):
+        if file.is_file():
+            values.update(_read_env_file(file))
+    return {**values, **environment}
+
+
+def _read_env_file(file: Path) -> dict[str, str]:
+    class File(environ.Env):  # type: ignore[misc]  # the library has no types
+        ENVIRON: ClassVar[dict[str, str]] = {}
+
+    File.read_env(str(file))
+    return File.ENVIRON
+
+
+conf = Conf(read_environment(dict(os.environ)))

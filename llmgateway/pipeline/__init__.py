@@ -1,0 +1,1 @@
+"""The hot path: async and typed. No ORM, no settings, no globals."""

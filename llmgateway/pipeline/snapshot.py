@@ -1,0 +1,215 @@
+"""What the hot path knows: one frozen picture of all configuration, swapped whole or patched by row.
+
+Built by `llmgateway.config_loader`, the only door from rows to here. Whatever depends on the clock (start, expiry,
+price dates, budget windows) is kept as data and decided per request.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from billing.pricing import PriceVersion
+from providers.adapters.base import Adapter
+from providers.adapters.types import Headers
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@lru_cache(maxsize=65_536)
+def parse_address(text: str) -> Address | None:
+    """An IPv4 or IPv6 address; mapped addresses (`::ffff:192.0.2.1`) as the IPv4 address they are. None: not one."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Addresses and networks that are let in. Empty lets nobody in."""
+
+    v4: tuple[tuple[int, int], ...] = ()
+    """(network address, netmask) as integers."""
+    v6: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, texts: tuple[str, ...]) -> Networks:
+        """Raises ValueError for a text that is not an address or network."""
+        v4: list[tuple[int, int]] = []
+        v6: list[tuple[int, int]] = []
+        for text in texts:
+            network = ipaddress.ip_network(text)
+            into = v4 if network.version == 4 else v6
+            into.append((int(network.network_address), int(network.netmask)))
+        return cls(tuple(v4), tuple(v6))
+
+    def __contains__(self, address: Address | None) -> bool:
+        if address is None:
+            return False
+        number = int(address)
+        networks = self.v4 if address.version == 4 else self.v6
+        return any(number & mask == base for base, mask in networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `burst` requests at once and `amount` a minute after that (GCRA). `counter` names it in the store."""
+
+    counter: str
+    """Unique and stable while the row lives: `limit:<row id>`."""
+    name: str
+    """For people, in errors and headers: `60 requests per minute`."""
+    scope: str
+    """`key`, `team` or `global`."""
+    amount: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRule:
+    """A budget as the hot path needs it. Its counter's name is `budget:<row id>` and the window's start."""
+
+    id: int
+    name: str
+    scope: str
+    """`key`, `team` or `global`."""
+    scope_id: str
+    """The key's or team's row id; empty for global."""
+    window: str
+    """`hour`, `day`, `week`, `month` or `total`."""
+    limit_pico_usd: int
+    time_zone: str
+    """Where the window's midnight is; the team's, or UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key: whose it is, and what it may do."""
+
+    id: str
+    """Row id as text, or `file:<name>` for keys of a static file."""
+    public_id: str
+    name: str
+    team_id: int
+    """0: no team."""
+    team_name: str
+    enabled: bool = True
+    starts_at: float | None = None
+    """Seconds since the epoch."""
+    expires_at: float | None = None
+    models: frozenset[str] | None = None
+    """Aliases it may call; None: all."""
+    networks: Networks | None = None
+    """Where it may be used from; None: anywhere."""
+    limits: tuple[Limit, ...] = ()
+    """Its own, its team's and the global ones."""
+    budgets: tuple[BudgetRule, ...] = ()
+    """Its own, its team's and the global ones."""
+    user_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDigest:
+    """One secret of a key. After a rotation the old one is valid for a while."""
+
+    key: Key
+    valid_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds."""
+
+    connect_s: float = 5.0
+    first_token_s: float = 60.0
+    idle_s: float = 120.0
+    total_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A model at a provider, ready to be called: headers and prices are compiled once, when it is loaded."""
+
+    id: int
+    name: str
+    provider: str
+    """The provider row's name."""
+    adapter: Adapter
+    base_url: str
+    """Without a trailing slash."""
+    model: str
+    """The provider's name for the model."""
+    headers: Headers
+    """What authenticates us, and nothing of the client's."""
+    timeouts: Timeouts = Timeouts()
+    inject_usage: bool = True
+    prices: tuple[PriceVersion, ...] = ()
+    """Sorted by `effective_from`."""
+    problem: str = ""
+    """Why it cannot be called now (a credential that cannot be read); empty: it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    deployment: Deployment
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A model name that applications call."""
+
+    id: int
+    name: str
+    created: int
+    """Seconds since the epoch, as `/v1/models` shows it."""
+    strategy: str
+    """`weighted` or `priority`."""
+    targets: tuple[Target, ...]
+    """Enabled ones only, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often and after which waits a target is tried again."""
+
+    attempts: int = 2
+    initial_ms: int = 250
+    max_ms: int = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All configuration at one moment."""
+
+    revision: int = 0
+    """Grows with every swap; shown in `/health`."""
+    keys: Mapping[bytes, KeyDigest] = field(default_factory=dict)
+    """By digest (32 bytes)."""
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
+    providers: tuple[str, ...] = ()
+    """Names of enabled providers."""
+    request_body_limit: int = 32 * 2**20
+    """Bytes."""
+    retries: Retries = Retries()
+    sources: tuple[SourceRule, ...] = ()
+    """Where keys are looked up, in order."""
+    budgets: Mapping[int, BudgetRule] = field(default_factory=dict)
+    """Every enabled budget by row id, so that new ones can be seeded before they count."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRule:
+    """One place where keys are looked up."""
+
+    name: str
+    kind: str
+    """`database` or `static_file`."""
+    keys: Mapping[bytes, KeyDigest] = field(default_factory=dict)
+    """The keys of a static file, by digest; the database's are in `Snapshot.keys`."""

@@ -1,0 +1,60 @@
+"""Checks of single values, shared by models, forms, the import and the API. Each message says what to write instead."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import zoneinfo
+from collections.abc import Iterable
+
+from django.core.exceptions import ValidationError
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
+
+
+def validate_name(value: str) -> None:
+    """Letters, digits and `. _ : @ / + -`, starting with a letter or digit (`gpt-4o-mini`, `meta/llama-3`)."""
+    if not NAME_PATTERN.fullmatch(value):
+        raise ValidationError(
+            "%(value)s is not a usable name: start with a letter or digit, then letters, digits and . _ : @ / + - only.",
+            code="invalid_name",
+            params={"value": value},
+        )
+
+
+def validate_time_zone(value: str) -> None:
+    if value not in zoneinfo.available_timezones():
+        raise ValidationError(
+            "%(value)s is not a time zone; write one such as Europe/Berlin or UTC.",
+            code="invalid_time_zone",
+            params={"value": value},
+        )
+
+
+def validate_networks(values: Iterable[object]) -> None:
+    """Each value must be an IPv4 or IPv6 address or network without host bits."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValidationError("Write a list of addresses or networks.", code="invalid_networks")
+    errors = [error for error in map(_network_error, values) if error]
+    if errors:
+        raise ValidationError(errors)
+
+
+def _network_error(value: object) -> ValidationError | None:
+    try:
+        ipaddress.ip_network(str(value))
+    except ValueError as error:
+        return ValidationError(
+            "%(value)s is not an address or network (%(reason)s); write one such as 192.0.2.7 or 2001:db8::/32.",
+            code="invalid_network",
+            params={"value": value, "reason": error},
+        )
+    return None
+
+
+def validate_names(values: Iterable[object]) -> None:
+    """A list of names, as in a key's models."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValidationError("Write a list of names.", code="invalid_names")
+    for value in values:
+        validate_name(str(value))

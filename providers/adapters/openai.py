@@ -1,0 +1,11 @@
+"""OpenAI: https://platform.openai.com/docs/api-reference."""
+
+from __future__ import annotations
+
+from providers.adapters._openai_compatible import OpenAICompatible
+
+
+class OpenAI(OpenAICompatible):
+    name = "openai"
+    base_url = "https://api.openai.com/v1"
+    chars_per_token = 5.0

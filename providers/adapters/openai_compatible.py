@@ -1,0 +1,10 @@
+"""Any server that speaks OpenAI's protocol: vLLM, TGI, Ollama, llama.cpp, LM Studio, a gateway of someone else."""
+
+from __future__ import annotations
+
+from providers.adapters._openai_compatible import OpenAICompatible
+
+
+class GenericOpenAICompatible(OpenAICompatible):
+    name = "openai_compatible"
+    base_url = ""

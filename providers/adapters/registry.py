@@ -1,0 +1,41 @@
+"""Finds the adapters: every public module of this package that defines one. Nothing lists them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+
+import providers.adapters
+from providers.adapters.base import Adapter
+from providers.adapters.errors import UnknownAdapterError
+
+
+@functools.cache
+def _adapters() -> dict[str, Adapter]:
+    found: dict[str, Adapter] = {}
+    for module in pkgutil.iter_modules(providers.adapters.__path__):
+        if module.name.startswith("_"):
+            continue
+        for value in vars(importlib.import_module(f"providers.adapters.{module.name}")).values():
+            if isinstance(value, type) and issubclass(value, Adapter) and "name" in vars(value):
+                found[value.name] = value()
+    return found
+
+
+def adapter_names() -> frozenset[str]:
+    return frozenset(_adapters())
+
+
+def get_adapter(name: str) -> Adapter:
+    """The shared instance of the adapter called `name`.
+
+    Raises:
+        UnknownAdapterError: there is none; the message lists those there are.
+    """
+    try:
+        return _adapters()[name]
+    except KeyError:
+        raise UnknownAdapterError(
+            f"There is no adapter named {name}; there are {', '.join(sorted(_adapters()))}."
+        ) from None

@@ -1,0 +1,90 @@
+"""The values that adapters give and take."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+
+class Operation(enum.StrEnum):
+    """What is asked of a model, by its OpenTelemetry GenAI name."""
+
+    CHAT = "chat"
+    TEXT_COMPLETION = "text_completion"
+    EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one call used, in disjoint buckets of tokens.
+
+    The buckets add up to what the provider reported: cached tokens are not in `input`, reasoning not in `output`.
+    """
+
+    input: int = 0
+    """Uncached text input."""
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    audio_input: int = 0
+    image_input: int = 0
+    output: int = 0
+    """Text output without reasoning."""
+    reasoning: int = 0
+    audio_output: int = 0
+    consistent: bool = True
+    """False when the provider's own figures contradict each other; the row is then flagged for review."""
+
+    @property
+    def input_tokens(self) -> int:
+        """All input, as OpenTelemetry counts it: cached tokens included."""
+        return (
+            self.input
+            + self.cache_read
+            + self.cache_write_5m
+            + self.cache_write_1h
+            + self.audio_input
+            + self.image_input
+        )
+
+    @property
+    def output_tokens(self) -> int:
+        """All output, reasoning included."""
+        return self.output + self.reasoning + self.audio_output
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+class ErrorKind(enum.StrEnum):
+    """What a provider's error answer means for what happens next."""
+
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    QUOTA_EXHAUSTED = "quota_exhausted"
+    AUTHENTICATION = "authentication"
+    CONTEXT_TOO_LONG = "context_too_long"
+    CONTENT_POLICY = "content_policy"
+    INVALID_REQUEST = "invalid_request"
+    SERVER_ERROR = "server_error"
+
+    @property
+    def blames_credential(self) -> bool:
+        """The provider refuses our credential, not the caller's request."""
+        return self in {ErrorKind.AUTHENTICATION, ErrorKind.QUOTA_EXHAUSTED}
+
+    @property
+    def worth_another_target(self) -> bool:
+        """Another deployment may well answer the same request."""
+        return self.blames_credential or self in {
+            ErrorKind.RATE_LIMITED,
+            ErrorKind.OVERLOADED,
+            ErrorKind.SERVER_ERROR,
+        }
+
+
+JSONObject = dict[str, Any]
+Headers = tuple[tuple[bytes, bytes], ...]
+"""Lower-case names and values, as they go on the wire."""

@@ -1,0 +1,150 @@
+"""Where requests go: providers, credentials, deployments and the aliases that applications call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+
+from llmgateway.models import Named
+from llmgateway.validators import validate_name
+from providers.secret_values import decrypt, encrypt, resolve_reference
+from providers.validators import validate_adapter, validate_base_url, validate_credential_secret
+
+if TYPE_CHECKING:
+    from django.db.models.fields.related_descriptors import RelatedManager
+
+
+class Provider(Named):
+    """A vendor API, or a server of our own that speaks one."""
+
+    adapter = models.CharField(
+        max_length=64,
+        validators=[validate_adapter],
+        help_text="How to talk to it. Servers that speak OpenAI's protocol use `openai_compatible`.",
+    )
+    base_url = models.CharField(
+        max_length=500,
+        blank=True,
+        default="",
+        help_text="Up to and with the version, such as https://api.openai.com/v1. Empty: the adapter's own.",
+    )
+    allow_private_network = models.BooleanField(
+        default=False, help_text="Needed for addresses on this machine or a private network."
+    )
+    enabled = models.BooleanField(default=True)
+
+    if TYPE_CHECKING:
+        credentials: RelatedManager[Credential]
+        deployments: RelatedManager[Deployment]
+
+    class Meta:
+        ordering = ("name",)
+
+    def clean(self) -> None:
+        validate_base_url(self.adapter, self.base_url, allow_private=self.allow_private_network)
+
+
+class Credential(models.Model):
+    """A provider's secret: encrypted here, or a reference (`env:NAME`, `file:PATH`) to where it is kept."""
+
+    provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="credentials")
+    name = models.CharField(max_length=100, validators=[validate_name], default="main")
+    encrypted_secret = models.TextField(editable=False)
+    enabled = models.BooleanField(default=True)
+
+    class Meta:
+        ordering = ("provider", "name")
+        constraints = (models.UniqueConstraint(fields=("provider", "name"), name="one_credential_per_name"),)
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.name}"
+
+    def set_secret(self, secret: str) -> None:
+        """Store `secret` (the key itself or a reference) encrypted; the caller saves.
+
+        Raises:
+            ValidationError: it cannot be a key or a reference.
+        """
+        validate_credential_secret(secret)
+        self.encrypted_secret = encrypt(secret)
+
+    def stored_secret(self) -> str:
+        """What was stored: the key itself, or the reference. Never show the former."""
+        return decrypt(self.encrypted_secret)
+
+    def resolve_secret(self) -> str:
+        """The key to send, read from where a reference points.
+
+        Raises:
+            ImproperlyConfigured: it cannot be decrypted, or the reference leads nowhere.
+        """
+        return resolve_reference(self.stored_secret())
+
+
+def _seconds(default: float) -> models.FloatField[float, float]:
+    return models.FloatField(default=default, validators=[MinValueValidator(0.001), MaxValueValidator(86_400)])
+
+
+class Deployment(Named):
+    """A model at a provider, reached with one credential."""
+
+    provider = models.ForeignKey(Provider, on_delete=models.PROTECT, related_name="deployments")
+    credential = models.ForeignKey(
+        Credential, on_delete=models.PROTECT, null=True, blank=True, related_name="deployments"
+    )
+    model = models.CharField(max_length=200, validators=[validate_name], help_text="The provider's name for the model.")
+    inject_usage = models.BooleanField(
+        default=True,
+        help_text="Ask for usage in streams whose caller did not. Switch off for servers that reject `stream_options`.",
+    )
+    connect_timeout_s = _seconds(5)
+    first_token_timeout_s = _seconds(60)
+    idle_timeout_s = _seconds(120)
+    total_timeout_s = _seconds(600)
+    enabled = models.BooleanField(default=True)
+
+    class Meta:
+        ordering = ("name",)
+
+    def clean(self) -> None:
+        if self.credential is not None and self.credential.provider_id != self.provider_id:
+            raise ValidationError({"credential": f"Choose a credential of {self.provider}."})
+
+
+class ModelAlias(Named):
+    """A model name that applications call, and the deployments that may answer."""
+
+    class Strategy(models.TextChoices):
+        WEIGHTED = "weighted", "Weighted"
+        PRIORITY = "priority", "Priority (in order)"
+
+    strategy = models.CharField(max_length=16, choices=Strategy.choices, default=Strategy.WEIGHTED)
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    if TYPE_CHECKING:
+        targets: RelatedManager[AliasTarget]
+
+    class Meta:
+        ordering = ("name",)
+        verbose_name = "model alias"
+        verbose_name_plural = "model aliases"
+
+
+class AliasTarget(models.Model):
+    """One deployment that may answer for an alias."""
+
+    alias = models.ForeignKey(ModelAlias, on_delete=models.CASCADE, related_name="targets")
+    deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="alias_targets")
+    weight = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1), MaxValueValidator(10_000)])
+    position = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        ordering = ("position", "id")
+        constraints = (models.UniqueConstraint(fields=("alias", "deployment"), name="one_target_per_deployment"),)
+
+    def __str__(self) -> str:
+        return f"{self.deployment} × {self.weight}"

@@ -1,0 +1,76 @@
+"""Checks of provider configuration: adapters that exist, addresses that may be called, secrets that can be read."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ValidationError
+
+from providers.adapters.registry import adapter_names, get_adapter
+
+RESERVED_NAMES = frozenset(
+    {"admin", "api", "health", "manage", "metrics", "playground", "static", "v1", "v1beta", "ws"}
+)
+
+
+def validate_adapter(value: str) -> None:
+    if value not in adapter_names():
+        raise ValidationError(
+            "There is no adapter named %(value)s; choose one of %(names)s.",
+            code="unknown_adapter",
+            params={"value": value, "names": ", ".join(sorted(adapter_names()))},
+        )
+
+
+def validate_provider_name(value: str) -> None:
+    """A provider's name becomes the first segment of its native path, so it may not be one of ours."""
+    if value.lower() in RESERVED_NAMES:
+        raise ValidationError(
+            "%(value)s is the first segment of one of the gateway's own paths; choose another name.",
+            code="reserved_name",
+            params={"value": value},
+        )
+
+
+def validate_credential_secret(value: str) -> None:
+    """A reference must name something; control characters would break the header the key is sent in."""
+    kind, colon, rest = value.partition(":")
+    if colon and kind in {"env", "file"} and not rest.strip():
+        raise ValidationError(f"Write what `{kind}:` refers to, such as env:OPENAI_API_KEY or file:/run/secrets/key.")
+    if re.search(r"[\x00-\x20\x7f]", value):
+        raise ValidationError("A key has no spaces or line breaks; paste it again.")
+
+
+def validate_base_url(adapter: str, base_url: str, *, allow_private: bool) -> None:
+    """The address must be http(s) and, unless allowed, not on this machine or a private network."""
+    validate_adapter(adapter)
+    url = base_url or get_adapter(adapter).base_url
+    if not url:
+        raise ValidationError({"base_url": f"The adapter {adapter} has no address of its own; write one."})
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValidationError({"base_url": f"{url} is not an http:// or https:// address."})
+    if parts.username or parts.query or parts.fragment:
+        raise ValidationError(
+            {"base_url": "Leave user, query and fragment out of the address; keys belong in a credential."}
+        )
+    if not allow_private and is_private_host(parts.hostname):
+        raise ValidationError(
+            {"base_url": f"{parts.hostname} is on a private network; tick “allow private network” if that is intended."}
+        )
+
+
+def is_private_host(host: str) -> bool:
+    """Whether `host` is, or resolves to, an address that is not public. A name that does not resolve is not private."""
+    try:
+        addresses = [ipaddress.ip_address(host.strip("[]"))]
+    except ValueError:
+        try:
+            found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
+        except OSError:
+            return host == "localhost" or host.endswith((".local", ".internal", ".localhost"))
+        addresses = [ipaddress.ip_address(item[4][0]) for item in found]
+    return any(not address.is_global for address in addresses)
