@@ -1,0 +1,42 @@
+"""Calendar windows of budgets, computed from the clock: no job ever resets anything. Pure, no Django."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+Bounds = tuple[float, float | None]
+"""Start and end in seconds since the epoch; a window that never resets begins at 0 and has no end."""
+
+
+def window_bounds(window: str, time_zone: str, at: float) -> Bounds:
+    """The `hour`, `day`, `week` (from Monday), `month` or `total` window that contains `at`, in `time_zone`."""
+    if window == "total":
+        return 0.0, None
+    return _bounds(window, time_zone, int(at // 900))
+
+
+@lru_cache(maxsize=4096)
+def _bounds(window: str, time_zone: str, quarter: int) -> Bounds:
+    # Every zone's offset is a multiple of a quarter of an hour, so all moments of a quarter share their windows.
+    zone = ZoneInfo(time_zone)
+    moment = datetime.fromtimestamp(quarter * 900, zone)
+    if window == "hour":
+        start = moment.timestamp() - moment.minute * 60
+        return start, start + 3600
+    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    first, following = _days(window, midnight)
+    return first.replace(tzinfo=zone).timestamp(), following.replace(tzinfo=zone).timestamp()
+
+
+def _days(window: str, midnight: datetime) -> tuple[datetime, datetime]:
+    if window == "day":
+        return midnight, midnight + timedelta(days=1)
+    if window == "week":
+        monday = midnight - timedelta(days=midnight.weekday())
+        return monday, monday + timedelta(days=7)
+    if window == "month":
+        first = midnight.replace(day=1)
+        return first, (first + timedelta(days=32)).replace(day=1)
+    raise ValueError(f"{window!r} is not a window; choose hour, day, week, month or total")
