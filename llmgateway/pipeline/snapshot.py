@@ -145,7 +145,7 @@ class Deployment:
     """Without a trailing slash."""
     model: str
     """The provider's name for the model."""
-    headers: Headers
+    headers: Headers = field(repr=False)
     """What authenticates us, and nothing of the client's."""
     timeouts: Timeouts = Timeouts()
     inject_usage: bool = True
@@ -185,6 +185,22 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigProblem:
+    """Something configured that cannot be used as it stands, for `/health` and the admin. Never holds a secret."""
+
+    table: str
+    """The database table of the row at fault."""
+    row_id: str
+    name: str
+    """What people call it: `key dev-001`, `credential openai/main`."""
+    message: str
+    """What is wrong, what it means for requests, and what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All configuration at one moment."""
 
@@ -201,7 +217,11 @@ class Snapshot:
     sources: tuple[SourceRule, ...] = ()
     """Where keys are looked up, in order."""
     budgets: Mapping[int, BudgetRule] = field(default_factory=dict)
-    """Every enabled budget by row id, so that new ones can be seeded before they count."""
+    """Every enabled budget by row id, so that new ones can be seeded before they count. Negative: of a static file."""
+    problems: tuple[ConfigProblem, ...] = ()
+    """What could not be used. The rest works."""
+    watched_files: tuple[str, ...] = ()
+    """Files that were read besides the database; the follower reads them again when they change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,10 @@
+"""ORM rows to the frozen snapshot: the only door from the database to the hot path.
+
+What cannot be used denies and is listed in `Snapshot.problems`; it never keeps the rest from loading.
+"""
+
+from __future__ import annotations
+
+from llmgateway.config_loader._load import load_snapshot
+
+__all__ = ["load_snapshot"]

@@ -1,0 +1,141 @@
+"""Key rows to what the hot path looks up: keys by digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmgateway.config_loader._networks import NetworkCompiler, load_network_lists, load_ties
+from llmgateway.config_loader._quotas import Quotas, TeamFacts, load_budgets, load_limits, load_teams
+from llmgateway.config_loader._values import as_text, epoch, text_set, texts
+from llmgateway.models import ApiKey
+from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, Limit
+
+SLICE = 500
+"""Rows handled in one go; between slices other threads get their turn."""
+
+COLUMNS = (
+    "id",
+    "public_id",
+    "name",
+    "team_id",
+    "digest",
+    "pepper_id",
+    "previous_digest",
+    as_text("previous_valid_until"),
+    "user_id",
+    as_text("allowed_models"),
+    as_text("allowed_ips"),
+    "enabled",
+    as_text("starts_at"),
+    as_text("expires_at"),
+)
+
+
+@dataclass(slots=True)
+class AccessRules:
+    """What keys refer to, read once for all of them."""
+
+    teams: dict[int, TeamFacts]
+    limits: Quotas[Limit]
+    budgets: Quotas[BudgetRule]
+    networks: NetworkCompiler
+    ties: dict[int, tuple[int, ...]]
+    """The network lists of each key."""
+
+    def all_budgets(self) -> dict[int, BudgetRule]:
+        groups = (self.budgets.everyone, *self.budgets.by_team.values(), *self.budgets.by_key.values())
+        return {rule.id: rule for group in groups for rule in group}
+
+
+@dataclass(slots=True)
+class LoadedKeys:
+    keys: dict[bytes, KeyDigest] = field(default_factory=dict)
+    foreign_peppers: dict[str, int] = field(default_factory=dict)
+    """How many keys were saved under each pepper that is not configured here."""
+
+
+def load_rules(problems: list[ConfigProblem], key_ids: Collection[int] | None = None) -> AccessRules:
+    """With `key_ids`, what concerns these keys alone."""
+    teams = load_teams(problems)
+    return AccessRules(
+        teams=teams,
+        limits=load_limits(problems, key_ids),
+        budgets=load_budgets(problems, teams, key_ids),
+        networks=NetworkCompiler(load_network_lists(problems)),
+        ties=load_ties(key_ids),
+    )
+
+
+def load_keys(
+    rules: AccessRules,
+    problems: list[ConfigProblem],
+    *,
+    pepper_ids: Collection[str],
+    key_ids: Collection[int] | None = None,
+    pause: Callable[[], None],
+) -> LoadedKeys:
+    """Every key that is not revoked, by digest. A key that cannot be read is left out, which denies it."""
+    rows = ApiKey.objects.filter(revoked_at__isnull=True).order_by()
+    if key_ids is not None:
+        rows = rows.filter(pk__in=key_ids)
+    loaded = LoadedKeys()
+    for number, row in enumerate(rows.values_list(*COLUMNS).iterator(chunk_size=SLICE)):
+        if number % SLICE == 0:
+            pause()
+        try:
+            _add_key(loaded.keys, row, rules)
+        except (ValueError, TypeError) as error:
+            message = f"its row cannot be read ({error}); requests with it are refused. Save it again in the admin."
+            problems.append(ConfigProblem("llmgateway_apikey", str(row[0]), f"key {row[2]}", message))
+        if row[5] not in pepper_ids:
+            loaded.foreign_peppers[row[5]] = loaded.foreign_peppers.get(row[5], 0) + 1
+    return loaded
+
+
+def _add_key(keys: dict[bytes, KeyDigest], row: tuple[Any, ...], rules: AccessRules) -> None:
+    (
+        key_id,
+        public_id,
+        name,
+        team_id,
+        digest,
+        _,
+        previous_digest,
+        previous_valid_until,
+        user_id,
+        allowed_models,
+        allowed_ips,
+        enabled,
+        starts_at,
+        expires_at,
+    ) = row
+    team = rules.teams.get(team_id)
+    if team is None:
+        raise ValueError("its team is missing")
+    key = Key(
+        str(key_id),
+        public_id,
+        name,
+        team_id,
+        team.name,
+        bool(enabled),
+        epoch(starts_at),
+        epoch(expires_at),
+        text_set(allowed_models),
+        rules.networks.compile(rules.ties.get(key_id, ()), texts(allowed_ips)),
+        rules.limits.all_of(key_id, team_id),
+        rules.budgets.all_of(key_id, team_id),
+        user_id,
+    )
+    if previous_digest and previous_valid_until:
+        keys.setdefault(_digest(previous_digest), KeyDigest(key, epoch(previous_valid_until)))
+    keys[_digest(digest)] = KeyDigest(key)
+
+
+def _digest(text: str) -> bytes:
+    digest = bytes.fromhex(text)
+    if len(digest) != 32:
+        raise ValueError("its digest is not 32 bytes")
+    return digest

@@ -1,0 +1,216 @@
+"""Providers, credentials, deployments, prices and aliases: everything needed to send a request, ready to use."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from billing.models import TOKEN_BUCKETS, Price
+from billing.pricing import PriceVersion
+from llmgateway.config_loader._values import as_text, epoch
+from llmgateway.pipeline.snapshot import Alias, ConfigProblem, Deployment, Target, Timeouts
+from providers.adapters.base import Adapter
+from providers.adapters.errors import UnknownAdapterError
+from providers.adapters.registry import get_adapter
+from providers.adapters.types import Headers
+from providers.models import AliasTarget, Credential, ModelAlias, Provider
+from providers.models import Deployment as DeploymentRow
+
+PRICE_COLUMNS = ("id", "provider_id", "model", "request", *TOKEN_BUCKETS)
+
+Prices = dict[tuple[int, str], tuple[PriceVersion, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    aliases: dict[str, Alias]
+    providers: tuple[str, ...]
+    files: tuple[str, ...]
+    """Files that credentials refer to."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadyProvider:
+    name: str
+    adapter: Adapter
+    base_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """A credential's secret, or why there is none."""
+
+    text: str | None = None
+    problem: str = ""
+    file: str = ""
+
+
+def load_routing(problems: list[ConfigProblem]) -> Routing:
+    providers = _load_providers(problems)
+    secrets = _load_secrets(problems)
+    deployments = _load_deployments(providers, secrets, _load_prices(problems), problems)
+    return Routing(
+        aliases=_load_aliases(deployments, problems),
+        providers=tuple(sorted(provider.name for provider in providers.values())),
+        files=tuple(sorted({secret.file for secret in secrets.values() if secret.file})),
+    )
+
+
+def _load_providers(problems: list[ConfigProblem]) -> dict[int, _ReadyProvider]:
+    ready = {}
+    for row in Provider.objects.filter(enabled=True):
+        try:
+            adapter = get_adapter(row.adapter)
+        except UnknownAdapterError as error:
+            problems.append(
+                ConfigProblem("providers_provider", str(row.pk), f"provider {row.name}", f"{error} It is left out.")
+            )
+            continue
+        ready[row.pk] = _ReadyProvider(row.name, adapter, (row.base_url or adapter.base_url).rstrip("/"))
+    return ready
+
+
+def _load_secrets(problems: list[ConfigProblem]) -> dict[int, _Secret]:
+    secrets = {}
+    for row in Credential.objects.select_related("provider"):
+        secret = secrets[row.pk] = _read_secret(row)
+        if secret.problem and row.enabled:
+            name = f"credential {row}"
+            message = f"{secret.problem} Deployments that use it are not called."
+            problems.append(ConfigProblem("providers_credential", str(row.pk), name, message))
+    return secrets
+
+
+def _read_secret(row: Credential) -> _Secret:
+    if not row.enabled:
+        return _Secret(problem=f"The credential {row} is switched off.")
+    file = ""
+    try:
+        stored = row.stored_secret()
+        file = stored.removeprefix("file:") if stored.startswith("file:") else ""
+        secret = row.resolve_secret()
+    except ImproperlyConfigured as error:
+        return _Secret(problem=f"The credential {row} cannot be used. {error}", file=file)
+    except ValueError:  # Not UTF-8; the error's own text would quote from the secret.
+        return _Secret(problem=f"The credential {row} cannot be used: its file is not text.", file=file)
+    if not secret or re.search(r"[^\x21-\x7e]", secret):
+        return _Secret(
+            problem=f"The credential {row} cannot be used: it is empty or holds spaces or characters that no header may.",
+            file=file,
+        )
+    return _Secret(secret, file=file)
+
+
+def _load_prices(problems: list[ConfigProblem]) -> Prices:
+    prices: dict[tuple[int, str], list[PriceVersion]] = {}
+    for row in (
+        Price.objects.order_by("id").values(*PRICE_COLUMNS, moment=as_text("effective_from")).iterator(chunk_size=500)
+    ):
+        try:
+            version = _price_version(row)
+        except ValueError:
+            name = f"price of {row['model']}"
+            message = "the moment from which it holds cannot be read, so it is never in force; enter it again."
+            problems.append(ConfigProblem("billing_price", str(row["id"]), name, message))
+            continue
+        prices.setdefault((row["provider_id"], row["model"]), []).append(version)
+    return {
+        place: tuple(sorted(versions, key=lambda version: (version.effective_from, version.id)))
+        for place, versions in prices.items()
+    }
+
+
+def _price_version(row: dict[str, Any]) -> PriceVersion:
+    moment = epoch(row["moment"])
+    if moment is None:
+        raise ValueError("no moment")
+
+    def bucket(name: str, otherwise: str) -> int:
+        value = row[name]
+        return int(row[otherwise] if value is None else value)
+
+    return PriceVersion(
+        id=row["id"],
+        effective_from=moment,
+        input=row["input"],
+        output=row["output"],
+        cache_read=bucket("cache_read", "input"),
+        cache_write_5m=bucket("cache_write_5m", "input"),
+        cache_write_1h=bucket("cache_write_1h", "input"),
+        audio_input=bucket("audio_input", "input"),
+        image_input=bucket("image_input", "input"),
+        reasoning=bucket("reasoning", "output"),
+        audio_output=bucket("audio_output", "output"),
+        request=row["request"],
+    )
+
+
+def _load_deployments(
+    providers: dict[int, _ReadyProvider], secrets: dict[int, _Secret], prices: Prices, problems: list[ConfigProblem]
+) -> dict[int, Deployment]:
+    """Enabled deployments of enabled providers."""
+    deployments = {}
+    for row in DeploymentRow.objects.filter(enabled=True, provider_id__in=providers):
+        provider = providers[row.provider_id]
+        headers, problem = _authentication(row, provider, secrets, problems)
+        deployments[row.pk] = Deployment(
+            id=row.pk,
+            name=row.name,
+            provider=provider.name,
+            adapter=provider.adapter,
+            base_url=provider.base_url,
+            model=row.model,
+            headers=headers,
+            timeouts=Timeouts(
+                row.connect_timeout_s, row.first_token_timeout_s, row.idle_timeout_s, row.total_timeout_s
+            ),
+            inject_usage=row.inject_usage,
+            prices=prices.get((row.provider_id, row.model), ()),
+            problem=problem,
+        )
+    return deployments
+
+
+def _authentication(
+    row: DeploymentRow, provider: _ReadyProvider, secrets: dict[int, _Secret], problems: list[ConfigProblem]
+) -> tuple[Headers, str]:
+    """The deployment's headers, and why it cannot be called."""
+    secret = _Secret() if row.credential_id is None else secrets[row.credential_id]
+    if secret.problem:
+        return (), secret.problem
+    if not provider.base_url:
+        problem = f"The provider {provider.name} has no base URL; write one in the admin."
+    else:
+        try:
+            return provider.adapter.headers(secret.text), ""
+        except ValueError:  # Its text may quote from the secret.
+            problem = f"The credential of {row.name} is not one that {provider.adapter.name} takes; enter it again."
+    problems.append(ConfigProblem("providers_deployment", str(row.pk), f"deployment {row.name}", problem))
+    return (), problem
+
+
+def _load_aliases(deployments: dict[int, Deployment], problems: list[ConfigProblem]) -> dict[str, Alias]:
+    targets: dict[int, list[Target]] = {}
+    for row in AliasTarget.objects.order_by("position", "id"):
+        deployment = deployments.get(row.deployment_id)
+        if deployment is not None:
+            targets.setdefault(row.alias_id, []).append(Target(deployment, row.weight))
+    aliases = {}
+    columns = ("id", "name", "strategy", as_text("created_at"))
+    for alias_id, name, strategy, created_at in ModelAlias.objects.filter(enabled=True).values_list(*columns):
+        aliases[name] = Alias(
+            alias_id, name, _created(created_at, alias_id, name, problems), strategy, tuple(targets.get(alias_id, ()))
+        )
+    return aliases
+
+
+def _created(text: str, alias_id: int, name: str, problems: list[ConfigProblem]) -> int:
+    try:
+        return int(epoch(text) or 0)
+    except (ValueError, OverflowError):
+        message = "the moment of its creation cannot be read and is shown as 1970; requests are not affected."
+        problems.append(ConfigProblem("providers_modelalias", str(alias_id), f"alias {name}", message))
+        return 0
