@@ -1,0 +1,112 @@
+"""The whole harness: real processes, real sockets, a fraction of a second each."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench import wire
+from bench.__main__ import main
+from bench.processes import PYTHON, BenchError, Child, cpu_seconds, descendants
+from bench.run import Bench, Plan, started
+from bench.scenarios import SCENARIOS
+from bench.targets import Nginx
+
+pytestmark = pytest.mark.e2e
+
+
+def converse(port: int, body: bytes) -> bytes:
+    """Send one request, and read the answer until its last byte."""
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=10)) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        answer = b""
+        while not answer.endswith(wire.LAST_HTTP_CHUNK):
+            answer += connection.recv(65536)
+        return answer
+
+
+def plan(*scenarios: str) -> Plan:
+    return Plan(scenarios=[SCENARIOS[name] for name in scenarios], targets=(), rounds=1, seconds=0.1, count=500)
+
+
+def assert_clean(bench: Bench, chosen: Plan) -> None:
+    for scenario in chosen.scenarios:
+        for target in bench.targets:
+            bench.place(scenario)
+            sample = bench.measure(scenario, target, plan=chosen, number=1)
+            assert sample.outcome.errors == 0, sample.outcome.first_error
+            assert sample.outcome.measured >= 1
+
+
+def test_the_mock_upstream_serves_every_scenario_and_everything_stops() -> None:
+    with started(()) as bench:
+        assert_clean(bench, plan("json", "low", "burst"))
+        processes = [bench.load.process, bench.direct.server.process]
+
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_the_mock_upstream_reports_usage_to_those_who_ask() -> None:
+    asking = wire.request_body(stream=True)[:-1] + b',"stream_options":{"include_usage":true}}'
+    with started(()) as bench:
+        without, with_usage = (
+            converse(bench.direct.port, wire.request_body(stream=True)),
+            converse(bench.direct.port, asking),
+        )
+
+    assert b"prompt_tokens" not in without
+    assert with_usage.count(b'"prompt_tokens":212') == 1
+    assert without.count(b"data: {") == wire.STREAM_CHUNKS
+
+
+def test_a_paced_stream_is_paced() -> None:
+    with started(()) as bench:
+        job = SCENARIOS["paced"].job(port=bench.direct.port, key="", seconds=0.1, count=1)
+        outcome = bench.perform(job, bench.direct)
+
+    assert outcome.errors == 0
+    assert outcome.latency_ms["p50"] > 1000  # Fifty chunks, twenty milliseconds apart.
+    assert outcome.first_byte_ms["p50"] < 500
+
+
+def test_a_bare_asgi_server_serves_every_scenario() -> None:
+    with started(("echo",)) as bench:
+        assert_clean(bench, plan("json", "burst"))
+
+
+@pytest.mark.skipif(not Nginx.installed(), reason="nginx is not installed")
+def test_nginx_serves_every_scenario() -> None:
+    with started(("nginx",)) as bench:
+        assert_clean(bench, plan("json", "burst"))
+
+
+def test_a_run_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.json"
+
+    code = main(["--scenarios", "json", "--targets", "echo", "--rounds", "1", "--seconds", "0.1", "--json", str(file)])
+
+    assert code == 0
+    assert "ASGI echo" in capsys.readouterr().out
+    written = msgspec.json.decode(file.read_bytes())
+    assert [row["target"] for row in written["rows"]] == ["direct", "echo"]
+    assert written["machine"]["cores"] >= 1
+    assert written["problems"] == []
+
+
+def test_a_target_that_does_not_start_ends_the_run_with_its_output() -> None:
+    with (
+        Child([PYTHON, "-c", "raise SystemExit('no such luck')"]) as child,
+        pytest.raises(BenchError, match="no such luck"),
+    ):
+        child.wait_until(lambda: False, what="its port is open")
+
+
+def test_processes_are_read_from_the_kernel() -> None:
+    with Child([PYTHON, "-c", "sum(range(10**7)); print('done', flush=True); input()"], talks=True) as child:
+        assert child.read_line() == b"done\n"
+        assert cpu_seconds(child.pid) > 0.05
+        assert descendants(child.pid) == []
