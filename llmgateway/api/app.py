@@ -1,0 +1,140 @@
+"""The data plane's front door: path → endpoint, cross-origin rules, error envelope, one log line for every request."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+
+from llmgateway.api import health, metrics, openai
+from llmgateway.api.addresses import ClientAddress
+from llmgateway.api.asgi_types import Receive, Scope, Send
+from llmgateway.api.cors import Cors
+from llmgateway.api.exchange import HttpExchange
+from llmgateway.api.inbound import ClientLeftError, InboundReader
+from llmgateway.api.responses import Responder
+from llmgateway.conf import Conf
+from llmgateway.pipeline.errors import GatewayError, MethodNotAllowedError, NotFoundError
+from llmgateway.pipeline.gateway import Gateway
+from llmgateway.pipeline.protocols import Record
+
+logger = logging.getLogger(__name__)
+
+Endpoint = Callable[[Gateway, HttpExchange], Awaitable[None]]
+
+_GET = ("GET", "HEAD")
+
+
+def is_data_plane(path: str) -> bool:
+    """Whether a path is answered here rather than by Django."""
+    return path.startswith(("/v1/", "/health/")) or path in {"/v1", "/health", "/metrics"}
+
+
+class DataPlane:
+    """The ASGI application of all data-plane paths."""
+
+    def __init__(self, gateway: Gateway, conf: Conf, status: health.Status) -> None:
+        self._gateway = gateway
+        self._reader = InboundReader(tuple(conf.key_headers))
+        self._addresses = ClientAddress(tuple(conf.trusted_proxies))
+        self._cors = Cors(tuple(conf.cors_origins))
+        self._ids = RequestIds()
+        health_pages = health.HealthPages(status, details=conf.health_details)
+        self._routes: dict[str, tuple[tuple[str, ...], Endpoint]] = {
+            **dict.fromkeys(openai.OPERATIONS, (("POST",), openai.call_model)),
+            "/v1/models": (_GET, openai.list_models),
+            "/health": (_GET, health_pages.overview),
+            "/health/live": (_GET, health_pages.live),
+            "/health/ready": (_GET, health_pages.ready),
+            "/metrics": (_GET, metrics.MetricsPage(conf, status).show),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = self._begin(scope, receive, send)
+        if exchange.method == "OPTIONS":
+            preflight = self._cors.preflight(exchange.inbound.requested_headers)
+            return await exchange.responder.start_and_end(204, preflight)
+        try:
+            await self._endpoint(exchange)(self._gateway, exchange)
+        except GatewayError as error:
+            await self._refuse(exchange, error)
+        except ClientLeftError:
+            self._log(exchange, 499, "client_left")
+        except asyncio.CancelledError:
+            if exchange.watch is None or not exchange.watch.client_left:
+                raise
+        except Exception:
+            logger.exception("a request failed inside the gateway", extra={"request_id": exchange.request_id})
+            if not exchange.responder.started:
+                await self._refuse(exchange, GatewayError("Something went wrong inside the gateway. Try again."))
+
+    def _begin(self, scope: Scope, receive: Receive, send: Send) -> HttpExchange:
+        inbound = self._reader.read(scope)
+        return HttpExchange(
+            request_id=self._ids.next(),
+            method=scope["method"],
+            path=scope["path"],
+            client_ip=self._addresses.of(scope, inbound.forwarded_for),
+            started_at=self._gateway.clock.time(),
+            received=self._gateway.clock.monotonic(),
+            inbound=inbound,
+            receive=receive,
+            responder=Responder(send, self._cors.headers(inbound.origin)),
+        )
+
+    def _endpoint(self, exchange: HttpExchange) -> Endpoint:
+        route = self._routes.get(exchange.path)
+        if route is None and exchange.path.startswith("/v1/models/"):
+            route = (_GET, openai.retrieve_model)
+        if route is None:
+            raise NotFoundError(
+                f"There is no {exchange.method} {exchange.path}. See the documentation for what there is."
+            )
+        methods, endpoint = route
+        if exchange.method not in methods:
+            raise MethodNotAllowedError(
+                f"{exchange.path} does not take {exchange.method}; use {methods[0]}.",
+                headers=((b"allow", ", ".join(methods).encode()),),
+            )
+        return endpoint
+
+    async def _refuse(self, exchange: HttpExchange, error: GatewayError) -> None:
+        self._log(exchange, error.status, error.code)
+        await exchange.responder.error(error, [(b"x-request-id", exchange.request_id.encode())])
+
+    def _log(self, exchange: HttpExchange, status: int, code: str) -> None:
+        """The line of a request that the gateway answered itself."""
+        key, head = exchange.key, exchange.head
+        known = exchange.path if exchange.path in self._routes else "(other)"
+        line: Record = {
+            "started_at": exchange.started_at,
+            "request_id": exchange.request_id,
+            "client_request_id": exchange.inbound.client_request_id,
+            "path": known,
+            "http_status": status,
+            "status": "refused",
+            "error_code": code,
+            "client_ip": exchange.client_ip,
+            "stream": bool(head and head.stream),
+            "duration_ms": (self._gateway.clock.monotonic() - exchange.received) * 1000,
+        }
+        if key is not None:
+            line |= {"key_id": key.id, "key_name": key.name, "team_id": key.team_id, "team_name": key.team_name}
+        if head is not None:
+            line["alias"] = head.model if head.model in self._gateway.snapshot.aliases else ""
+        self._gateway.telemetry.refused(known, line)
+
+
+class RequestIds:
+    """Ids that are unique across processes and hosts, sort by time, and cost next to nothing."""
+
+    def __init__(self) -> None:
+        self._process = os.urandom(5).hex()
+        self._numbers = itertools.count(int.from_bytes(os.urandom(3), "big"))
+
+    def next(self) -> str:
+        """`req_`, the time in milliseconds, the process, a number; 36 characters."""
+        return f"req_{time.time_ns() // 1_000_000:011x}{self._process}{next(self._numbers) & 0xFFFFFFFFFFF:011x}"

@@ -1,0 +1,31 @@
+"""One HTTP request and its answer, as the endpoints see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmgateway.api.asgi_types import Receive
+from llmgateway.api.inbound import Inbound
+from llmgateway.api.responses import DisconnectWatch, Responder
+from llmgateway.pipeline.snapshot import Key
+from providers.adapters.body import RequestHead
+
+
+@dataclass(slots=True)
+class HttpExchange:
+    """What is known of a request so far. Endpoints fill in `key` and `head`, so that a refusal can be logged with them."""
+
+    request_id: str
+    method: str
+    path: str
+    client_ip: str
+    started_at: float
+    """Seconds since the epoch."""
+    received: float
+    """Monotonic seconds."""
+    inbound: Inbound
+    receive: Receive
+    responder: Responder
+    key: Key | None = None
+    head: RequestHead | None = None
+    watch: DisconnectWatch | None = None

@@ -1,0 +1,133 @@
+"""What one HTTP request brings, read once from its headers: key, address, ids, and what may go on to the provider."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from llmgateway.api.asgi_types import RawHeaders, Receive, Scope
+from llmgateway.pipeline.errors import RequestTooLargeError, UnsupportedMediaTypeError
+
+_NOT_FORWARDED = frozenset(
+    {
+        b"host", b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection",
+        b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length", b"content-type", b"accept-encoding",
+        b"expect", b"cookie", b"forwarded", b"via", b"origin", b"referer", b"x-real-ip", b"x-request-id",
+        b"x-end-user-id", b"x-request-timeout-ms", b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key",
+    }
+)  # fmt: skip
+_NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-gateway-", b"sec-", b"access-control-")
+_CLIENT_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+@dataclass(slots=True)
+class Inbound:
+    """The headers of a request that the gateway itself looks at, and those that it passes on."""
+
+    forwarded: RawHeaders
+    secret: bytes | None = None
+    origin: bytes | None = None
+    content_type: bytes = b""
+    content_length: int | None = None
+    client_request_id: str = ""
+    end_user: str = ""
+    forwarded_for: bytes | None = None
+    requested_headers: bytes | None = None
+
+
+class InboundReader:
+    """Reads requests according to the operator's list of headers that carry keys."""
+
+    def __init__(self, key_headers: tuple[str, ...]) -> None:
+        self._key_headers = tuple(name.lower().encode("latin-1") for name in key_headers)
+        self._not_forwarded = _NOT_FORWARDED | set(self._key_headers)
+
+    def read(self, scope: Scope) -> Inbound:
+        inbound = Inbound(forwarded=[])
+        keys: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name not in self._not_forwarded:
+                if not name.startswith(_NOT_FORWARDED_PREFIXES):
+                    inbound.forwarded.append((name, value))
+                elif name == b"x-forwarded-for":
+                    inbound.forwarded_for = value
+                elif name == b"access-control-request-headers":
+                    inbound.requested_headers = value
+            elif name in self._key_headers:
+                keys[name] = value
+            else:
+                _note(inbound, name, value)
+        inbound.secret = self._secret(keys, scope["query_string"])
+        return inbound
+
+    def _secret(self, keys: dict[bytes, bytes], query: bytes) -> bytes | None:
+        for name in self._key_headers:
+            value = keys.get(name)
+            if value is None:
+                continue
+            if name != b"authorization":
+                return value.strip()
+            scheme, _, secret = value.partition(b" ")
+            if scheme.lower() == b"bearer" and secret.strip():
+                return secret.strip()
+        if b"key=" not in query:
+            return None
+        found = parse_qs(query.decode("latin-1")).get("key")
+        return found[0].encode("latin-1", "replace") if found else None
+
+
+def _note(inbound: Inbound, name: bytes, value: bytes) -> None:
+    if name == b"content-type":
+        inbound.content_type = value
+    elif name == b"content-length":
+        inbound.content_length = int(value) if value.isdigit() else None
+    elif name == b"origin":
+        inbound.origin = value
+    elif name == b"x-request-id" and _CLIENT_REQUEST_ID.fullmatch(value):
+        inbound.client_request_id = value.decode("ascii")
+    elif name == b"x-end-user-id":
+        inbound.end_user = value.decode("utf-8", "replace")[:200]
+
+
+def require_json(inbound: Inbound) -> None:
+    """Raises UnsupportedMediaTypeError for a body that says it is something else."""
+    media_type = inbound.content_type.partition(b";")[0].strip().lower()
+    if media_type and media_type != b"application/json" and not media_type.endswith(b"+json"):
+        raise UnsupportedMediaTypeError(
+            f"The content type is '{media_type.decode('latin-1')}'. Send JSON with `Content-Type: application/json`."
+        )
+
+
+async def read_body(receive: Receive, inbound: Inbound, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        RequestTooLargeError: it is larger than `limit` bytes; as much as possible is told before reading it.
+        ClientLeftError: the client left while sending.
+    """
+    if inbound.content_length is not None and inbound.content_length > limit:
+        raise _too_large(limit)
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        if not message.get("more_body"):
+            return b"".join((*pieces, piece)) if pieces else piece
+        pieces.append(piece)
+
+
+class ClientLeftError(Exception):
+    """There is nobody left to answer."""
+
+
+def _too_large(limit: int) -> RequestTooLargeError:
+    return RequestTooLargeError(
+        f"The request body is larger than {limit // 2**20} MB. Send less, or ask an admin to raise the limit."
+    )

@@ -1,0 +1,178 @@
+"""`/metrics` in Prometheus' text format, from the figures that the pipeline keeps."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+
+from billing.money import usd
+from llmgateway.api.exchange import HttpExchange
+from llmgateway.api.health import Status
+from llmgateway.conf import Conf
+from llmgateway.pipeline.errors import PermissionDeniedError
+from llmgateway.pipeline.gateway import Gateway
+from llmgateway.pipeline.snapshot import Networks, parse_address
+from llmgateway.pipeline.telemetry import Histogram
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+
+class MetricsPage:
+    """Open to loopback unless the operator says otherwise."""
+
+    def __init__(self, conf: Conf, status: Status) -> None:
+        access = conf.metrics_access
+        self._open = "open" in access
+        listed = tuple(item for item in access if item not in {"open", "loopback"})
+        self._networks = Networks.of((*listed, *LOOPBACK) if "loopback" in access else listed)
+        self._token = conf.metrics_token.encode()
+        self._status = status
+
+    async def show(self, gateway: Gateway, exchange: HttpExchange) -> None:
+        """Raises PermissionDeniedError for callers that may not read it."""
+        if not self._may_read(exchange):
+            raise PermissionDeniedError(
+                "These metrics may not be read from here. Set METRICS_ACCESS or send METRICS_TOKEN as a bearer token."
+            )
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Figures(gateway, self._status))
+        await exchange.responder.whole(200, generate_latest(registry), [(b"content-type", CONTENT_TYPE)])
+
+    def _may_read(self, exchange: HttpExchange) -> bool:
+        if self._open or parse_address(exchange.client_ip) in self._networks:
+            return True
+        secret = exchange.inbound.secret
+        return bool(self._token) and secret is not None and hmac.compare_digest(secret, self._token)
+
+
+class _Figures:
+    """Turns the pipeline's dictionaries into metric families, at the moment of the scrape."""
+
+    def __init__(self, gateway: Gateway, status: Status) -> None:
+        self._gateway = gateway
+        self._status = status
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._llmproxy()
+        yield from self._gen_ai()
+        yield from self._gateway_itself()
+
+    def _llmproxy(self) -> Iterable[Metric]:
+        figures = self._gateway.telemetry.figures
+        yield _counter(
+            "llmproxy_requests",
+            "Requests answered, refused ones included.",
+            ("path", "stream", "backend", "status"),
+            {
+                (path, _flag(stream), backend, str(status)): n
+                for (path, stream, backend, status), n in figures.requests.items()
+            },
+        )
+        yield _histogram(
+            "llmproxy_latency_ms",
+            "Milliseconds from request to the end of the answer.",
+            ("path", "stream", "backend"),
+            {(path, _flag(stream), backend): each for (path, stream, backend), each in figures.latency_ms.items()},
+        )
+        totals = {"prompt": 0, "completion": 0}
+        for (_, _, kind), count in figures.tokens.items():
+            totals[kind] += count
+        yield _counter("llmproxy_usage_tokens", "Tokens used.", ("type",), {(kind,): n for kind, n in totals.items()})
+        yield _counter("llmproxy_webhook_success", "Usage webhooks delivered.", (), {(): 0})
+        yield _counter("llmproxy_webhook_failure", "Usage webhooks that failed.", (), {(): 0})
+        yield _counter(
+            "llmproxy_cost_usd",
+            "Cost in US dollars.",
+            ("provider", "model"),
+            {labels: float(usd(pico)) for labels, pico in figures.cost_pico_usd.items()},
+        )
+        build = GaugeMetricFamily("llmproxy_build_info", "Version of the gateway.", labels=("version",))
+        build.add_metric((self._status.version,), 1)
+        yield build
+
+    def _gen_ai(self) -> Iterable[Metric]:
+        figures = self._gateway.telemetry.figures
+        kinds = {"prompt": "input", "completion": "output"}
+        yield _counter(
+            "gen_ai_client_token_usage",
+            "Tokens used, by OpenTelemetry's names; cached and reasoning tokens included.",
+            ("gen_ai_provider_name", "gen_ai_request_model", "gen_ai_token_type"),
+            {(provider, model, kinds[kind]): n for (provider, model, kind), n in figures.tokens.items()},
+        )
+        yield _histogram(
+            "gen_ai_client_operation_duration_seconds",
+            "Seconds from request to the end of the answer.",
+            ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"),
+            figures.duration_s,
+        )
+        yield _histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "Seconds from request to the first piece of the answer.",
+            ("gen_ai_provider_name", "gen_ai_request_model"),
+            figures.ttft_s,
+        )
+
+    def _gateway_itself(self) -> Iterable[Metric]:
+        figures, facts = self._gateway.telemetry.figures, self._status.facts()
+        yield _histogram(
+            "llmgateway_overhead_seconds",
+            "Seconds spent in the gateway itself, by phase.",
+            ("phase",),
+            {(phase,): each for phase, each in figures.phases_s.items()},
+        )
+        yield _counter(
+            "llmgateway_refusals",
+            "Requests refused, by error code.",
+            ("code",),
+            {(c,): n for c, n in figures.refusals.items()},
+        )
+        yield _counter("llmgateway_unpriced_requests", "Requests without a price in force.", (), {(): figures.unpriced})
+        yield _counter(
+            "llmgateway_inconsistent_usage",
+            "Answers whose usage contradicts itself.",
+            (),
+            {(): figures.inconsistent_usage},
+        )
+        for name, text, value in (
+            ("llmgateway_requests_in_flight", "Requests that are running.", len(self._gateway.exchanges)),
+            (
+                "llmgateway_journal_backlog_bytes",
+                "Usage that is not in the database yet.",
+                facts["journal_backlog_bytes"],
+            ),
+            ("llmgateway_config_revision", "Revision of the configuration in use.", facts["config_revision"]),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _counter(
+    name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for label_values, value in list(values.items()):
+        family.add_metric(label_values, value)
+    return family
+
+
+def _histogram(
+    name: str, text: str, labels: tuple[str, ...], histograms: Mapping[Any, Histogram]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for label_values, histogram in list(histograms.items()):
+        running, buckets = 0, []
+        for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+            running += count
+            buckets.append((bound, running))
+        family.add_metric(label_values, buckets=buckets, sum_value=histogram.total)
+    return family

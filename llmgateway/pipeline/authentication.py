@@ -1,0 +1,105 @@
+"""Who is calling: the key a request presents, looked up in the ordered sources, and what it may do right now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from llmgateway.key_secrets import digest
+from llmgateway.pipeline.errors import AuthenticationError, PermissionDeniedError
+from llmgateway.pipeline.snapshot import Key, KeyDigest, Snapshot, SourceRule, parse_address
+
+KEYS_WITHOUT_SOURCES = (SourceRule("database", "database"),)
+
+
+class Source(Protocol):
+    """A place where keys are looked up, by the digests of the presented secret under each pepper.
+
+    `find` answers from memory. A source that has to ask elsewhere returns None there and overrides `fetch`; it is
+    awaited only for secrets that no earlier source knew. An error in a source is a denial, never a pass.
+    """
+
+    def find(self, digests: tuple[bytes, ...], snapshot: Snapshot) -> KeyDigest | None: ...
+
+    async def fetch(self, digests: tuple[bytes, ...], snapshot: Snapshot) -> KeyDigest | None: ...
+
+
+class MappedSource:
+    """Keys that the snapshot holds: those of the database, or of one static file."""
+
+    def __init__(self, rule: SourceRule) -> None:
+        self._rule = rule
+
+    def find(self, digests: tuple[bytes, ...], snapshot: Snapshot) -> KeyDigest | None:
+        keys: Mapping[bytes, KeyDigest] = snapshot.keys if self._rule.kind == "database" else self._rule.keys
+        for candidate in digests:
+            found = keys.get(candidate)
+            if found is not None:
+                return found
+        return None
+
+    async def fetch(self, digests: tuple[bytes, ...], snapshot: Snapshot) -> KeyDigest | None:
+        return None
+
+
+class Authenticator:
+    """Finds the key of a secret and decides whether it may be used from this address at this moment."""
+
+    def __init__(self, peppers: tuple[bytes, ...]) -> None:
+        self._peppers = peppers
+        self._compiled_for: tuple[SourceRule, ...] = ()
+        self._sources: tuple[Source, ...] = ()
+
+    async def authenticate(self, secret: bytes | None, *, client_ip: str, now: float, snapshot: Snapshot) -> Key:
+        """The key, if it may be used.
+
+        Raises:
+            AuthenticationError: no secret was presented, or none of the sources knows it.
+            PermissionDeniedError: the key is known but may not be used (now, or from there).
+        """
+        if not secret:
+            raise AuthenticationError(
+                "No API key was sent. Send a gateway key as `Authorization: Bearer sk-gw-…`; an admin can create one."
+            )
+        found = await self._find(secret, snapshot)
+        if found is None or (found.valid_until is not None and found.valid_until <= now):
+            raise AuthenticationError("This API key is unknown or revoked. Check it, or ask an admin for a new one.")
+        _check_usable(found.key, now)
+        _check_address(found.key, client_ip)
+        return found.key
+
+    async def _find(self, secret: bytes, snapshot: Snapshot) -> KeyDigest | None:
+        digests = tuple(digest(secret, pepper) for pepper in self._peppers)
+        for source in self._sources_of(snapshot):
+            found = source.find(digests, snapshot) or await source.fetch(digests, snapshot)
+            if found is not None:
+                return found
+        return None
+
+    def _sources_of(self, snapshot: Snapshot) -> tuple[Source, ...]:
+        if snapshot.sources is not self._compiled_for or not self._sources:
+            self._compiled_for = snapshot.sources
+            self._sources = tuple(MappedSource(rule) for rule in snapshot.sources or KEYS_WITHOUT_SOURCES)
+        return self._sources
+
+
+def _check_usable(key: Key, now: float) -> None:
+    if not key.enabled:
+        raise PermissionDeniedError(
+            f"API key '{key.name}' is disabled. Ask an admin to enable it.", code="key_disabled"
+        )
+    if key.starts_at is not None and now < key.starts_at:
+        raise PermissionDeniedError(f"API key '{key.name}' is not valid yet.", code="key_not_yet_valid")
+    if key.expires_at is not None and now >= key.expires_at:
+        raise PermissionDeniedError(
+            f"API key '{key.name}' has expired. Ask an admin for a new one.", code="key_expired"
+        )
+
+
+def _check_address(key: Key, client_ip: str) -> None:
+    if key.networks is not None and parse_address(client_ip) not in key.networks:
+        raise PermissionDeniedError(
+            f"API key '{key.name}' may not be used from {client_ip or 'this address'}. "
+            "Ask an admin to add the address to the key.",
+            code="ip_not_allowed",
+        )

@@ -1,0 +1,145 @@
+"""An admitted request while it runs: what it holds, how far it has come, and its one settlement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from billing.pricing import in_force
+from llmgateway.pipeline.exchanges import Exchange
+from llmgateway.pipeline.metering import Metered, Progress, attempt_record, ledger_row, metered
+from llmgateway.pipeline.protocols import Record, Reservation
+from llmgateway.pipeline.requests import ModelRequest, Presence
+from llmgateway.pipeline.snapshot import Alias, Deployment, Key
+from llmgateway.pipeline.upstream import has_reached_provider
+from providers.adapters.types import JSONObject, Usage
+
+if TYPE_CHECKING:
+    from llmgateway.pipeline.gateway import Gateway
+
+
+class Call:
+    """Belongs to one request's task. `settle` may be called from every exit; the first call counts."""
+
+    def __init__(
+        self,
+        request: ModelRequest,
+        key: Key,
+        alias: Alias,
+        reservation: Reservation,
+        *,
+        gateway: Gateway,
+        presence: Presence,
+        exchange: Exchange,
+        input_estimate: int,
+    ) -> None:
+        self.request = request
+        self.key = key
+        self.alias = alias
+        self.reservation = reservation
+        self.exchange = exchange
+        self.input_estimate = input_estimate
+        self.progress = Progress()
+        self.phases: dict[str, float] = {}
+        """Seconds in the gateway itself, by phase."""
+        self.running = False
+        """An attempt has begun and not ended."""
+        self.settled = False
+        self.outcome = Metered()
+        self._gateway = gateway
+        self._presence = presence
+
+    def now(self) -> float:
+        return self._gateway.clock.monotonic()
+
+    def take_timeout(self) -> bool:
+        """Whether a deadline, and not the client's leaving, cancelled the task just now."""
+        return not self._presence.client_left and self.exchange.take_timeout()
+
+    def begin_attempt(self, deployment: Deployment) -> Record:
+        """From now on `deployment` is being asked; what the journal must know of it."""
+        progress, now = self.progress, self.now()
+        self.running = True
+        progress.upstream_status = 0
+        progress.deployment = deployment
+        progress.price = in_force(deployment.prices, self._gateway.clock.time())
+        progress.attempt_started = now
+        if not progress.sent:
+            progress.sent = now
+        self.exchange.wait(now, deployment.timeouts.first_token_s)
+        return attempt_record(deployment, progress.price)
+
+    def end_attempt(self, status: int, cause: str, *, cost_pico_usd: int = 0) -> None:
+        """Note how the present attempt ended: `status` is the provider's, 0 if it gave none."""
+        progress = self.progress
+        deployment = progress.deployment
+        if deployment is None:
+            raise RuntimeError("an attempt that ends has begun")
+        self.running = False
+        progress.attempts.append(
+            {
+                "deployment": deployment.name,
+                "provider": deployment.provider,
+                "model": deployment.model,
+                "status": status,
+                "cause": cause,
+                "duration_us": int((self.now() - progress.attempt_started) * 1e6),
+                "cost_pico_usd": cost_pico_usd,
+            }
+        )
+
+    def meter(self, raw: JSONObject | None, *, output_estimate: int, response_model: str) -> None:
+        """Decide what the present attempt used and cost: the provider's figures, or the estimate."""
+        deployment = self.progress.deployment
+        if deployment is None:
+            raise RuntimeError("only an attempt can be metered")
+        estimate = Usage(input=self.input_estimate, output=output_estimate)
+        self.outcome = metered(
+            deployment, self.progress.price, raw=raw, estimate=estimate, response_model=response_model
+        )
+
+    def settle(self, status: str, *, error_type: str = "", refund_limits: bool = False) -> None:
+        """Write the ledger row, give back the hold, book the cost. Never waits, so no cancellation can come between.
+
+        `refund_limits` gives back what rate limits took: no provider did any work for this request.
+        """
+        if self.settled:
+            return
+        self.settled = True
+        gateway, progress = self._gateway, self.progress
+        if self.running:
+            self.end_attempt(progress.upstream_status, error_type or status, cost_pico_usd=self.outcome.cost_pico_usd)
+        row = ledger_row(
+            self.request,
+            self.key,
+            self.alias,
+            progress,
+            self.outcome,
+            status=status,
+            error_type=error_type,
+            held_pico_usd=self.reservation.held_pico_usd,
+            now=self.now(),
+        )
+        gateway.ledger.close(row)
+        gateway.store.settle(
+            self.reservation,
+            cost_pico_usd=self.outcome.cost_pico_usd,
+            budgets=gateway.current_budgets(self.key),
+            refund_limits=refund_limits,
+        )
+        if not self.outcome.usage.consistent:
+            gateway.telemetry.figures.inconsistent_usage += 1
+        gateway.telemetry.finished(self.request.path, row, self.phases)
+
+    def settle_cancelled(self, error_type: str) -> None:
+        """The client left, or the process stops. What the provider has done by then is estimated, never zero."""
+        reached = has_reached_provider() or bool(self.progress.upstream_status)
+        if reached and self.outcome.source == "none" and not self.settled:
+            count = self.exchange.output_tokens
+            self.meter(None, output_estimate=count() if count else 0, response_model="")
+        self.settle("cancelled", error_type=error_type, refund_limits=not reached)
+
+    def abandon(self) -> None:
+        """It was admitted but could not even be opened: give everything back, no row."""
+        self.settled = True
+        self._gateway.exchanges.end(self.exchange)
+        self._gateway.store.settle(self.reservation, cost_pico_usd=0, budgets=(), refund_limits=True)

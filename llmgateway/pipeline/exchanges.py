@@ -1,0 +1,87 @@
+"""Requests in flight: their deadlines, and how each of them is ended when one passes.
+
+When a deadline passes the request's task is cancelled, and the conductor finds `timed_out` set. Deadlines are looked
+at together every `TICK_S`, for a timer per request and chunk would cost more than the work it guards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from llmgateway.pipeline.protocols import Clock
+
+TICK_S = 0.1
+LAST_WORDS_S = 1.0
+
+
+class Exchange:
+    """One request in flight. Touched for every chunk, so it is plain attributes and nothing else."""
+
+    __slots__ = ("deadline", "output_tokens", "patience_s", "request_id", "task", "timed_out", "waiting_since")
+
+    def __init__(self, request_id: str, task: asyncio.Task[object], now: float, deadline: float) -> None:
+        self.request_id = request_id
+        self.task = task
+        self.timed_out = False
+        self.deadline = deadline
+        """Monotonic seconds at which the request ends, whatever happens."""
+        self.waiting_since = now
+        self.patience_s = deadline - now
+        """How long the present wait may last."""
+        self.output_tokens: Callable[[], int] | None = None
+        """Counts what a stream has brought so far."""
+
+    def wait(self, now: float, patience_s: float) -> None:
+        """A wait begins: for a connection, a first chunk, the next one."""
+        self.waiting_since = now
+        self.patience_s = patience_s
+
+    def allow_last_words(self, now: float) -> None:
+        """Time has run out; a moment remains to say so."""
+        self.wait(now, LAST_WORDS_S)
+        self.deadline = now + LAST_WORDS_S
+
+    def take_timeout(self) -> bool:
+        """Whether a deadline ended the wait; the request may then go on, with another target or an apology."""
+        if not self.timed_out:
+            return False
+        self.timed_out = False
+        self.task.uncancel()
+        return True
+
+
+class Exchanges:
+    """All requests in flight of this process."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._running: dict[str, Exchange] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def begin(self, request_id: str, *, total_s: float) -> Exchange:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an exchange runs in a task")
+        now = self._clock.monotonic()
+        exchange = self._running[request_id] = Exchange(request_id, task, now, now + total_s)
+        return exchange
+
+    def end(self, exchange: Exchange) -> None:
+        self._running.pop(exchange.request_id, None)
+
+    def abort_overdue(self) -> None:
+        now = self._clock.monotonic()
+        for exchange in self._running.values():
+            overdue = now > exchange.deadline or now - exchange.waiting_since > exchange.patience_s
+            if overdue and not exchange.timed_out:
+                exchange.timed_out = True
+                exchange.task.cancel()
+
+    def progress(self) -> Iterator[tuple[str, int]]:
+        """Output tokens counted so far, of every stream that has brought any."""
+        for exchange in self._running.values():
+            if exchange.output_tokens is not None and (count := exchange.output_tokens()):
+                yield exchange.request_id, count

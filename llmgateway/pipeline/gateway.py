@@ -1,0 +1,221 @@
+"""The conductor: authenticate → route → admit → upstream → stream back → meter → settle.
+
+One `Gateway` per process, made by `llmgateway.wiring` and used from the event loop alone. It reads configuration
+from a snapshot that is swapped under it; a request keeps the one it began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable
+
+from llmgateway.pipeline import admission
+from llmgateway.pipeline.authentication import Authenticator
+from llmgateway.pipeline.budgets import BudgetIndex
+from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError
+from llmgateway.pipeline.exchanges import Exchanges
+from llmgateway.pipeline.health import ProviderHealth
+from llmgateway.pipeline.metering import opening
+from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
+from llmgateway.pipeline.requests import Client, ModelRequest, Presence
+from llmgateway.pipeline.routing import Router
+from llmgateway.pipeline.snapshot import BudgetRule, Deployment, Key, Retries, Snapshot
+from llmgateway.pipeline.streaming import Answer, Failure, deliver, gateway_headers, obtain, report
+from llmgateway.pipeline.telemetry import Telemetry
+from llmgateway.pipeline.upstream import FailureCause, Upstream
+from providers.adapters.body import estimate_input_tokens
+
+
+class Gateway:
+    """Answers requests for models. Everything it needs is handed in; nothing is global.
+
+    Example:
+        key = await gateway.authenticate(secret, client_ip="192.0.2.7")
+        await gateway.complete(request, key, client, presence)
+    """
+
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        authenticator: Authenticator,
+        store: AdmissionStore,
+        ledger: Ledger,
+        upstream: Upstream,
+        telemetry: Telemetry,
+        clock: Clock,
+        is_stale: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.snapshot = snapshot
+        self._budgets = BudgetIndex(snapshot.budgets)
+        self.exchanges = Exchanges(clock)
+        self.health = ProviderHealth()
+        self.telemetry = telemetry
+        self.clock = clock
+        self.store = store
+        self.ledger = ledger
+        self._authenticator = authenticator
+        self._router = Router()
+        self._upstream = upstream
+        self._is_stale = is_stale
+        self.budgets_ready = asyncio.Event()
+        """Cleared while a new budget is being counted from the ledger; requests wait for it."""
+        self.budgets_ready.set()
+
+    def use(self, snapshot: Snapshot, budgets: BudgetIndex) -> None:
+        """From now on requests begin with `snapshot`; those that run keep theirs."""
+        self.snapshot = snapshot
+        self._budgets = budgets
+
+    @property
+    def budget_index(self) -> BudgetIndex:
+        return self._budgets
+
+    async def authenticate(self, secret: bytes | None, *, client_ip: str) -> Key:
+        """The key of a secret, if it may be used from there now.
+
+        Raises:
+            AuthenticationError, PermissionDeniedError: it may not; see `Authenticator`.
+            ConfigurationStaleError: the database has been away for longer than the operator allows.
+        """
+        if self._is_stale():
+            raise ConfigurationStaleError(
+                "The gateway has not been able to read its configuration for too long. Try again later.",
+                headers=((b"retry-after", b"5"),),
+            )
+        return await self._authenticator.authenticate(
+            secret, client_ip=client_ip, now=self.clock.time(), snapshot=self.snapshot
+        )
+
+    async def complete(self, request: ModelRequest, key: Key, client: Client, presence: Presence) -> None:
+        """Answer `request` on `client` and settle it, exactly once, whoever leaves first.
+
+        Raises:
+            GatewayError: it was refused before any upstream call; nothing was taken and nothing is settled.
+            CancelledError: the client left or the process stops; it is settled.
+        """
+        call, candidates = await self._admitted(request, key, presence)
+        try:
+            await self._answer(call, candidates, client)
+        except asyncio.CancelledError:
+            if not call.take_timeout():
+                call.settle_cancelled("client_left" if presence.client_left else "shutdown")
+                raise
+            await self._out_of_time(call, client)
+        except BaseException:
+            call.settle("failed", error_type="internal_error")
+            raise
+        finally:
+            self.exchanges.end(call.exchange)
+
+    async def _out_of_time(self, call: Call, client: Client) -> None:
+        """A deadline passed where no attempt was to blame: between attempts, or while the client would not read."""
+        if call.progress.http_status:
+            call.settle_cancelled("timeout")
+            return
+        call.exchange.allow_last_words(self.clock.monotonic())
+        error = APITimeoutError(f"The model '{call.alias.name}' did not answer in time. Try again.")
+        call.progress.http_status = error.status
+        call.settle("failed", error_type=error.code, refund_limits=True)
+        await client.error(error, gateway_headers(call))
+
+    def current_budgets(self, key: Key) -> tuple[BudgetRule, ...]:
+        """The budgets that a request of `key` counts for now, those included that came into being while it ran."""
+        return self._budgets.of(key)
+
+    async def _admitted(
+        self, request: ModelRequest, key: Key, presence: Presence
+    ) -> tuple[Call, tuple[Deployment, ...]]:
+        snapshot, clock = self.snapshot, self.clock
+        alias, candidates = self._router.route(snapshot, key, request.head.model, request.operation)
+        routed = clock.monotonic()
+        input_estimate = estimate_input_tokens(request.body, candidates[0].adapter.chars_per_token)
+        hold = admission.hold(request, key, candidates, input_estimate)
+        if key.budgets and not self.budgets_ready.is_set():
+            await self.budgets_ready.wait()
+        reservation = await admission.admit(self.store, request, key, hold)
+        admitted = clock.monotonic()
+        call = Call(
+            request,
+            key,
+            alias,
+            reservation,
+            gateway=self,
+            presence=presence,
+            exchange=self.exchanges.begin(request.id, total_s=max(each.timeouts.total_s for each in candidates)),
+            input_estimate=input_estimate,
+        )
+        call.phases["auth"] = request.authenticated - request.received
+        call.phases["route"] = routed - request.authenticated
+        call.phases["admit"] = admitted - routed
+        try:
+            self._open(call, candidates[0])
+        except GatewayError:
+            call.abandon()
+            raise
+        return call, candidates
+
+    def _open(self, call: Call, first: Deployment) -> None:
+        record = opening(
+            call.request,
+            call.key,
+            call.alias,
+            input_estimate=call.input_estimate,
+            held_pico_usd=call.reservation.held_pico_usd,
+            windows=[[name, budget.id] for name, budget in call.reservation.windows],
+        )
+        before = self.clock.monotonic()
+        self.ledger.open({**record, **call.begin_attempt(first)})
+        call.phases["ledger"] = self.clock.monotonic() - before
+
+    async def _answer(self, call: Call, candidates: tuple[Deployment, ...], client: Client) -> None:
+        result = await self._first_answer(call, candidates)
+        if isinstance(result, Answer):
+            await deliver(call, client, result)
+        else:
+            await report(call, client, result)
+
+    async def _first_answer(self, call: Call, candidates: tuple[Deployment, ...]) -> Answer | Failure:
+        """Try the candidates in order, then those worth it again after a wait, until one answers."""
+        retries, remaining = self.snapshot.retries, candidates
+        for rounds in itertools.count(1):
+            failures: list[Failure] = []
+            for deployment in remaining:
+                result = await self._attempt(call, deployment)
+                if isinstance(result, Answer) or not result.worth_another_target:
+                    return result
+                failures.append(result)
+            remaining = tuple(failure.deployment for failure in failures if failure.worth_a_retry)
+            pause_s = _pause(retries, rounds, failures[-1])
+            if not remaining or rounds > retries.attempts or pause_s is None:
+                return failures[-1]
+            call.exchange.wait(self.clock.monotonic(), pause_s + 1)
+            await asyncio.sleep(pause_s)
+        raise AssertionError("counting never ends")
+
+    async def _attempt(self, call: Call, deployment: Deployment) -> Answer | Failure:
+        """One upstream call, up to the first piece of its answer: the last moment at which another target can help."""
+        if not call.running:
+            self.ledger.attempt(call.request.id, call.begin_attempt(deployment))
+        try:
+            result = await obtain(call, deployment, self._upstream)
+        except asyncio.CancelledError:
+            if not call.take_timeout():
+                raise
+            result = Failure(FailureCause.TIMEOUT, deployment, detail="no answer in time")
+        self.health.record(deployment.provider, ok=isinstance(result, Answer) or not result.blames_provider)
+        if isinstance(result, Failure):
+            call.end_attempt(result.status, result.label)
+        return result
+
+
+def _pause(retries: Retries, rounds: int, failure: Failure) -> float | None:
+    """Seconds to wait before the next round: full jitter, or what the provider asked for. None: it asks for too long."""
+    longest = retries.max_ms / 1000
+    backoff = random.uniform(0, min(longest, retries.initial_ms / 1000 * 2 ** (rounds - 1)))  # noqa: S311
+    if failure.retry_after_s is None:
+        return backoff
+    return None if failure.retry_after_s > longest else max(backoff, failure.retry_after_s)

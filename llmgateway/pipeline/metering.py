@@ -1,0 +1,160 @@
+"""From what a provider reported, or did not, to tokens and money, and to the ledger row. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from billing.pricing import PriceVersion, cost
+from llmgateway.pipeline.protocols import Record
+from llmgateway.pipeline.requests import ModelRequest
+from llmgateway.pipeline.snapshot import Alias, Deployment, Key
+from providers.adapters.errors import MalformedUsageError
+from providers.adapters.types import JSONObject, Usage
+
+NOTHING = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """What one answer used and cost."""
+
+    usage: Usage = NOTHING
+    source: str = "none"
+    """`provider`, `estimated` or `none`."""
+    raw: JSONObject | None = None
+    cost_pico_usd: int = 0
+    response_model: str = ""
+
+
+def metered(
+    deployment: Deployment,
+    price: PriceVersion | None,
+    *,
+    raw: JSONObject | None,
+    estimate: Usage,
+    response_model: str = "",
+) -> Metered:
+    """The provider's figures where it gave any, else the estimate, priced."""
+    usage, source = estimate, "estimated"
+    if raw is not None:
+        try:
+            usage, source = deployment.adapter.usage(raw), "provider"
+        except MalformedUsageError:
+            source = "estimated"
+    return Metered(usage, source, raw, cost(price, usage) if price else 0, response_model)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far an admitted request has come: what the conductor writes down as it goes, for row and log."""
+
+    attempts: list[Record] = field(default_factory=list)
+    deployment: Deployment | None = None
+    """Of the present attempt."""
+    price: PriceVersion | None = None
+    """In force when the present attempt was sent."""
+    attempt_started: float = 0.0
+    sent: float = 0.0
+    """Monotonic seconds when the first upstream request went out."""
+    first_chunk: float | None = None
+    upstream_status: int = 0
+    """What the present attempt's provider has answered; 0: nothing yet."""
+    http_status: int = 0
+    """What the client has been told; 0: nothing yet."""
+
+
+def ledger_row(
+    request: ModelRequest,
+    key: Key,
+    alias: Alias,
+    progress: Progress,
+    outcome: Metered,
+    *,
+    status: str,
+    error_type: str,
+    held_pico_usd: int,
+    now: float,
+) -> Record:
+    """The journal's `close` record: the columns of `UsageRecord` by name. `now` is monotonic seconds."""
+    usage, deployment = outcome.usage, progress.deployment
+    return {
+        "id": request.id,
+        "started_at": request.started_at,
+        "status": status,
+        "http_status": progress.http_status,
+        "error_type": error_type,
+        "key_id": key.id,
+        "key_name": key.name,
+        "team_id": key.team_id,
+        "team_name": key.team_name,
+        "end_user": request.end_user or key.user_id,
+        "client_request_id": request.client_request_id,
+        "client_ip": request.client_ip,
+        "operation": request.operation.value,
+        "alias": alias.name,
+        "provider": deployment.provider if deployment else "",
+        "deployment": deployment.name if deployment else "",
+        "model": deployment.model if deployment else "",
+        "response_model": outcome.response_model,
+        "stream": bool(request.head.stream),
+        "input": usage.input,
+        "cache_read": usage.cache_read,
+        "cache_write_5m": usage.cache_write_5m,
+        "cache_write_1h": usage.cache_write_1h,
+        "audio_input": usage.audio_input,
+        "image_input": usage.image_input,
+        "output": usage.output,
+        "reasoning": usage.reasoning,
+        "audio_output": usage.audio_output,
+        "usage_source": outcome.source,
+        "usage_raw": outcome.raw,
+        "cost_pico_usd": outcome.cost_pico_usd,
+        "held_pico_usd": held_pico_usd,
+        "price_id": progress.price.id if progress.price else None,
+        "priced": progress.price is not None or deployment is None,
+        "duration_us": int((now - request.received) * 1e6),
+        "ttft_us": int((progress.first_chunk - request.received) * 1e6) if progress.first_chunk else None,
+        "overhead_us": int(((progress.sent or now) - request.received) * 1e6),
+        "attempts": progress.attempts,
+    }
+
+
+def opening(
+    request: ModelRequest,
+    key: Key,
+    alias: Alias,
+    *,
+    input_estimate: int,
+    held_pico_usd: int,
+    windows: list[list[object]],
+) -> Record:
+    """The journal's `open` record, without the attempt's fields."""
+    return {
+        "id": request.id,
+        "started_at": request.started_at,
+        "key_id": key.id,
+        "key_name": key.name,
+        "team_id": key.team_id,
+        "team_name": key.team_name,
+        "end_user": request.end_user or key.user_id,
+        "client_request_id": request.client_request_id,
+        "client_ip": request.client_ip,
+        "operation": request.operation.value,
+        "alias": alias.name,
+        "stream": bool(request.head.stream),
+        "held_pico_usd": held_pico_usd,
+        "windows": windows,
+        "input_estimate": input_estimate,
+    }
+
+
+def attempt_record(deployment: Deployment, price: PriceVersion | None) -> Record:
+    """What the journal must know of an upstream call, should the process die during it."""
+    return {
+        "provider": deployment.provider,
+        "deployment": deployment.name,
+        "model": deployment.model,
+        "price_id": price.id if price else None,
+        "input_price": price.input if price else None,
+        "output_price": price.output if price else None,
+    }

@@ -1,0 +1,53 @@
+"""What a caller asks, after the protocol surface has read it and before anything has been decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llmgateway.pipeline.errors import GatewayError
+from providers.adapters.body import RequestHead
+from providers.adapters.types import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One call of a model. The body stays the caller's bytes; `head` is the little that decisions need."""
+
+    id: str
+    """The gateway's own id: never the client's."""
+    path: str
+    operation: Operation
+    body: bytes
+    head: RequestHead
+    headers: Sequence[tuple[bytes, bytes]]
+    """Those of the client that may go on: no credentials, nothing hop-by-hop."""
+    client_ip: str
+    client_request_id: str
+    end_user: str
+    started_at: float
+    """Seconds since the epoch."""
+    received: float
+    """Monotonic seconds."""
+    authenticated: float
+    """Monotonic seconds."""
+
+
+class Client(Protocol):
+    """Where the answer goes. All calls may wait for a slow reader, and are cancelled when the reader leaves."""
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None: ...
+
+    async def send(self, chunk: bytes, *, more: bool) -> None: ...
+
+    async def error(self, error: GatewayError, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """An error in the shape of the caller's protocol, in place of an answer."""
+        ...
+
+
+class Presence(Protocol):
+    """Whether the client is still there. Its task is cancelled when it leaves, and then this says so."""
+
+    @property
+    def client_left(self) -> bool: ...

@@ -1,0 +1,328 @@
+"""From the upstream's answer to the client, byte for byte, and what it tells about usage on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import orjson
+
+from billing.money import plain, usd
+from llmgateway.http import httpx
+from llmgateway.pipeline.admission import limit_headers
+from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.errors import APIConnectionError, APITimeoutError, GatewayError, UpstreamAuthenticationError
+from llmgateway.pipeline.requests import Client
+from llmgateway.pipeline.snapshot import Deployment
+from llmgateway.pipeline.upstream import (
+    FailureCause,
+    RawHeaders,
+    Upstream,
+    UpstreamError,
+    classified,
+    headers_for_client,
+)
+from providers.adapters.body import replace_model, with_usage_requested
+from providers.adapters.sse import UsageScanner, json_usage
+from providers.adapters.types import ErrorKind, JSONObject
+
+STREAM_HEADERS = (
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that brought no answer for the client."""
+
+    cause: FailureCause
+    deployment: Deployment
+    status: int = 0
+    """The provider's status; 0: there was none."""
+    kind: ErrorKind | None = None
+    """What its error answer means."""
+    body: bytes = b""
+    headers: RawHeaders = ()
+    detail: str = ""
+
+    @property
+    def label(self) -> str:
+        """The cause in one word, for rows and logs."""
+        return self.kind.value if self.kind is not None else self.cause.value
+
+    @property
+    def worth_another_target(self) -> bool:
+        return self.kind is None or self.kind.worth_another_target
+
+    @property
+    def worth_a_retry(self) -> bool:
+        """Whether the same deployment may well answer in a moment."""
+        if self.kind is None:
+            return self.cause is not FailureCause.TIMEOUT
+        return self.kind.worth_another_target and not self.kind.blames_credential
+
+    @property
+    def blames_provider(self) -> bool:
+        return self.worth_another_target
+
+    @property
+    def retry_after_s(self) -> float | None:
+        for name, value in self.headers:
+            if name == b"retry-after":
+                try:
+                    return max(0.0, float(value))
+                except ValueError:
+                    return None  # A date: no provider sends one, and guessing clocks is worse than our own pace.
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An attempt whose first piece has arrived: from here on no other target can take over."""
+
+    response: httpx.Response
+    headers: RawHeaders
+    body: bytes = b""
+    """All of it, unless it is a stream."""
+    first: bytes = b""
+    rest: AsyncIterator[bytes] | None = None
+    """What follows `first`; None: not a stream."""
+    strip_usage: bool = False
+
+
+async def obtain(call: Call, deployment: Deployment, upstream: Upstream) -> Answer | Failure:
+    """Call `deployment` and read up to the first piece of its answer."""
+    body, strip_usage = _body_for(call, deployment)
+    try:
+        response = await upstream.send(deployment, call.request.operation, body=body, headers=call.request.headers)
+    except UpstreamError as error:
+        return Failure(error.cause, deployment, detail=str(error))
+    try:
+        return await _first_piece(call, deployment, response, strip_usage=strip_usage)
+    except httpx.TransportError as error:
+        await response.aclose()
+        return Failure(classified(error).cause, deployment, detail=str(error))
+    except BaseException:
+        await response.aclose()
+        raise
+
+
+def _body_for(call: Call, deployment: Deployment) -> tuple[bytes, bool]:
+    """The body for this deployment, made from the untouched original, and whether usage was asked for in the client's stead."""
+    request = call.request
+    body = replace_model(request.body, request.head.model, deployment.model)
+    if not request.head.stream or request.head.asked_for_usage or not deployment.inject_usage:
+        return body, False
+    return with_usage_requested(body, request.head), True
+
+
+async def _first_piece(
+    call: Call, deployment: Deployment, response: httpx.Response, *, strip_usage: bool
+) -> Answer | Failure:
+    call.progress.upstream_status = response.status_code
+    headers = headers_for_client(response)
+    stream = response.stream
+    if not isinstance(stream, httpx.AsyncByteStream):
+        raise TypeError("upstream transports answer with asynchronous streams")
+    pieces = aiter(stream)
+    if response.status_code < 400 and b"text/event-stream" in response.headers.get("content-type", "").encode():
+        first = await anext(pieces, b"")
+        if not first:
+            await response.aclose()
+            return Failure(FailureCause.BROKEN, deployment, detail="the stream ended before it began")
+        call.progress.first_chunk = call.now()
+        return Answer(response, headers, first=first, rest=pieces, strip_usage=strip_usage)
+    body = b"".join([piece async for piece in pieces])
+    await response.aclose()
+    if response.status_code < 400:
+        call.progress.first_chunk = call.now()
+        return Answer(response, headers, body=body)
+    kind = deployment.adapter.error_kind(response.status_code, _as_object(body))
+    return Failure(FailureCause.STATUS, deployment, response.status_code, kind, body, headers)
+
+
+def _as_object(body: bytes) -> JSONObject | None:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+async def deliver(call: Call, client: Client, answer: Answer) -> None:
+    """Give the client its answer. The ledger has it before the last byte goes out."""
+    if answer.rest is None:
+        await _deliver_body(call, client, answer)
+    else:
+        await _deliver_stream(call, client, answer, answer.rest)
+
+
+async def _deliver_body(call: Call, client: Client, answer: Answer) -> None:
+    raw, response_model = json_usage(answer.body)
+    status = answer.response.status_code
+    call.progress.http_status = status
+    call.meter(raw, output_estimate=_estimate_output(call, len(answer.body)), response_model=response_model)
+    call.settle("completed")
+    headers = (
+        *answer.headers,
+        *gateway_headers(call),
+        *_usage_headers(call),
+        (b"content-length", b"%d" % len(answer.body)),
+    )
+    await client.start(status, headers)
+    await client.send(answer.body, more=False)
+
+
+def _estimate_output(call: Call, size: int) -> int:
+    """Tokens of an answer whose provider did not say; embeddings have none."""
+    if call.request.operation.value == "embeddings" or call.progress.deployment is None:
+        return 0
+    return max(1, int(size / call.progress.deployment.adapter.chars_per_token))
+
+
+async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: AsyncIterator[bytes]) -> None:
+    scanner = UsageScanner(answer.strip_usage)
+    exchange = call.exchange
+    exchange.output_tokens = lambda: scanner.output_chunks
+    try:
+        call.progress.http_status = answer.response.status_code
+        await client.start(answer.response.status_code, (*answer.headers, *STREAM_HEADERS, *gateway_headers(call)))
+        error_type = await _relay(call, client, scanner, answer.first, rest)
+        _settle_stream(call, scanner, error_type)
+        await client.send(scanner.finish(), more=False)
+    except BaseException:
+        _meter_stream(call, scanner)
+        raise
+    finally:
+        await answer.response.aclose()
+
+
+async def _relay(call: Call, client: Client, scanner: UsageScanner, first: bytes, rest: AsyncIterator[bytes]) -> str:
+    """Pass chunks on as they come. Returns what broke the stream off, or nothing."""
+    exchange, idle_s = call.exchange, _idle_s(call)
+    chunk = first
+    try:
+        while chunk:
+            onward = scanner.feed(chunk)
+            if scanner.done:
+                _settle_stream(call, scanner, "")
+            exchange.wait(call.now(), idle_s)
+            if onward:
+                await client.send(onward, more=True)
+                exchange.wait(call.now(), idle_s)
+            chunk = await anext(rest, b"")
+    except httpx.TransportError as error:
+        return await _break_off(
+            call, client, scanner, f"The provider's connection broke off: {error}", "upstream_error"
+        )
+    except asyncio.CancelledError:
+        if not call.take_timeout():
+            raise
+        exchange.allow_last_words(call.now())
+        return await _break_off(call, client, scanner, "The provider fell silent for too long.", "upstream_timeout")
+    return ""
+
+
+def _idle_s(call: Call) -> float:
+    return call.progress.deployment.timeouts.idle_s if call.progress.deployment else 0.0
+
+
+async def _break_off(call: Call, client: Client, scanner: UsageScanner, message: str, error_type: str) -> str:
+    """After the first chunk a failure can only be told in-band."""
+    if scanner.done:
+        return ""
+    event = {"error": {"message": message, "type": "server_error", "param": None, "code": error_type}}
+    _settle_stream(call, scanner, error_type)
+    await client.send(b"\n\ndata: " + orjson.dumps(event) + b"\n\n", more=True)
+    return error_type
+
+
+def _settle_stream(call: Call, scanner: UsageScanner, error_type: str) -> None:
+    if call.settled:
+        return
+    _meter_stream(call, scanner)
+    if scanner.error is not None:
+        error_type = error_type or "upstream_error"
+    call.settle("failed" if error_type else "completed", error_type=error_type)
+
+
+def _meter_stream(call: Call, scanner: UsageScanner) -> None:
+    if not call.settled:
+        call.meter(scanner.usage_raw, output_estimate=scanner.output_chunks, response_model=scanner.response_model)
+
+
+async def report(call: Call, client: Client, failure: Failure) -> None:
+    """No target has answered: pass the provider's own error on, or say in its stead what happened."""
+    if failure.kind is not None and not failure.kind.blames_credential:
+        await _pass_on(call, client, failure)
+        return
+    error = _own_error(failure, call.alias.name)
+    call.progress.http_status = error.status
+    call.settle("failed", error_type=error.code, refund_limits=failure.kind is None)
+    await client.error(error, gateway_headers(call))
+
+
+async def _pass_on(call: Call, client: Client, failure: Failure) -> None:
+    """Status, body and `Retry-After` as the provider sent them, whether or not a stream was asked for."""
+    call.progress.http_status = failure.status
+    call.settle("failed", error_type=failure.label, refund_limits=failure.status >= 500)
+    length = (b"content-length", b"%d" % len(failure.body))
+    await client.start(failure.status, (*failure.headers, *gateway_headers(call), length))
+    await client.send(failure.body, more=False)
+
+
+def _own_error(failure: Failure, alias: str) -> GatewayError:
+    provider = failure.deployment.provider
+    if failure.kind is not None:
+        return UpstreamAuthenticationError(
+            f"The provider '{provider}' refused the gateway's own credential for '{alias}'. Ask an admin to check it.",
+        )
+    if failure.cause is FailureCause.TIMEOUT:
+        return APITimeoutError(f"The provider '{provider}' did not answer '{alias}' in time. Try again.")
+    return APIConnectionError(f"The provider '{provider}' could not be reached for '{alias}'. Try again in a moment.")
+
+
+def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
+    """What every answer says about itself."""
+    progress, request_id = call.progress, call.request.id.encode()
+    headers = [
+        (b"x-request-id", request_id),
+        (b"x-gateway-model", call.alias.name.encode()),
+        (b"x-gateway-attempts", b"%d" % (len(progress.attempts) + call.running)),
+        *limit_headers(call.reservation),
+        (b"server-timing", _server_timing(call)),
+    ]
+    if progress.deployment is not None:
+        headers.append((b"x-gateway-provider", progress.deployment.provider.encode()))
+        headers.append((b"x-gateway-deployment", progress.deployment.name.encode()))
+    return headers
+
+
+def _server_timing(call: Call) -> bytes:
+    phases, progress = call.phases, call.progress
+    upstream = (progress.first_chunk or call.now()) - progress.attempt_started
+    return b"auth;dur=%.3f, route;dur=%.3f, admit;dur=%.3f, ledger;dur=%.3f, upstream;dur=%.3f" % (
+        phases["auth"] * 1000,
+        phases["route"] * 1000,
+        phases["admit"] * 1000,
+        phases["ledger"] * 1000,
+        upstream * 1000,
+    )
+
+
+def _usage_headers(call: Call) -> list[tuple[bytes, bytes]]:
+    """Tokens and cost; only on answers that are complete when their headers are sent."""
+    usage, progress = call.outcome.usage, call.progress
+    waited = (progress.first_chunk or call.now()) - call.request.received
+    return [
+        (b"x-gateway-cost-usd", plain(usd(call.outcome.cost_pico_usd)).encode()),
+        (b"x-llm-input-tokens", b"%d" % usage.input_tokens),
+        (b"x-llm-output-tokens", b"%d" % usage.output_tokens),
+        (b"x-llm-total-tokens", b"%d" % usage.total_tokens),
+        (b"x-llm-thought-tokens", b"%d" % usage.reasoning),
+        (b"x-llm-cache-read-tokens", b"%d" % usage.cache_read),
+        (b"x-llm-cache-write-tokens", b"%d" % (usage.cache_write_5m + usage.cache_write_1h)),
+        (b"x-llm-ttfb-ms", b"%d" % (waited * 1000)),
+    ]

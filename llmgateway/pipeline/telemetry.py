@@ -1,0 +1,205 @@
+"""What is seen from outside: one log line per request, and the figures behind `/metrics`.
+
+Recording is dictionary arithmetic on the event loop; encoding and writing lines happens in a thread, in batches.
+Names follow OpenTelemetry's GenAI conventions where they have one (semantic conventions 1.37).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import orjson
+
+from llmgateway.pipeline.protocols import Record
+
+LATENCY_BOUNDS_MS = (10.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 30000.0, 60000.0)
+PHASE_BOUNDS_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 1.0)
+DURATION_BOUNDS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+PHASES = ("auth", "route", "admit", "ledger")
+
+
+class Histogram:
+    """Counts per bucket (not cumulative) and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+@dataclass
+class Figures:
+    """Everything counted since the process started. Labels are bounded by configuration, never by callers."""
+
+    requests: dict[tuple[str, bool, str, int], int] = field(default_factory=lambda: defaultdict(int))
+    """By path, stream, backend (deployment) and status."""
+    latency_ms: dict[tuple[str, bool, str], Histogram] = field(
+        default_factory=lambda: defaultdict(lambda: Histogram(LATENCY_BOUNDS_MS))
+    )
+    tokens: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
+    """By provider, model and type (`prompt`, `completion`)."""
+    cost_pico_usd: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    """By provider and model."""
+    refusals: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """By error code."""
+    phases_s: dict[str, Histogram] = field(default_factory=lambda: defaultdict(lambda: Histogram(PHASE_BOUNDS_S)))
+    """Time in the gateway itself, by phase."""
+    ttft_s: dict[tuple[str, str], Histogram] = field(
+        default_factory=lambda: defaultdict(lambda: Histogram(DURATION_BOUNDS_S))
+    )
+    """By provider and model."""
+    duration_s: dict[tuple[str, str, str], Histogram] = field(
+        default_factory=lambda: defaultdict(lambda: Histogram(DURATION_BOUNDS_S))
+    )
+    """By operation, provider and model."""
+    inconsistent_usage: int = 0
+    unpriced: int = 0
+
+
+class AccessLog:
+    """Writes JSON lines to a file descriptor, in batches, from a thread of its own. A full pipe never blocks requests.
+
+    At most `MAX_PENDING` lines wait; beyond that lines are dropped and counted, for memory is finite.
+    """
+
+    MAX_PENDING = 100_000
+
+    def __init__(self, descriptor: int, *, interval_s: float = 0.1) -> None:
+        self._descriptor = descriptor
+        self._interval_s = interval_s
+        self._pending: list[Record] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self.dropped = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def write(self, line: Record) -> None:
+        if len(self._pending) >= self.MAX_PENDING:
+            self.dropped += 1
+            return
+        self._pending.append(line)
+
+    def close(self) -> None:
+        """Write what is pending and stop."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        lines, self._pending = self._pending, []
+        if not lines:
+            return
+        data = memoryview(b"".join(orjson.dumps(_stamped(line), option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+
+def _stamped(line: Record) -> Record:
+    moment = datetime.fromtimestamp(line["started_at"], UTC).isoformat(timespec="milliseconds")
+    rest = {name: value for name, value in line.items() if name != "started_at"}
+    return {"timestamp": moment, "level": "info", "logger": "llmgateway.access", "message": "request", **rest}
+
+
+class Telemetry:
+    """Takes note of every finished request, refused ones included."""
+
+    def __init__(self, access_log: AccessLog | None) -> None:
+        self.figures = Figures()
+        self._access_log = access_log
+        self._refused: dict[tuple[int, int, str, str, str, str, str], int] = defaultdict(int)
+
+    def finished(self, path: str, row: Record, phases: Mapping[str, float]) -> None:
+        """An admitted request has ended; `row` is its ledger row."""
+        figures, stream, backend = self.figures, row["stream"], row["deployment"]
+        provider, model = row["provider"], row["model"]
+        input_tokens, output_tokens = _inclusive(row)
+        figures.requests[path, stream, backend, row["http_status"] or 499] += 1
+        figures.latency_ms[path, stream, backend].observe(row["duration_us"] / 1000)
+        figures.tokens[provider, model, "prompt"] += input_tokens
+        figures.tokens[provider, model, "completion"] += output_tokens
+        figures.cost_pico_usd[provider, model] += row["cost_pico_usd"]
+        figures.duration_s[row["operation"], provider, model].observe(row["duration_us"] / 1e6)
+        if row["ttft_us"] is not None:
+            figures.ttft_s[provider, model].observe(row["ttft_us"] / 1e6)
+        if not row["priced"]:
+            figures.unpriced += 1
+        for phase, seconds in phases.items():
+            figures.phases_s[phase].observe(seconds)
+        if self._access_log is not None:
+            self._access_log.write(_access_line(path, row, input_tokens, output_tokens))
+
+    def refused(self, path: str, line: Record) -> None:
+        """A request was answered by the gateway itself: `line` holds what is known, at least `status` and `error_code`."""
+        self.figures.requests[path, bool(line.get("stream")), "", line["http_status"]] += 1
+        self.figures.latency_ms[path, bool(line.get("stream")), ""].observe(line["duration_ms"])
+        self.figures.refusals[line["error_code"]] += 1
+        if line.get("key_id"):
+            hour = int(line["started_at"]) // 3600 * 3600
+            who = (line["team_id"], line["team_name"], line["key_id"], line["key_name"])
+            self._refused[(hour, *who, line.get("alias", ""), line["error_code"])] += 1
+        if self._access_log is not None:
+            self._access_log.write(line)
+
+    def take_refused(self) -> list[Record]:
+        """The refusals of known keys since the last call, for the rollups."""
+        taken, self._refused = self._refused, defaultdict(int)
+        names = ("hour", "team_id", "team_name", "key_id", "key_name", "alias", "code")
+        return [{**dict(zip(names, group, strict=True)), "count": count} for group, count in taken.items()]
+
+
+def _inclusive(row: Record) -> tuple[int, int]:
+    """Input and output tokens as OpenTelemetry counts them: cached and reasoning ones included."""
+    cached = row["cache_read"] + row["cache_write_5m"] + row["cache_write_1h"]
+    return (
+        row["input"] + cached + row["audio_input"] + row["image_input"],
+        row["output"] + row["reasoning"] + row["audio_output"],
+    )
+
+
+def _access_line(path: str, row: Record, input_tokens: int, output_tokens: int) -> Record:
+    return {
+        "started_at": row["started_at"],
+        "request_id": row["id"],
+        "client_request_id": row["client_request_id"],
+        "path": path,
+        "http_status": row["http_status"] or 499,
+        "status": row["status"],
+        "error_type": row["error_type"],
+        "key_id": row["key_id"],
+        "key_name": row["key_name"],
+        "team": row["team_name"],
+        "end_user": row["end_user"],
+        "client_ip": row["client_ip"],
+        "operation": row["operation"],
+        "alias": row["alias"],
+        "model": row["model"],
+        "provider": row["provider"],
+        "deployment": row["deployment"],
+        "stream": row["stream"],
+        "attempts": len(row["attempts"]),
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "usage_source": row["usage_source"],
+        "cost_pico_usd": row["cost_pico_usd"],
+        "duration_ms": row["duration_us"] / 1000,
+        "ttft_ms": None if row["ttft_us"] is None else row["ttft_us"] / 1000,
+    }

@@ -1,0 +1,140 @@
+"""The way to upstreams: an httpx transport on aiohttp's connection pool, called directly on the hot path.
+
+Compared with `httpx_aiohttp.AiohttpTransport`, whose place it takes, it uses URLs and timeouts that were prepared
+once per deployment, hands over what has arrived without joining or splitting it, closes the connection at once when
+a body is abandoned, and tries once more when a kept connection turns out to be dead before any byte of the answer.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+
+import aiohttp
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
+from yarl import URL
+
+from llmgateway.http import httpx
+
+KEEP_ALIVE_S = 50.0
+"""Below the 60 s after which most servers and load balancers close an idle connection."""
+
+_reused: ContextVar[bool] = ContextVar("reused", default=False)
+"""Whether the connection that this task's latest request went out on had served before."""
+
+
+was_sent: ContextVar[bool] = ContextVar("was_sent", default=False)
+"""Whether this task's latest request had a connection to go out on. Whoever sends sets it to False before."""
+
+
+class _Request(ClientRequest):
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        protocol = conn.protocol
+        was_sent.set(True)
+        _reused.set(getattr(protocol, "has_served", False))
+        protocol.has_served = True  # type: ignore[union-attr]
+        return await super().send(conn)
+
+
+class RawStream(httpx.AsyncByteStream):
+    """The body as it arrives. Abandoning it closes the connection; reading it to its end gives it back to the pool."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        content = self._response.content
+        try:
+            while chunk := await content.readany():
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise httpx.ReadError(str(error) or type(error).__name__) from error
+
+    async def aclose(self) -> None:
+        self._response.close()
+
+
+class PooledTransport(httpx.AsyncBaseTransport):
+    """HTTP/1.1 over pooled connections. One per event loop; made and closed on it.
+
+    Two request extensions spare work: `prepared_url` (a `yarl.URL` equal to the request's) and `client_timeout`
+    (an `aiohttp.ClientTimeout`).
+    """
+
+    def __init__(self, *, max_connections: int) -> None:
+        self._max_connections = max_connections
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=KEEP_ALIVE_S)
+        return aiohttp.ClientSession(
+            connector=connector,
+            request_class=_Request,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            response = await self._send(request)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if not (_reused.get() and _is_stale(error)):
+                raise _translated(error) from error
+            response = await self._send_again(request)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _translated(error) from error
+        return httpx.Response(
+            status_code=response.status, headers=response.raw_headers, stream=RawStream(response), request=request
+        )
+
+    async def _send_again(self, request: httpx.Request) -> aiohttp.ClientResponse:
+        try:
+            return await self._send(request)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _translated(error) from error
+
+    async def _send(self, request: httpx.Request) -> aiohttp.ClientResponse:
+        if self._session is None:
+            self._session = self._open_session()
+        extensions = request.extensions
+        return await self._session.request(
+            request.method,
+            extensions.get("prepared_url") or URL(str(request.url), encoded=True),
+            headers=request.headers.multi_items(),
+            data=request.content or None,
+            allow_redirects=False,
+            timeout=extensions.get("client_timeout") or client_timeout(extensions.get("timeout", {}).get("connect")),
+        )
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+def client_timeout(connect_s: float | None) -> aiohttp.ClientTimeout:
+    """Waiting for a connection is bounded here; all later waits are bounded by the caller, who can tell them apart."""
+    return aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s)
+
+
+def _is_stale(error: Exception) -> bool:
+    return isinstance(error, aiohttp.ServerDisconnectedError) or (
+        isinstance(error, OSError) and error.errno in {errno.ECONNRESET, errno.EPIPE, errno.ESHUTDOWN, None}
+    )
+
+
+def _translated(error: Exception) -> httpx.TransportError:
+    """aiohttp's error in httpx's words, so that callers know one tree."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return httpx.ConnectError(text)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return httpx.ConnectTimeout(text)
+    if isinstance(error, TimeoutError):
+        return httpx.ReadTimeout(text)
+    if isinstance(error, aiohttp.InvalidURL):
+        return httpx.UnsupportedProtocol(text)
+    return httpx.RemoteProtocolError(text)

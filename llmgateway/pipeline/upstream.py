@@ -1,0 +1,134 @@
+"""Calling a deployment: the request that goes out, the answer that comes in, and what failures mean."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+from yarl import URL
+
+from llmgateway.http import httpx
+from llmgateway.pipeline.snapshot import Deployment
+from llmgateway.pipeline.transport import client_timeout, was_sent
+from providers.adapters.types import Operation
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_NOT_FOR_CLIENTS = _HOP_BY_HOP | {b"content-length", b"set-cookie", b"server", b"date", b"alt-svc", b"via"}
+_RENAMED_PREFIXES = (b"x-ratelimit-", b"x-request-id", b"x-gateway-", b"x-budget-", b"x-llm-", b"server-timing")
+
+
+class FailureCause(enum.StrEnum):
+    """Why an attempt brought no answer."""
+
+    NOT_CONNECTED = "not_connected"
+    BROKEN = "connection_broken"
+    TIMEOUT = "timeout"
+    STATUS = "status"
+
+
+class UpstreamError(Exception):
+    """The connection failed before or during the answer. `cause` tells how far it came."""
+
+    def __init__(self, cause: FailureCause, detail: str) -> None:
+        super().__init__(detail)
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What is the same for every call of an operation at a deployment."""
+
+    url: httpx.URL
+    prepared_url: URL
+    headers: tuple[tuple[bytes, bytes], ...]
+    timeout: aiohttp.ClientTimeout
+
+
+class Upstream:
+    """Sends requests to deployments through one transport. Belongs to one event loop."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+        self._routes: dict[tuple[int, Operation], tuple[Deployment, _Route]] = {}
+
+    async def send(
+        self, deployment: Deployment, operation: Operation, *, body: bytes, headers: RawHeaders
+    ) -> httpx.Response:
+        """The answer as soon as its headers are there; the caller reads and closes it.
+
+        Raises:
+            UpstreamError: not connected, or broken off before the headers.
+        """
+        route = self._route(deployment, operation)
+        was_sent.set(False)
+        request = httpx.Request(
+            "POST",
+            route.url,
+            headers=[*headers, *route.headers],
+            content=body,
+            extensions={"prepared_url": route.prepared_url, "client_timeout": route.timeout},
+        )
+        try:
+            return await self._transport.handle_async_request(request)
+        except httpx.TransportError as error:
+            raise classified(error) from error
+
+    def _route(self, deployment: Deployment, operation: Operation) -> _Route:
+        cached = self._routes.get((deployment.id, operation))
+        if cached is not None and cached[0] is deployment:
+            return cached[1]
+        url = deployment.base_url + deployment.adapter.path(operation, deployment.model)
+        route = _Route(
+            url=httpx.URL(url),
+            prepared_url=URL(url),
+            headers=((b"content-type", b"application/json"), (b"accept-encoding", b"identity"), *deployment.headers),
+            timeout=client_timeout(deployment.timeouts.connect_s),
+        )
+        self._routes[deployment.id, operation] = (deployment, route)
+        return route
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+def has_reached_provider() -> bool:
+    """Whether this task's latest upstream request left on a connection; if not, no provider can have worked for it."""
+    return was_sent.get()
+
+
+def classified(error: httpx.TransportError) -> UpstreamError:
+    """Transports differ in how they name the same failure: DNS and refusal are `ConnectError` or `ConnectTimeout`."""
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)):
+        return UpstreamError(FailureCause.NOT_CONNECTED, str(error))
+    if isinstance(error, httpx.TimeoutException):
+        return UpstreamError(FailureCause.TIMEOUT, str(error))
+    return UpstreamError(FailureCause.BROKEN, str(error))
+
+
+def headers_for_client(response: httpx.Response) -> list[tuple[bytes, bytes]]:
+    """The provider's headers without hop-by-hop ones; names that the gateway speaks itself come as `x-upstream-…`."""
+    kept: list[tuple[bytes, bytes]] = []
+    for raw_name, value in response.headers.raw:
+        name = raw_name.lower()
+        if name in _NOT_FOR_CLIENTS or name.startswith(b"access-control-"):
+            continue
+        if name.startswith(_RENAMED_PREFIXES):
+            name = b"x-upstream-" + name.removeprefix(b"x-")
+        kept.append((name, value))
+    return kept
