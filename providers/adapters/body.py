@@ -1,0 +1,144 @@
+"""Surgery on OpenAI-style request bodies: the little that decisions need is read, the little that must change is changed.
+
+Everything else stays the caller's bytes. No I/O, nothing about any one provider.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from providers.adapters.errors import MalformedBodyError
+from providers.adapters.types import JSONObject
+
+ATTACHMENT_MIN = 1024
+"""Base64 shorter than this counts as text; longer is an image, a file or sound."""
+
+_MODEL = b'"model"'
+# How the letters of `model` look if somebody escapes them; no encoder does that unasked.
+_ESCAPED_LETTER = b"\\u006"
+_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_FIELD = re.compile(r" - at `\$\.(\w+)")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+_SOUND = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*"([^"]*)"')
+
+
+class RequestHead(msgspec.Struct, frozen=True):
+    """What the gateway must know of a request. `null` is the same as absent."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: JSONObject | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    user: str | None = None
+
+    @property
+    def asked_for_usage(self) -> bool:
+        """The caller wants the usage chunk in the stream; otherwise it must not see one."""
+        return bool((self.stream_options or {}).get("include_usage"))
+
+
+_decode_head = msgspec.json.Decoder(RequestHead).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def read_head(body: bytes) -> RequestHead:
+    """The head of a request.
+
+    Raises:
+        MalformedBodyError: it is not a JSON object, or a field has the wrong type; `param` names the field.
+    """
+    try:
+        head = _decode_head(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_field(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedBodyError(f"The request body is not valid JSON: {error}.") from None
+    if not head.model:
+        raise MalformedBodyError("`model` is empty; name the model to call.", param="model")
+    return head
+
+
+def _wrong_field(text: str) -> MalformedBodyError:
+    if missing := _MISSING.search(text):
+        return MalformedBodyError(f"The request body lacks `{missing[1]}`.", param=missing[1])
+    if field := _FIELD.search(text):
+        reason = text.partition(" - at ")[0].replace("`", "")
+        return MalformedBodyError(f"`{field[1]}` has the wrong type: {reason[0].lower()}{reason[1:]}.", param=field[1])
+    return MalformedBodyError("The request body must be a JSON object.", param="")
+
+
+def replace_model(body: bytes, old: str, new: str) -> bytes:
+    """`body` with its top-level model `old` replaced by `new`. `body` has been through `read_head`.
+
+    Raises:
+        MalformedBodyError: it names a model twice; which one counts would be the provider's guess.
+    """
+    start = body.find(_MODEL)
+    if start >= 0 and body.find(_MODEL, start + 1) < 0 and _ESCAPED_LETTER not in body:
+        colon = _COLON.match(body, start + len(_MODEL))
+        value = msgspec.json.encode(old)
+        if colon is not None and body.startswith(value, colon.end()):
+            return body[: colon.end()] + msgspec.json.encode(new) + body[colon.end() + len(value) :]
+    fields = _decode_fields(body)
+    _refuse_two_models(body, fields)
+    fields["model"] = msgspec.Raw(msgspec.json.encode(new))
+    return _joined(fields)
+
+
+def _refuse_two_models(body: bytes, fields: dict[str, msgspec.Raw]) -> None:
+    inside = sum(bytes(value).count(_MODEL) for value in fields.values())
+    if body.count(_MODEL) == inside + 1 and _ESCAPED_LETTER not in body:
+        return
+    # Rare enough for a full parse: the outermost object's pairs come last.
+    outermost: list[tuple[str, Any]] = []
+    json.loads(body, object_pairs_hook=lambda pairs: outermost.__setitem__(slice(None), pairs))
+    if [name for name, _ in outermost].count("model") > 1:
+        raise MalformedBodyError("The request body has more than one `model`; send one.", param="model")
+
+
+def with_usage_requested(body: bytes, head: RequestHead) -> bytes:
+    """`body` with `stream_options.include_usage` switched on; the same object if it is."""
+    if head.asked_for_usage:
+        return body
+    if head.stream_options is None and b'"stream_options"' not in body:
+        start = body.index(b"{") + 1
+        return body[:start] + b'"stream_options":{"include_usage":true},' + body[start:]
+    options = {**(head.stream_options or {}), "include_usage": True}
+    fields = _decode_fields(body)
+    fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
+    return _joined(fields)
+
+
+def _joined(fields: dict[str, msgspec.Raw]) -> bytes:
+    return b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in fields.items()) + b"}"
+
+
+def estimate_input_tokens(body: bytes, chars_per_token: float) -> int:
+    """About how many tokens of text the request holds; images, files and sound in it are not text.
+
+    Cheap on purpose: it runs for every request, and the provider's own figure replaces it.
+    """
+    size = len(body)
+    if size > ATTACHMENT_MIN:
+        size -= sum(length for length in _attachments(body) if length > ATTACHMENT_MIN)
+    return int(size / chars_per_token) + 1
+
+
+def _attachments(body: bytes) -> Iterator[int]:
+    """The lengths of what is encoded in base64."""
+    start = body.find(b";base64,")
+    while start >= 0:
+        end = body.find(b'"', start)
+        end = end if end >= 0 else len(body)
+        yield end - start
+        start = body.find(b";base64,", end)
+    if b'"input_audio"' in body:
+        for sound in _SOUND.finditer(body):
+            yield len(sound[1])

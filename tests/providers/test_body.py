@@ -1,0 +1,178 @@
+"""Body surgery against a plain JSON implementation: what changes is what was meant, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.adapters.body import (
+    ATTACHMENT_MIN,
+    RequestHead,
+    estimate_input_tokens,
+    read_head,
+    replace_model,
+    with_usage_requested,
+)
+from providers.adapters.errors import MalformedBodyError
+
+CHAT = b'{"model":"fast","messages":[{"role":"user","content":"Hi"}],"temperature":0.10,"x_new":{"a":[1,2]}}'
+
+
+def test_the_head_of_an_ordinary_request() -> None:
+    head = read_head(b'{"model":"fast","stream":true,"n":2,"max_tokens":null,"max_completion_tokens":64,"user":"ana"}')
+
+    assert head == RequestHead("fast", stream=True, n=2, max_completion_tokens=64, user="ana")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None),
+        (b"{", None),
+        (b"model=fast", None),
+        (b'{"model":"\xff"}', None),
+        (b'{"model":"m","messages":' + b"[" * 100_000, None),
+        (b"[" * 100_000, ""),
+        (b"[]", ""),
+        (b"7", ""),
+        (b"{}", "model"),
+        (b'{"model":7}', "model"),
+        (b'{"model":""}', "model"),
+        (b'{"model":null}', "model"),
+        (b'{"model":"m","stream":"yes"}', "stream"),
+        (b'{"model":"m","stream_options":[]}', "stream_options"),
+        (b'{"model":"m","max_tokens":"many"}', "max_tokens"),
+        (b'{"model":"m","n":1.5}', "n"),
+        (b'{"model":"m","user":{}}', "user"),
+    ],
+)
+def test_a_malformed_body_is_refused_by_field(body: bytes, param: str | None) -> None:
+    with pytest.raises(MalformedBodyError) as raised:
+        read_head(body)
+
+    assert raised.value.param == param
+    assert param is None or param in raised.value.message
+
+
+def test_replacing_the_model_touches_nothing_else() -> None:
+    assert replace_model(CHAT, "fast", "gpt-4o-mini") == CHAT.replace(b'"fast"', b'"gpt-4o-mini"')
+
+
+def test_white_space_around_the_model_stays() -> None:
+    assert replace_model(b'{ "model" :\n "fast" , "n": 1 }', "fast", "b") == b'{ "model" :\n "b" , "n": 1 }'
+
+
+def test_a_model_inside_a_tool_or_a_message_stays() -> None:
+    body = b'{"tools":[{"model":"fast"}],"model":"fast","messages":[{"content":"{\\"model\\":\\"fast\\"}"}],"t":0.10}'
+
+    replaced = replace_model(body, "fast", "b")
+
+    assert replaced == body.replace(b'],"model":"fast"', b'],"model":"b"')
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"cheap","model":"dear"}',
+        b'{"model":"dear","messages":[],"model":"dear"}',
+        b'{"mod\\u0065l":"cheap","model":"dear"}',
+        b'{"model":"cheap","\\u006Dodel":"dear"}',
+    ],
+)
+def test_two_models_are_refused_however_they_are_spelled(body: bytes) -> None:
+    with pytest.raises(MalformedBodyError) as raised:
+        replace_model(body, read_head(body).model, "b")
+
+    assert raised.value.param == "model"
+
+
+def test_a_model_spelled_with_escapes_is_found() -> None:
+    assert json.loads(replace_model(b'{"mod\\u0065l":"f\\u0061st","n":1}', "fast", "b")) == {"model": "b", "n": 1}
+
+
+def test_usage_is_requested_right_at_the_start() -> None:
+    body = b' {"model":"fast","stream":true}'
+
+    assert with_usage_requested(body, read_head(body)) == (
+        b' {"stream_options":{"include_usage":true},"model":"fast","stream":true}'
+    )
+
+
+def test_a_request_that_asks_for_usage_stays_as_it_is() -> None:
+    body = b'{"model":"m","stream":true,"stream_options":{"include_usage":true}}'
+    head = read_head(body)
+
+    assert head.asked_for_usage
+    assert with_usage_requested(body, head) is body
+
+
+@pytest.mark.parametrize("options", ["null", "{}", '{"include_usage":false}', '{"include_obfuscation":false}'])
+def test_other_stream_options_survive(options: str) -> None:
+    body = f'{{"model":"m","stream_options":{options},"temperature":0.10}}'.encode()
+
+    changed = with_usage_requested(body, read_head(body))
+
+    assert json.loads(changed)["stream_options"] == {**(json.loads(options) or {}), "include_usage": True}
+    assert b'"temperature":0.10' in changed
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.just("model"), inner, max_size=3),
+    max_leaves=8,
+)
+own_fields = {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "user"}
+requests = st.builds(
+    lambda before, model, after, options: {**before, "model": model, **after, **options},
+    st.dictionaries(st.text().filter(lambda name: name not in own_fields), json_values, max_size=3),
+    st.text(min_size=1),
+    st.dictionaries(st.text().filter(lambda name: name not in own_fields), json_values, max_size=3),
+    st.fixed_dictionaries({}, optional={"stream_options": st.none() | st.dictionaries(st.text(), json_values)}),
+)
+
+
+@given(requests, st.text(min_size=1), st.booleans(), st.sampled_from([None, 2]))
+def test_any_request_changes_as_plain_json_would(
+    request: dict[str, Any], new: str, ascii_only: bool, indent: int | None
+) -> None:
+    body = json.dumps(request, ensure_ascii=ascii_only, indent=indent).encode()
+
+    replaced = replace_model(body, request["model"], new)
+    asked = with_usage_requested(replaced, read_head(replaced))
+
+    assert json.loads(replaced) == {**request, "model": new}
+    options = {**(request.get("stream_options") or {})}
+    options["include_usage"] = options.get("include_usage") or True
+    assert json.loads(asked) == {**request, "model": new, "stream_options": options}
+
+
+def test_text_is_estimated_by_its_length() -> None:
+    assert estimate_input_tokens(b"x" * 4000, 4.0) == 1001
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        '{"type":"image_url","image_url":{"url":"data:image/png;base64,%s"}}',
+        '{"type":"file","file":{"file_data":"data:application/pdf;base64,%s"}}',
+        '{"type":"input_audio","input_audio":{"data":"%s","format":"wav"}}',
+    ],
+)
+def test_attachments_are_not_counted_as_text(part: str) -> None:
+    body = ('{"model":"m","messages":[{"content":[' + ",".join([part % ("A" * 100_000)] * 3) + "]}]}").encode()
+
+    assert estimate_input_tokens(body, 4.0) < 200
+
+
+def test_short_base64_is_text() -> None:
+    body = b"x" * ATTACHMENT_MIN + b'"data:text/plain;base64,' + b"A" * 400 + b'"'
+
+    assert estimate_input_tokens(body, 1.0) == len(body) + 1
