@@ -74,9 +74,7 @@ class Journal:
         journal.stop()
     """
 
-    def __init__(
-        self, root: Path, *, fsync: str = "interval", max_bytes: int, segment_bytes: int = 16 * 2**20
-    ) -> None:
+    def __init__(self, root: Path, *, fsync: str = "interval", max_bytes: int, segment_bytes: int = 16 * 2**20) -> None:
         self._owner = create_journal(root)
         self.folder = self._owner.folder
         self.gate = threading.Lock()

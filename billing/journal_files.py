@@ -179,7 +179,12 @@ class Step(NamedTuple):
 
 
 def walk(
-    folder: Path, start: Position, until: Position | None = None, *, live: bool = False, skipped: Skipped = report_skipped
+    folder: Path,
+    start: Position,
+    until: Position | None = None,
+    *,
+    live: bool = False,
+    skipped: Skipped = report_skipped,
 ) -> Iterator[Step]:
     """Every record of a journal from `start` to `until`, in order. `live`: its owner may still be writing."""
     numbers = [number for number in segment_numbers(folder) if number >= start.segment]

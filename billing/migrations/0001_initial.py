@@ -6,6 +6,29 @@ import llmgateway.validators
 from django.db import migrations, models
 
 
+def create_usage_table(apps, schema_editor):
+    """On PostgreSQL the ledger is partitioned by day, with the key (day, id); elsewhere it is an ordinary table.
+
+    Django's state declares `id` as primary key either way, because the admin refuses composite keys.
+    """
+    model = apps.get_model('billing', 'UsageRecord')
+    if schema_editor.connection.vendor != 'postgresql':
+        schema_editor.create_model(model)
+        return
+    create, parameters = schema_editor.table_sql(model)
+    assert create.count(' PRIMARY KEY') == 1 and create.endswith(')'), create
+    create = create.replace(' PRIMARY KEY', '')[:-1] + ', PRIMARY KEY ("day", "id")) PARTITION BY RANGE ("day")'
+    schema_editor.execute(create, parameters or None)
+    schema_editor.execute('CREATE TABLE billing_usagerecord_default PARTITION OF billing_usagerecord DEFAULT')
+    schema_editor.execute('CREATE INDEX usage_by_id ON billing_usagerecord (id)')
+    for index in model._meta.indexes:
+        schema_editor.add_index(model, index)
+
+
+def drop_usage_table(apps, schema_editor):
+    schema_editor.execute('DROP TABLE billing_usagerecord')
+
+
 class Migration(migrations.Migration):
 
     initial = True
@@ -25,55 +48,60 @@ class Migration(migrations.Migration):
                 ('updated_at', models.DateTimeField()),
             ],
         ),
-        migrations.CreateModel(
-            name='UsageRecord',
-            fields=[
-                ('id', models.CharField(max_length=40, primary_key=True, serialize=False)),
-                ('day', models.DateField()),
-                ('started_at', models.DateTimeField()),
-                ('status', models.CharField(choices=[('completed', 'Completed'), ('cancelled', 'Cancelled by the client'), ('failed', 'Failed'), ('interrupted', 'Interrupted')], max_length=16)),
-                ('http_status', models.PositiveSmallIntegerField(default=0, help_text='What the client saw; 0 if it left before.')),
-                ('error_type', models.CharField(blank=True, default='', max_length=64)),
-                ('key_id', models.CharField(help_text="The key's row id, or `file:` and a name.", max_length=64)),
-                ('key_name', models.CharField(max_length=200)),
-                ('team_id', models.BigIntegerField(default=0)),
-                ('team_name', models.CharField(blank=True, default='', max_length=200)),
-                ('end_user', models.CharField(blank=True, default='', max_length=200)),
-                ('client_request_id', models.CharField(blank=True, default='', max_length=128)),
-                ('client_ip', models.CharField(blank=True, default='', max_length=45)),
-                ('operation', models.CharField(max_length=32)),
-                ('alias', models.CharField(max_length=200)),
-                ('provider', models.CharField(blank=True, default='', max_length=200)),
-                ('deployment', models.CharField(blank=True, default='', max_length=200)),
-                ('model', models.CharField(blank=True, default='', help_text='The model that was asked of the provider.', max_length=200)),
-                ('response_model', models.CharField(blank=True, default='', max_length=200)),
-                ('stream', models.BooleanField(default=False)),
-                ('input', models.BigIntegerField(default=0, verbose_name='input tokens')),
-                ('cache_read', models.BigIntegerField(default=0)),
-                ('cache_write_5m', models.BigIntegerField(default=0)),
-                ('cache_write_1h', models.BigIntegerField(default=0)),
-                ('audio_input', models.BigIntegerField(default=0)),
-                ('image_input', models.BigIntegerField(default=0)),
-                ('output', models.BigIntegerField(default=0, verbose_name='output tokens')),
-                ('reasoning', models.BigIntegerField(default=0)),
-                ('audio_output', models.BigIntegerField(default=0)),
-                ('usage_source', models.CharField(choices=[('provider', 'Reported by the provider'), ('estimated', 'Estimated'), ('none', 'Nothing used')], default='none', max_length=16)),
-                ('usage_raw', models.JSONField(blank=True, help_text="The provider's usage as it came.", null=True)),
-                ('cost_pico_usd', models.BigIntegerField(default=0, verbose_name='cost')),
-                ('held_pico_usd', models.BigIntegerField(default=0, verbose_name='held')),
-                ('price_id', models.BigIntegerField(blank=True, null=True)),
-                ('priced', models.BooleanField(default=True, help_text='Whether a price was in force; unpriced is not free.')),
-                ('duration_us', models.BigIntegerField(default=0)),
-                ('ttft_us', models.BigIntegerField(blank=True, null=True)),
-                ('overhead_us', models.BigIntegerField(default=0, help_text='Time in the gateway itself, up to the upstream request.')),
-                ('attempts', models.JSONField(default=list, help_text='Each upstream call: deployment, status, cause, duration, cost.')),
+        migrations.SeparateDatabaseAndState(
+            state_operations=[
+                migrations.CreateModel(
+                    name='UsageRecord',
+                    fields=[
+                        ('id', models.CharField(max_length=40, primary_key=True, serialize=False)),
+                        ('day', models.DateField()),
+                        ('started_at', models.DateTimeField()),
+                        ('status', models.CharField(choices=[('completed', 'Completed'), ('cancelled', 'Cancelled by the client'), ('failed', 'Failed'), ('interrupted', 'Interrupted')], max_length=16)),
+                        ('http_status', models.PositiveSmallIntegerField(default=0, help_text='What the client saw; 0 if it left before.')),
+                        ('error_type', models.CharField(blank=True, default='', max_length=64)),
+                        ('key_id', models.CharField(help_text="The key's row id, or `file:` and a name.", max_length=64)),
+                        ('key_name', models.CharField(max_length=200)),
+                        ('team_id', models.BigIntegerField(default=0)),
+                        ('team_name', models.CharField(blank=True, default='', max_length=200)),
+                        ('end_user', models.CharField(blank=True, default='', max_length=200)),
+                        ('client_request_id', models.CharField(blank=True, default='', max_length=128)),
+                        ('client_ip', models.CharField(blank=True, default='', max_length=45)),
+                        ('operation', models.CharField(max_length=32)),
+                        ('alias', models.CharField(max_length=200)),
+                        ('provider', models.CharField(blank=True, default='', max_length=200)),
+                        ('deployment', models.CharField(blank=True, default='', max_length=200)),
+                        ('model', models.CharField(blank=True, default='', help_text='The model that was asked of the provider.', max_length=200)),
+                        ('response_model', models.CharField(blank=True, default='', max_length=200)),
+                        ('stream', models.BooleanField(default=False)),
+                        ('input', models.BigIntegerField(default=0, verbose_name='input tokens')),
+                        ('cache_read', models.BigIntegerField(default=0)),
+                        ('cache_write_5m', models.BigIntegerField(default=0)),
+                        ('cache_write_1h', models.BigIntegerField(default=0)),
+                        ('audio_input', models.BigIntegerField(default=0)),
+                        ('image_input', models.BigIntegerField(default=0)),
+                        ('output', models.BigIntegerField(default=0, verbose_name='output tokens')),
+                        ('reasoning', models.BigIntegerField(default=0)),
+                        ('audio_output', models.BigIntegerField(default=0)),
+                        ('usage_source', models.CharField(choices=[('provider', 'Reported by the provider'), ('estimated', 'Estimated'), ('none', 'Nothing used')], default='none', max_length=16)),
+                        ('usage_raw', models.JSONField(blank=True, help_text="The provider's usage as it came.", null=True)),
+                        ('cost_pico_usd', models.BigIntegerField(default=0, verbose_name='cost')),
+                        ('held_pico_usd', models.BigIntegerField(default=0, verbose_name='held')),
+                        ('price_id', models.BigIntegerField(blank=True, null=True)),
+                        ('priced', models.BooleanField(default=True, help_text='Whether a price was in force; unpriced is not free.')),
+                        ('duration_us', models.BigIntegerField(default=0)),
+                        ('ttft_us', models.BigIntegerField(blank=True, null=True)),
+                        ('overhead_us', models.BigIntegerField(default=0, help_text='Time in the gateway itself, up to the upstream request.')),
+                        ('attempts', models.JSONField(default=list, help_text='Each upstream call: deployment, status, cause, duration, cost.')),
+                    ],
+                    options={
+                        'verbose_name': 'usage record',
+                        'ordering': ('-started_at', '-id'),
+                        'indexes': [models.Index(fields=['key_id', 'started_at'], name='usage_by_key'), models.Index(fields=['team_id', 'started_at'], name='usage_by_team'), models.Index(fields=['started_at'], name='usage_by_start')],
+                    },
+                ),
             ],
-            options={
-                'verbose_name': 'usage record',
-                'ordering': ('-started_at', '-id'),
-                'indexes': [models.Index(fields=['key_id', 'started_at'], name='usage_by_key'), models.Index(fields=['team_id', 'started_at'], name='usage_by_team'), models.Index(fields=['started_at'], name='usage_by_start')],
-            },
         ),
+        migrations.RunPython(create_usage_table, drop_usage_table),
         migrations.CreateModel(
             name='UsageRollup',
             fields=[

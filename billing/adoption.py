@@ -1,0 +1,150 @@
+"""What becomes of the requests of a worker that died: each is closed as `interrupted`, at what it can have cost.
+
+The closes go into a segment of their own that appears whole or not at all, so an adopter may die at any point and
+the next one does the same again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from billing.journal_files import (
+    ATTEMPT,
+    CLOSE,
+    OPEN,
+    PROGRESS,
+    START,
+    Ownership,
+    Position,
+    frame,
+    from_json,
+    header,
+    journal_folders,
+    segment_numbers,
+    segment_path,
+    to_json,
+    walk,
+    write_whole_segment,
+)
+from llmgateway.pipeline.protocols import Record
+
+log = logging.getLogger(__name__)
+
+UNBORN_AFTER_S = 60
+_TARGET = ("provider", "deployment", "model", "price_id", "input_price", "output_price")
+_COPIED = (
+    "id", "started_at", "key_id", "key_name", "team_id", "team_name", "end_user", "client_request_id", "client_ip",
+    "operation", "alias", "stream", "held_pico_usd",
+)  # fmt: skip
+
+
+class OpenRequest:
+    """A request that was opened and not closed: its `open` record, its upstream calls, its output so far."""
+
+    def __init__(self, opened: Record) -> None:
+        self.opened = opened
+        self.attempts: list[Record] = [opened] if opened.get("provider") else []
+        self.output_tokens = 0
+
+
+def open_requests(folder: Path, *, live: bool = False) -> dict[str, OpenRequest]:
+    """Every request of a journal that has an `open` and no `close`."""
+    found: dict[str, OpenRequest] = {}
+    closed: set[str] = set()
+    for step in walk(folder, START, live=live):
+        if step.kind == OPEN:
+            opened = from_json(step.payload)
+            if opened["id"] not in closed:  # Rescued records may stand after their close.
+                found.setdefault(opened["id"], OpenRequest(opened))
+        elif step.kind == ATTEMPT:
+            attempt = from_json(step.payload)
+            if attempt["id"] in found:
+                found[attempt["id"]].attempts.append(attempt)
+        elif step.kind == PROGRESS:
+            for request_id, tokens in from_json(step.payload).items():
+                if request_id in found:
+                    found[request_id].output_tokens = max(found[request_id].output_tokens, tokens)
+        elif step.kind == CLOSE:
+            request_id = from_json(step.payload)["id"]
+            closed.add(request_id)
+            found.pop(request_id, None)
+    return found
+
+
+def interrupted(request: OpenRequest) -> Record:
+    """The `close` that a dead worker could not write. Without an upstream call nothing was used."""
+    opened = request.opened
+    record = {name: opened[name] for name in _COPIED if name in opened}
+    record |= {"status": "interrupted", "error_type": "process_died"}
+    if not request.attempts:
+        return record
+    last = request.attempts[-1]
+    priced = last.get("input_price") is not None
+    cost = 0
+    if priced:
+        cost = opened["input_estimate"] * last["input_price"] + request.output_tokens * (last.get("output_price") or 0)
+    attempts = [_attempt(attempt, 0) for attempt in request.attempts[:-1]] + [_attempt(last, cost)]
+    return record | {
+        **{name: last.get(name) for name in _TARGET[:4]},
+        "priced": priced,
+        "input": opened["input_estimate"],
+        "output": request.output_tokens,
+        "usage_source": "estimated",
+        "cost_pico_usd": cost,
+        "attempts": attempts,
+    }
+
+
+def _attempt(attempt: Record, cost: int) -> Record:
+    target = {name: attempt.get(name) for name in ("provider", "deployment", "model")}
+    return {**target, "cause": "process_died", "cost_pico_usd": cost}
+
+
+def settle_interrupted(folder: Path) -> int:
+    """Closes what a dead owner left open; returns how many. The caller owns the journal."""
+    requests = open_requests(folder)
+    numbers = segment_numbers(folder)
+    if not requests or not numbers:
+        return 0
+    last, number = numbers[-1], numbers[-1] + 1
+    end = segment_path(folder, last).stat().st_size
+    records = [header(folder, number, previous=last, previous_end=end)]
+    records += [frame(CLOSE, to_json(interrupted(request))) for request in requests.values()]
+    write_whole_segment(folder, number, b"".join(records))
+    log.warning("%d requests of the dead worker %s are settled as interrupted", len(requests), folder.name)
+    return len(requests)
+
+
+def adopt_orphans(root: Path) -> Iterator[Ownership]:
+    """Journals whose owner is gone, now ours, every request in them closed. The caller drains and deletes each."""
+    _sweep_unborn(root)
+    for folder in journal_folders(root):
+        owner = Ownership.take(folder)
+        if owner is None:
+            continue
+        try:
+            settle_interrupted(folder)
+        except OSError as error:
+            log.critical("The journal %s of a dead worker cannot be read: %s", folder, error)
+            owner.release()
+            continue
+        yield owner
+
+
+def _sweep_unborn(root: Path) -> None:
+    """Removes folders of workers that died before their journal got its name. They hold no record."""
+    if not root.is_dir():
+        return
+    for folder in root.glob(".*"):
+        with suppress(OSError):
+            if folder.is_dir() and time.time() - folder.stat().st_mtime > UNBORN_AFTER_S:
+                owner = Ownership.take(folder)
+                if owner is not None:
+                    owner.delete_folder()
+
+
+__all__ = ["OpenRequest", "Position", "adopt_orphans", "interrupted", "open_requests", "settle_interrupted"]

@@ -1,0 +1,379 @@
+"""From the journals to the database, each record exactly once.
+
+Rows, rollups and the journal's offset are committed in one transaction, and the offset moves by compare-and-set:
+whoever loses rolls back and reads it again. Only after that commit, which is durable, may a segment be deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from billing.adoption import adopt_orphans
+from billing.journal import Journal
+from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, from_json, to_json, walk
+from billing.models import JournalOffset
+from billing.partitions import ensure_partitions
+from billing.rollups import add_rollups, sums
+from billing.usage_rows import completed, day_of, insert
+from llmgateway.pipeline.protocols import Record
+
+log = logging.getLogger(__name__)
+
+BATCH_ROWS = 1000
+POLL_S = 0.2
+ADOPT_EVERY_S = 5.0
+QUIET_COMMIT_S = 1.0
+"""How often an offset is written that moved past no row: `open` records alone are worth no commit each."""
+LONGEST_BACKOFF_S = 5.0
+
+OnCommit = Callable[[list[Record]], None]
+"""Told the completed rows of each batch after its commit, in the draining thread."""
+
+UNUSABLE = (DataError, IntegrityError, OverflowError, TypeError, ValueError, KeyError)
+"""Errors of a record's content: trying again will not help."""
+
+
+class OffsetMovedError(Exception):
+    """Somebody else moved this journal's offset since we read it."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What lies between two positions of a journal."""
+
+    start: Position
+    end: Position
+    records: list[Record] = field(default_factory=list)
+    refused: list[Record] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        return not self.records and not self.refused
+
+
+def read_batch(
+    folder: Path, start: Position, until: Position | None, *, most: int = BATCH_ROWS, live: bool = False
+) -> Batch:
+    batch = Batch(start, start)
+    taken = 0
+    for step in walk(folder, start, until, live=live):
+        if step.kind == CLOSE:
+            batch.records.append(from_json(step.payload))
+            taken += 1
+        elif step.kind == REFUSED:
+            batch.refused += from_json(step.payload)
+            taken += 1
+        batch.end = step.position
+        if taken >= most:
+            break
+    return batch
+
+
+class JournalDrain:
+    """Moves one journal into the database. `journal` is the live one of this process, None for an adopted one."""
+
+    def __init__(
+        self, folder: Path, *, journal: Journal | None = None, on_commit: OnCommit | None = None, using: str = "default"
+    ) -> None:
+        self.folder = folder
+        self.rows = 0
+        self._journal = journal
+        self._on_commit = on_commit
+        self._using = using
+        self._position: Position | None = None
+        self._most = BATCH_ROWS
+        self._days: set[date] = set()
+        self._quiet_since = time.monotonic()
+
+    @property
+    def position(self) -> Position | None:
+        """How far the database is; None: not known now."""
+        return self._position
+
+    def drain(self, until: Position | None = None) -> None:
+        """Moves everything up to `until`, or all there is.
+
+        Raises:
+            DatabaseError, InterfaceError: the database is away; call again later, nothing is lost or doubled.
+        """
+        if until is None and self._journal is not None:
+            until = self._journal.position()
+        while self.step(until, quietly=False):
+            pass
+
+    def step(self, until: Position | None = None, *, quietly: bool = True) -> bool:
+        """Moves one batch; whether there was one. `quietly` saves commits that would only move the offset."""
+        if self._journal is None:
+            return self._step(until, quietly=quietly)
+        until = self._journal.position() if until is None else until
+        with self._journal.gate:
+            try:
+                return self._step(until, quietly=quietly)
+            except BaseException:
+                # A commit whose answer was lost may have happened: only the database knows the offset now.
+                self._position = self._journal.drained = None
+                raise
+
+    def _step(self, until: Position | None, *, quietly: bool) -> bool:
+        if self._position is None:
+            self._position = self._stored_position()
+            self._tell_journal(self._position)
+        batch = read_batch(self.folder, self._position, until, most=self._most, live=self._journal is not None)
+        if batch.end == batch.start:
+            return False
+        if batch.empty and quietly and time.monotonic() - self._quiet_since < QUIET_COMMIT_S:
+            return False
+        self._commit(batch)
+        return True
+
+    def _commit(self, batch: Batch) -> None:
+        self._position = None
+        try:
+            rows = self._store(batch)
+        except OffsetMovedError:
+            log.warning("Journal %s was drained by somebody else meanwhile; reading its offset again", self.folder.name)
+            return
+        except UNUSABLE as error:
+            if self._most > 1:
+                self._most = max(1, self._most // 8)
+                return
+            self._set_aside(batch, error)
+            rows = self._store(Batch(batch.start, batch.end))
+        self._most = min(BATCH_ROWS, self._most * 2)
+        self._quiet_since = time.monotonic()
+        self._position = batch.end
+        self._tell_journal(batch.end)
+        self._tell_listener(rows)
+
+    def _store(self, batch: Batch) -> list[Record]:
+        """The one transaction. Returns the rows as they were stored."""
+        rows = [completed(record) for record in batch.records]
+        self._ensure_days({day_of(row) for row in rows})
+        connection = connections[self._using]
+        _make_durable(connection)
+        with transaction.atomic(using=self._using, durable=True):
+            if connection.vendor == "postgresql":
+                with connection.cursor() as cursor:
+                    cursor.execute("SET LOCAL synchronous_commit TO ON")
+            self._advance(batch)
+            if rows:
+                insert(connection, rows)
+            add_rollups(connection, sums(rows, batch.refused))
+        self.rows += len(rows)
+        return rows
+
+    def _advance(self, batch: Batch) -> None:
+        moved = (
+            JournalOffset.objects.using(self._using)
+            .filter(journal=self.folder.name, segment=batch.start.segment, offset=batch.start.offset)
+            .update(segment=batch.end.segment, offset=batch.end.offset, updated_at=datetime.now(UTC))
+        )
+        if moved != 1:
+            raise OffsetMovedError(self.folder.name)
+
+    def _stored_position(self) -> Position:
+        stored, _ = JournalOffset.objects.using(self._using).get_or_create(
+            journal=self.folder.name,
+            defaults={"segment": START.segment, "offset": START.offset, "updated_at": datetime.now(UTC)},
+        )
+        return Position(stored.segment, stored.offset)
+
+    def _ensure_days(self, days: set[date]) -> None:
+        missing = days - self._days
+        if missing:
+            # The next day too, so that midnight under load finds its partition.
+            ensure_partitions(self._using, missing | {max(missing) + timedelta(days=1)})
+            self._days |= missing
+
+    def _set_aside(self, batch: Batch, error: Exception) -> None:
+        """Keeps a record that the database refuses for what it says, so that it stops nobody else's."""
+        file = self.folder.parent / "rejected.jsonl"
+        content = {"journal": self.folder.name, "error": str(error), "close": batch.records, "refused": batch.refused}
+        with file.open("ab") as out:
+            out.write(to_json(content) + b"\n")
+            out.flush()
+            os.fsync(out.fileno())
+        log.critical("A usage record cannot be stored and was put into %s: %s", file, error)
+
+    def _tell_journal(self, position: Position) -> None:
+        if self._journal is not None:
+            self._journal.drained_to(position)
+
+    def _tell_listener(self, rows: list[Record]) -> None:
+        if self._on_commit is None or not rows:
+            return
+        try:
+            self._on_commit(rows)
+        except Exception:
+            # The rows are stored; a listener's fault must not look like the ledger's.
+            log.exception("A listener failed on %d stored usage rows", len(rows))
+
+
+def _make_durable(connection: BaseDatabaseWrapper) -> None:
+    if connection.vendor == "sqlite" and not connection.in_atomic_block:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA synchronous=FULL")
+
+
+def drain_orphans(root: Path, *, on_commit: OnCommit | None = None, using: str = "default") -> int:
+    """Adopts, drains and deletes every journal under `root` whose worker is gone. Returns how many rows were stored.
+
+    Needs no thread: commands call it too.
+    """
+    rows = 0
+    for owner in adopt_orphans(root):
+        try:
+            rows += _drain_orphan(owner, on_commit=on_commit, using=using)
+        except OSError as error:
+            log.critical("The journal %s of a dead worker cannot be drained: %s", owner.folder, error)
+            owner.release()
+        except BaseException:
+            owner.release()
+            raise
+    return rows
+
+
+def _drain_orphan(owner: Ownership, *, on_commit: OnCommit | None, using: str) -> int:
+    drain = JournalDrain(owner.folder, on_commit=on_commit, using=using)
+    drain.drain()
+    owner.delete_folder()
+    # Last: while a segment exists, its offset must too, or it would be drained again.
+    JournalOffset.objects.using(using).filter(journal=owner.folder.name).delete()
+    return drain.rows
+
+
+class Drain:
+    """The thread that keeps the database up with this worker's journal, and adopts those of dead workers.
+
+    Start it after the journal, stop it before. While the database is away it keeps trying and the backlog grows.
+    """
+
+    def __init__(
+        self, journal: Journal, *, on_commit: OnCommit | None = None, using: str = "default", poll_s: float = POLL_S
+    ) -> None:
+        self.healthy = True
+        self.last_error = ""
+        """Why the database cannot be reached now; empty: it can."""
+        self._journal = journal
+        self._drain = JournalDrain(journal.folder, journal=journal, on_commit=on_commit, using=using)
+        self._on_commit = on_commit
+        self._using = using
+        self._poll_s = poll_s
+        self._adopted_rows = 0
+        self._adopt_at = 0.0
+        self._stop = threading.Event()
+        self._moved = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="ledger-drain", daemon=True)
+
+    @property
+    def drained_rows(self) -> int:
+        """Rows stored since the start, those of adopted journals included."""
+        return self._drain.rows + self._adopted_rows
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 30.0) -> bool:
+        """Moves what is left and ends the thread. False: it did not end in time; the next worker adopts the rest."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def wait_until(self, position: Position, timeout_s: float) -> bool:
+        """Waits until everything before `position` of the journal is in the database; whether it is."""
+        with self._moved:
+            return self._moved.wait_for(lambda: (self._drain.position or START) >= position, timeout_s)
+
+    def _run(self) -> None:
+        backoff_s = self._poll_s
+        while not self._stop.is_set():
+            if self._pass():
+                backoff_s = self._poll_s
+            else:
+                backoff_s = min(LONGEST_BACKOFF_S, backoff_s * 2)
+            self._stop.wait(backoff_s)
+        self._pass(last=True)
+        connections.close_all()
+
+    def _pass(self, *, last: bool = False) -> bool:
+        """One round of work; whether the database took it."""
+        try:
+            if last:
+                self._drain.drain()
+            else:
+                while self._drain.step() and not self._stop.is_set():
+                    self._announce()
+                self._adopt()
+        except (DatabaseError, InterfaceError) as error:
+            self._fail(error)
+        except Exception as error:
+            # This thread must not die: everything that is billed passes through it.
+            log.exception("The ledger's drain met an unexpected error and goes on")
+            self._fail(error)
+        else:
+            if not self.healthy:
+                log.warning("The ledger's database is back; the backlog is being stored")
+            self.healthy, self.last_error = True, ""
+        self._announce()
+        return self.healthy
+
+    def _adopt(self) -> None:
+        if time.monotonic() >= self._adopt_at and not self._stop.is_set():
+            self._adopted_rows += drain_orphans(
+                self._journal.folder.parent, on_commit=self._on_commit, using=self._using
+            )
+            self._adopt_at = time.monotonic() + ADOPT_EVERY_S
+
+    def _announce(self) -> None:
+        with self._moved:
+            self._moved.notify_all()
+
+    def _fail(self, error: Exception) -> None:
+        if self.healthy:
+            log.error("The ledger's database is away, the journal keeps the usage: %s", error)
+        self.healthy, self.last_error = False, str(error) or type(error).__name__
+        connections[self._using].close()
+
+
+def settled_windows(windows: Sequence[tuple[str, str, float]], *, using: str = "default") -> list[int]:
+    """What requests that started in each window cost, in pico-dollars, exactly.
+
+    A window is its scope (`key`, `team` or `global`), the row id of the key or team, and its start in seconds since
+    the epoch. Only what is in the database counts; drain first where the journal matters.
+    """
+    return [_settled(scope, scope_id, start, using) for scope, scope_id, start in windows]
+
+
+# In two parts, for a sum over all time may exceed the 64 bits that SQLite adds in.
+_SUM_OF_COSTS = (
+    "SELECT COALESCE(SUM(cost_pico_usd / 1000000000), 0), COALESCE(SUM(cost_pico_usd %% 1000000000), 0) "
+    "FROM billing_usagerecord"
+)
+
+
+def _settled(scope: str, scope_id: str, start: float, using: str) -> int:
+    connection = connections[using]
+    conditions = ["started_at >= %s"]
+    parameters: list[Any] = [connection.ops.adapt_datetimefield_value(datetime.fromtimestamp(start, UTC))]
+    if scope == "key":
+        conditions, parameters = ["key_id = %s", *conditions], [scope_id, *parameters]
+    elif scope == "team":
+        conditions, parameters = ["team_id = %s", *conditions], [int(scope_id), *parameters]
+    elif scope != "global":
+        raise ValueError(f"{scope!r} is not a scope; choose key, team or global")
+    with connection.cursor() as cursor:
+        cursor.execute(f"{_SUM_OF_COSTS} WHERE {' AND '.join(conditions)}", parameters)
+        whole, rest = cursor.fetchone()
+    return int(whole) * 1_000_000_000 + int(rest)

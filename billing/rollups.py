@@ -1,0 +1,194 @@
+"""Sums per hour, kept equal to the ledger: they are added in the transaction that adds the rows.
+
+Rows are locked in the order of their keys, so that drains of several workers never deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from billing.histogram import Histogram, add, merge
+from billing.journal_files import from_json, to_json
+from billing.models import UsageRecord
+from llmgateway.pipeline.protocols import Record
+
+KEY = ("hour", "team_id", "key_id", "alias", "provider", "deployment", "model", "status")
+SUMS = (
+    "requests",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "reasoning_tokens",
+    "cost_pico_usd",
+    "estimated_requests",
+    "unpriced_requests",
+)
+HISTOGRAMS = ("ttft_histogram", "duration_histogram", "overhead_histogram")
+REFUSED = "refused"
+CHUNK = 500
+"""Keys per statement: eight parameters each stay below SQLite's limit."""
+
+Key = tuple[int, int, str, str, str, str, str, str]
+"""`KEY`, with the hour in seconds since the epoch."""
+
+
+@dataclass(slots=True)
+class Sum:
+    """What one batch adds to one rollup row."""
+
+    team_name: str
+    key_name: str
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_pico_usd: int = 0
+    estimated_requests: int = 0
+    unpriced_requests: int = 0
+    ttft_histogram: Histogram = field(default_factory=dict)
+    duration_histogram: Histogram = field(default_factory=dict)
+    overhead_histogram: Histogram = field(default_factory=dict)
+
+    def count(self, row: Record) -> None:
+        self.requests += 1
+        self.input_tokens += input_tokens(row)
+        self.output_tokens += output_tokens(row)
+        self.cache_read_tokens += row["cache_read"]
+        self.reasoning_tokens += row["reasoning"]
+        self.cost_pico_usd += row["cost_pico_usd"]
+        if row["usage_source"] == UsageRecord.UsageSource.ESTIMATED.value:
+            self.estimated_requests += 1
+        if not row["priced"]:
+            self.unpriced_requests += 1
+        if row["ttft_us"] is not None:
+            add(self.ttft_histogram, row["ttft_us"])
+        add(self.duration_histogram, row["duration_us"])
+        add(self.overhead_histogram, row["overhead_us"])
+
+
+def input_tokens(row: Record) -> int:
+    """All input buckets, as we report them: cached tokens included."""
+    total: int = (
+        row["input"]
+        + row["cache_read"]
+        + row["cache_write_5m"]
+        + row["cache_write_1h"]
+        + row["audio_input"]
+        + row["image_input"]
+    )
+    return total
+
+
+def output_tokens(row: Record) -> int:
+    """All output buckets: reasoning included."""
+    total: int = row["output"] + row["reasoning"] + row["audio_output"]
+    return total
+
+
+def sums(rows: Iterable[Record], refused: Iterable[Record] = ()) -> dict[Key, Sum]:
+    """What completed ledger rows and counts of refusals add up to, by rollup."""
+    total: dict[Key, Sum] = {}
+    for row in rows:
+        key = (
+            int(row["started_at"] // 3600) * 3600,
+            row["team_id"],
+            row["key_id"],
+            row["alias"],
+            row["provider"],
+            row["deployment"],
+            row["model"],
+            row["status"],
+        )
+        found = total.get(key)
+        if found is None:
+            found = total[key] = Sum(row["team_name"], row["key_name"])
+        found.count(row)
+    for count in refused:
+        key = (int(count["hour"]), *_texts(count), "", "", "", REFUSED)
+        total.setdefault(key, Sum(count["team_name"], count["key_name"])).requests += count["count"]
+    return total
+
+
+def _texts(count: Record) -> tuple[int, str, str]:
+    return count["team_id"], count["key_id"], count["alias"]
+
+
+def add_rollups(connection: BaseDatabaseWrapper, added: dict[Key, Sum]) -> None:
+    """Adds to the stored rollups. Must run inside the transaction that adds the rows."""
+    keys = sorted(added)
+    for start in range(0, len(keys), CHUNK):
+        _create_missing(connection, keys[start : start + CHUNK], added)
+    for start in range(0, len(keys), CHUNK):
+        _add(connection, keys[start : start + CHUNK], added)
+
+
+def _parameters(connection: BaseDatabaseWrapper, key: Key) -> tuple[Any, ...]:
+    hour = datetime.fromtimestamp(key[0], UTC)
+    return (connection.ops.adapt_datetimefield_value(hour), *key[1:])
+
+
+def _create_missing(connection: BaseDatabaseWrapper, keys: Sequence[Key], added: dict[Key, Sum]) -> None:
+    columns = (*KEY, "team_name", "key_name", *SUMS, *HISTOGRAMS)
+    zeros = (0,) * len(SUMS) + ("{}",) * len(HISTOGRAMS)
+    marks = ", ".join([f"({', '.join(['%s'] * len(columns))})"] * len(keys))
+    parameters: list[Any] = []
+    for key in keys:
+        parameters += (*_parameters(connection, key), added[key].team_name, added[key].key_name, *zeros)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO billing_usagerollup ({', '.join(columns)}) VALUES {marks} "  # noqa: S608  # our own names
+            "ON CONFLICT DO NOTHING",
+            parameters,
+        )
+
+
+def _add(connection: BaseDatabaseWrapper, keys: Sequence[Key], added: dict[Key, Sum]) -> None:
+    assignments = ", ".join(
+        [*(f"{name} = {name} + %s" for name in SUMS), *(f"{name} = %s" for name in (*HISTOGRAMS, *NAMES))]
+    )
+    stored = _locked(connection, keys)
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            f"UPDATE billing_usagerollup SET {assignments} WHERE id = %s",  # noqa: S608  # our own names
+            [_update(added[key], *stored[key]) for key in keys],
+        )
+
+
+NAMES = ("team_name", "key_name")
+
+
+def _update(added: Sum, row_id: int, histograms: Sequence[Any]) -> tuple[Any, ...]:
+    merged = [
+        to_json(merge((_histogram(stored), getattr(added, name)))).decode()
+        for name, stored in zip(HISTOGRAMS, histograms, strict=True)
+    ]
+    return (*(getattr(added, name) for name in SUMS), *merged, added.team_name, added.key_name, row_id)
+
+
+def _histogram(stored: Any) -> Histogram:
+    """SQLite gives JSON as text, PostgreSQL may give it decoded."""
+    histogram: Histogram = from_json(stored.encode()) if isinstance(stored, str) else stored
+    return histogram
+
+
+def _locked(connection: BaseDatabaseWrapper, keys: Sequence[Key]) -> dict[Key, tuple[int, Sequence[Any]]]:
+    """The stored rows of `keys`, locked until the transaction ends: (row id, histograms)."""
+    columns = ", ".join(KEY)
+    marks = ", ".join([f"({', '.join(['%s'] * len(KEY))})"] * len(keys))
+    # SQLite's writers are alone; FOR UPDATE exists on PostgreSQL only.
+    lock = " FOR UPDATE" if connection.vendor == "postgresql" else ""
+    wanted = [_parameters(connection, key) for key in keys]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT id, {', '.join(HISTOGRAMS)}, {columns} FROM billing_usagerollup "  # noqa: S608  # our own names
+            f"WHERE ({columns}) IN (VALUES {marks}) ORDER BY {columns}{lock}",
+            [parameter for parameters in wanted for parameter in parameters],
+        )
+        rows = {tuple(row[4:]): (row[0], row[1:4]) for row in cursor.fetchall()}
+    return {key: rows[parameters] for key, parameters in zip(keys, wanted, strict=True)}
