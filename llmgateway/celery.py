@@ -1,16 +1,34 @@
 """The Celery application. Money never depends on it: a task is only a wake-up, the work lies in rows."""
 
 import os
+import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 from celery import Celery
+from celery.exceptions import SecurityWarning
+from celery.signals import beat_embedded_init, celeryd_init
 from django.conf import settings
 
+from llmgateway import conf as conf_module
+from llmgateway.processes import die_with_parent
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmgateway.settings")
+
+# It warns of the super-user, whom containers commonly run as, because of pickled messages; ours are JSON.
+warnings.filterwarnings("ignore", category=SecurityWarning)
+
+HEARTBEAT_FILE = "worker-heartbeat"
+HEARTBEAT_S = 30
 
 app = Celery("llmgateway")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+app.conf.beat_schedule = {
+    # A message that nobody took in time is worth nothing; the next one says the same.
+    "heartbeat": {"task": "llmgateway.heartbeat", "schedule": HEARTBEAT_S, "options": {"expires": HEARTBEAT_S}},
+}
 
 
 def prepare_broker_folders() -> None:
@@ -19,3 +37,20 @@ def prepare_broker_folders() -> None:
     for folder in options.values():
         if isinstance(folder, str):
             Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]  # the library has no types
+def _before_the_worker_starts(**_: Any) -> None:
+    prepare_broker_folders()
+
+
+@beat_embedded_init.connect  # type: ignore[untyped-decorator]  # the library has no types
+def _before_the_scheduler_starts(**_: Any) -> None:
+    """The scheduler is a process of its own, and must not outlive a worker that was killed."""
+    die_with_parent()
+
+
+@app.task(name="llmgateway.heartbeat")  # type: ignore[untyped-decorator]  # the library has no types
+def heartbeat() -> None:
+    """Shows `./gateway doctor` that the scheduler and the worker run."""
+    (conf_module.conf.data_dir / HEARTBEAT_FILE).write_text(f"{time.time():.0f}\n")

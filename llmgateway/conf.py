@@ -221,11 +221,13 @@ def read_environment(environment: dict[str, str]) -> dict[str, str]:
     values: dict[str, str] = {}
     for file in (data_dir / "secrets.env", data_dir / ".env"):
         if file.is_file():
-            values.update(_read_env_file(file))
+            values.update(read_env_file(file))
     return {**values, **environment}
 
 
-def _read_env_file(file: Path) -> dict[str, str]:
+def read_env_file(file: Path) -> dict[str, str]:
+    """The variables that `file` sets."""
+
     class File(environ.Env):  # type: ignore[misc]  # the library has no types
         ENVIRON: ClassVar[dict[str, str]] = {}
 

@@ -165,7 +165,7 @@ CHANNEL_LAYERS: dict[str, Any] = {
     )
 }
 
-CELERY_BROKER_URL = conf.redis_url or "filesystem://"
+CELERY_BROKER_URL = conf.redis_url or "filesystem://localhost"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BEAT_SCHEDULE_FILENAME = str(conf.data_dir / "beat-schedule")
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

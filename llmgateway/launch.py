@@ -1,0 +1,129 @@
+"""Starts a gateway: checks what it needs, then hands its processes to the supervisor. No Django."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+from llmgateway.conf import PROJECT_ROOT, Conf, read_environment
+from llmgateway.supervisor import (
+    Child,
+    StartError,
+    Supervisor,
+    check_data_folder,
+    lock_data_folder,
+    open_listener,
+    say,
+)
+
+DRAIN_SPARE_S = 10
+"""What a server gets on top of the grace of its requests, to write down what they cost."""
+
+
+def up(arguments: list[str]) -> int:
+    """`./gateway`: until a stop signal. Returns the exit status."""
+    options = _parser("up", "Start the gateway: server and background worker.").parse_args(arguments)
+    _take_over(options)
+    return _start(_conf_or_exit(), config_file=options.config)
+
+
+def worker(arguments: list[str]) -> int:
+    """`./gateway worker`: becomes the background worker."""
+    argparse.ArgumentParser(
+        prog="./gateway worker", description="Start the background worker and its scheduler; run one per database."
+    ).parse_args(arguments)
+    conf = _conf_or_exit()
+    try:
+        check_data_folder(conf.data_dir)
+    except StartError as error:
+        say(str(error))
+        return 1
+    command = worker_command()
+    os.execve(command[0], command, child_environment())  # noqa: S606  # our own interpreter
+    return 0
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"./gateway {name}", description=description, allow_abbrev=False)
+    parser.add_argument("--host", help="address to listen on (HOST, 127.0.0.1)")
+    parser.add_argument("--port", help="port to listen on (PORT, 8000)")
+    parser.add_argument("--config", metavar="FILE", help="YAML to import before listening; an error stops the start")
+    parser.epilog = "--data DIR: where database, secrets, journals and logs live (GATEWAY_DATA_DIR, ./data)"
+    return parser
+
+
+def _take_over(options: argparse.Namespace) -> None:
+    from llmgateway.cli import set_from_command_line
+
+    if options.host is not None:
+        set_from_command_line("HOST", options.host)
+    if options.port is not None:
+        set_from_command_line("PORT", options.port)
+
+
+def _conf_or_exit() -> Conf:
+    """The settings, each read once, so that a bad one stops the start before anything runs."""
+    try:
+        conf = Conf(read_environment(dict(os.environ)))
+        for setting in Conf.settings():
+            getattr(conf, _attribute(setting.name))
+    except (ImproperlyConfigured, OSError) as error:
+        say(" ".join(str(error).split()))
+        raise SystemExit(1) from error
+    return conf
+
+
+def _attribute(name: str) -> str:
+    return next(key for key, value in vars(Conf).items() if getattr(value, "name", None) == name)
+
+
+def _start(conf: Conf, *, config_file: str | None, more: tuple[Child, ...] = ()) -> int:
+    try:
+        check_data_folder(conf.data_dir)
+        lock = lock_data_folder(conf.data_dir, wait_s=conf.shutdown_grace_s + DRAIN_SPARE_S)
+        listener = open_listener(conf.host, conf.port)
+    except StartError as error:
+        say(str(error))
+        return 1
+    ready, ready_writer = os.pipe()
+    server = Child(
+        name="server",
+        command=_server_command(listener.fileno(), ready_writer, config_file),
+        first=True,
+        essential=True,
+        stop_within_s=conf.shutdown_grace_s + DRAIN_SPARE_S,
+        pass_fds=(listener.fileno(), ready_writer, lock),
+    )
+    # Its tasks are only wake-ups, so it need not end them; a server must write down what its requests cost.
+    background = Child(name="background worker", command=worker_command(), on_our_death=signal.SIGKILL)
+    children = [*more, server, background]
+    return Supervisor(children, ready_fd=ready, listener=listener, environment=child_environment()).run()
+
+
+def _server_command(listener: int, ready: int, config_file: str | None) -> list[str]:
+    command = [*_python(), "-m", "llmgateway.cli", "serve", "--fd", str(listener), "--ready-fd", str(ready)]
+    return [*command, "--config", str(Path(config_file).absolute())] if config_file else command
+
+
+def worker_command() -> list[str]:
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING"]
+    app = ["-m", "celery", "--quiet", "-A", "llmgateway.celery"]
+    return [*_python(), *app, "worker", "-B", "-P", "threads", "-c", "2", *quiet]
+
+
+def _python() -> list[str]:
+    return [sys.executable, "-P"]
+
+
+def child_environment() -> dict[str, str]:
+    """Ours, with the project on the path wherever it was started from."""
+    environment = dict(os.environ)
+    environment["DJANGO_SETTINGS_MODULE"] = "llmgateway.settings"
+    paths = [str(PROJECT_ROOT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return environment

@@ -1,0 +1,133 @@
+"""`./gateway serve`: one server process. `./gateway` runs it beside the background worker."""
+
+from __future__ import annotations
+
+import os
+import socket
+from argparse import ArgumentParser
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+
+from llmgateway import conf as conf_module
+from llmgateway.management.preparation import (
+    FirstAdmin,
+    collect_static_if_changed,
+    create_first_admin,
+    migrate_if_needed,
+)
+from llmgateway.setting_sources import changed_settings
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn that says when it is ready, and turns readiness off before it stops accepting connections."""
+
+    def __init__(self, config: uvicorn.Config, *, ready_fd: int | None) -> None:
+        super().__init__(config)
+        self._ready_fd = ready_fd
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            print_ready()
+            if self._ready_fd is not None:
+                os.write(self._ready_fd, b"1")
+                os.close(self._ready_fd)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        from llmgateway.wiring import begin_shutdown
+
+        if not self.should_exit:
+            begin_shutdown()
+        super().handle_exit(sig, frame)
+        # uvicorn raises captured signals again when it is done, which would end us by a signal after a clean stop.
+        self._captured_signals.clear()
+
+
+class Command(BaseCommand):
+    help = "Prepare the database and static files, then serve."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--config", metavar="FILE", help="configuration to import before listening")
+        parser.add_argument("--fd", type=int, help="a bound socket to listen on; ./gateway passes one")
+        parser.add_argument("--ready-fd", type=int, help="a pipe to write to when requests are answered")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        prepare(options["config"])
+        from llmgateway.asgi import application
+
+        conf = conf_module.conf
+        config = uvicorn.Config(
+            application,
+            host=conf.host,
+            port=conf.port,
+            loop="uvloop",
+            http="httptools",
+            ws="websockets-sansio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            backlog=2048,
+            # Longer than what load balancers keep an idle connection, so that they close first.
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=conf.shutdown_grace_s,
+        )
+        sockets = [socket.socket(fileno=options["fd"])] if options["fd"] is not None else None
+        GatewayServer(config, ready_fd=options["ready_fd"]).run(sockets=sockets)
+
+
+def prepare(config_file: str | None) -> None:
+    """All that must be true before a request is answered."""
+    if migrate_if_needed():
+        print("Database tables are up to date now.")
+    collect_static_if_changed()
+    print_first_admin(create_first_admin())
+    if config_file:
+        call_command("import_config", config_file)
+
+
+def print_first_admin(admin: FirstAdmin | None) -> None:
+    if admin is None:
+        return
+    if not admin.password:
+        print(f"Created the first admin {admin.username!r} with the password of DJANGO_SUPERUSER_PASSWORD.", flush=True)
+        return
+    rows = [
+        "The first admin was created. This password is shown only now:",
+        "",
+        f"  user name  {admin.username}",
+        f"  password   {admin.password}",
+    ]
+    width = max(len(row) for row in rows) + 2
+    print(
+        "\n".join(
+            ["", "┌" + "─" * width + "┐", *(f"│ {row:<{width - 1}}│" for row in rows), "└" + "─" * width + "┘", ""]
+        ),
+        flush=True,
+    )
+
+
+def print_ready() -> None:
+    """Where everything is, and which settings are not the defaults."""
+    conf = conf_module.conf
+    root = base_url(conf.host, conf.port)
+    print("LLM Gateway is ready.")
+    for name, url in (("API", "/v1"), ("dashboard", "/"), ("admin", "/admin/"), ("health", "/health")):
+        print(f"  {name:<10} {root}{url}")
+    changed = ", ".join(f"{source.name}={source.shown} ({source.source})" for source in changed_settings(conf))
+    print(f"  {'data':<10} {conf.data_dir}")
+    print(f"  {'settings':<10} {changed or 'all defaults'}", flush=True)
+
+
+def base_url(host: str, port: int) -> str:
+    """How a browser on this machine reaches a server that listens on `host`."""
+    if host in {"0.0.0.0", "::", ""}:  # noqa: S104  # compared, not bound
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
