@@ -1,0 +1,57 @@
+"""What every test gets: no network, a clean environment, the cast, and clocks that stand still when asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+import time_machine
+from blockbuster import blockbuster_ctx
+
+from tests import network_guard
+from tests.cast import Cast, create_cast
+from tests.fakes import FakeClock
+
+network_guard.install()
+
+NOON = datetime(2026, 3, 14, 12, 0, tzinfo=UTC)
+"""A Saturday in the middle of a month, of an hour and of a day."""
+
+
+@pytest.fixture(autouse=True)
+def _stays_on_this_machine() -> Iterator[None]:
+    """Fail a test that tried to reach the network, even if the code it tests swallowed the error."""
+    network_guard.attempts.clear()
+    yield
+    if network_guard.attempts:
+        pytest.fail(f"The test tried to {', '.join(network_guard.attempts)}.")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock for code that is given one. It starts at `NOON` and moves when told."""
+    return FakeClock(NOON.timestamp())
+
+
+@pytest.fixture
+def frozen_time() -> Iterator[time_machine.Traveller]:
+    """`time` and `datetime` stand still at `NOON`; `frozen_time.shift(60)` moves them."""
+    with time_machine.travel(NOON, tick=False) as traveller:
+        yield traveller
+
+
+@pytest.fixture
+def cast(db: None) -> Cast:
+    """Alice, Bob and Charlie with their teams and keys."""
+    return create_cast()
+
+
+@pytest.fixture
+def no_blocking_calls() -> Iterator[None]:
+    """Calls of the hot path that would stop the event loop fail. The journal's plain write is the one exception."""
+    modules = ["llmgateway.pipeline", "llmgateway.api", "llmgateway.stores"]
+    with blockbuster_ctx(scanned_modules=modules) as blockbuster:
+        for function in blockbuster.functions.values():
+            function.can_block_in("billing/journal.py", {"_write", "open", "attempt", "progress", "close", "refused"})
+        yield

@@ -1,0 +1,31 @@
+"""The product's settings in a clean room: nothing of the operator's environment or data folder gets in.
+
+A settings module, because pytest-django loads settings before any conftest.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+from llmgateway import conf as conf_module
+from llmgateway.conf import Conf, read_environment
+
+_FOREIGN = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", *(setting.name for setting in Conf.settings())}
+for _name in list(os.environ):
+    if _name.upper() in _FOREIGN or _name.endswith("_API_KEY"):
+        del os.environ[_name]
+
+os.environ["GATEWAY_DATA_DIR"] = _data_dir = tempfile.mkdtemp(prefix="gateway-tests-")
+atexit.register(shutil.rmtree, _data_dir, ignore_errors=True)
+conf_module.conf = Conf(read_environment(dict(os.environ)))
+
+from llmgateway.settings import *  # noqa: E402, F403  # only now is the environment clean
+
+# A password hash that is meant to be slow would make up half of the suite's time.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+# What the tests start must be the product, not this module.
+os.environ["DJANGO_SETTINGS_MODULE"] = "llmgateway.settings"
