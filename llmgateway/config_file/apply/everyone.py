@@ -1,0 +1,33 @@
+"""What holds for everyone: global limits and budgets, and the one row of settings."""
+
+from __future__ import annotations
+
+from billing.models import Budget
+from llmgateway.config_file.apply.limits import apply_budgets, apply_limits
+from llmgateway.config_file.apply.session import Session
+from llmgateway.config_file.entries import SettingsEntry
+from llmgateway.models import GatewaySettings, RateLimit
+
+SETTINGS_FIELDS = {
+    "request_body_limit_mb": "request_body_limit_mb",
+    "retry_attempts": "retries.attempts",
+    "retry_initial_ms": "retries.initial_ms",
+    "retry_max_ms": "retries.max_ms",
+}
+
+
+def apply_for_everyone(session: Session) -> None:
+    """Global limits, global budgets and settings."""
+    document = session.document
+    limits = RateLimit.objects.filter(key=None, team=None)
+    apply_limits(session, None, limits, document.limits)
+    budgets = Budget.objects.filter(key=None, team=None)
+    apply_budgets(session, None, budgets, document.budgets)
+    if document.settings is not None:
+        _apply_settings(session, document.settings)
+
+
+def _apply_settings(session: Session, entry: SettingsEntry) -> None:
+    """Settings that the file does not name stay as they are."""
+    row = GatewaySettings.objects.filter(pk=1).first() or GatewaySettings(pk=1)
+    session.put(row, "settings", "of the gateway", entry, entry.values, names=SETTINGS_FIELDS)

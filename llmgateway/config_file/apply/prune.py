@@ -1,0 +1,61 @@
+"""Rows that the file does not name: left alone and mentioned, or removed where the file prunes.
+
+Prices and revoked keys are history and stay in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from django.db.models import Model, ProtectedError, QuerySet
+
+from llmgateway.config_file.apply.session import Session
+from llmgateway.config_file.problems import Place
+from llmgateway.models import ApiKey, NetworkList, Team
+from providers.models import Deployment, ModelAlias, Provider
+
+
+class NamedEntry(Protocol):
+    name: str
+
+
+def handle_unnamed(session: Session) -> None:
+    """In the order in which they refer to each other, users first, so that what goes together can go."""
+    document = session.document
+    _handle(session, "keys", "key", ApiKey.objects.filter(revoked_at=None), document.keys)
+    _handle(session, "aliases", "alias", ModelAlias.objects.all(), document.aliases)
+    _handle(session, "deployments", "deployment", Deployment.objects.all(), document.deployments)
+    for credential in session.unnamed_credentials:
+        _remove(session, credential, "credential", str(credential), f"providers.{credential.provider.name}.credentials")
+    _handle(session, "providers", "provider", Provider.objects.all(), document.providers)
+    _handle(session, "networks", "network list", NetworkList.objects.all(), document.networks)
+    _handle(session, "teams", "team", Team.objects.all(), document.teams)
+
+
+def _handle(session: Session, section: str, kind: str, rows: QuerySet[Model], entries: Sequence[NamedEntry]) -> None:
+    named = {entry.name for entry in entries} | {name for place, name in session.document.unusable if place == section}
+    unnamed = [(pk, name) for pk, name in rows.order_by("name").values_list("pk", "name") if name not in named]
+    if not session.prune:
+        session.report.kept.extend(f"{kind} {name}" for _, name in unnamed)
+        return
+    for pk, name in unnamed:
+        _remove(session, rows.get(pk=pk), kind, name, f"{section}.{name}")
+
+
+def _remove(session: Session, row: Model, kind: str, label: str, path: str) -> None:
+    try:
+        session.remove(row, kind, label)
+    except ProtectedError as error:
+        users = sorted(f"{_kind(user)} {user}" for user in error.protected_objects)
+        shown = ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
+        session.problems.add(
+            Place(path, 1, 1),
+            f"The file does not name the {kind} {label}, but it cannot be removed: {shown} needs it. "
+            "Add it to the file, or take what uses it out.",
+        )
+
+
+def _kind(row: Model) -> str:
+    """`alias target`, `API key`: what people call a row of this kind."""
+    return str(row._meta.verbose_name)  # noqa: SLF001  # Django documents it.

@@ -1,0 +1,179 @@
+"""Providers with their credentials, deployments, and aliases with their targets."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+
+from llmgateway.config_file.apply.session import Session, is_new
+from llmgateway.config_file.entries import AliasEntry, CredentialEntry, DeploymentEntry, ProviderEntry, TargetEntry
+from llmgateway.config_file.report import MASK, Action, Change, FieldChange
+from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
+from providers.secret_values import is_reference
+from providers.validators import validate_adapter
+
+DEPLOYMENT_FIELDS = {
+    "connect_timeout_s": "timeouts.connect_s",
+    "first_token_timeout_s": "timeouts.first_token_s",
+    "idle_timeout_s": "timeouts.idle_s",
+    "total_timeout_s": "timeouts.total_s",
+}
+
+
+def apply_routes(session: Session) -> None:
+    """In the order in which they refer to each other."""
+    document = session.document
+    session.providers.load(entry.name for entry in document.providers)
+    for provider in document.providers:
+        _apply_provider(session, provider)
+    session.deployments.load(entry.name for entry in document.deployments)
+    for deployment in document.deployments:
+        if not _apply_deployment(session, deployment):
+            session.deployments.spoil(deployment.name)
+    session.aliases.load(entry.name for entry in document.aliases)
+    for alias in document.aliases:
+        if not _apply_alias(session, alias):
+            session.aliases.spoil(alias.name)
+
+
+def _enabled(enabled: bool | None) -> dict[str, object]:
+    """What an admin switched off stays off, unless the file says so."""
+    return {} if enabled is None else {"enabled": enabled}
+
+
+def _apply_provider(session: Session, entry: ProviderEntry) -> None:
+    row = session.providers.existing(entry.name) or Provider(name=entry.name)
+    if not _adapter_exists(session, entry):
+        session.providers.spoil(entry.name)
+        return
+    wanted: dict[str, object] = {
+        "adapter": entry.adapter,
+        "base_url": entry.base_url,
+        "allow_private_network": entry.allow_private_network,
+        **_enabled(entry.enabled),
+    }
+    if not session.put(row, "provider", entry.name, entry, wanted):
+        session.providers.spoil(entry.name)
+        return
+    session.providers.add(entry.name, row)
+    _apply_credentials(session, row, entry)
+
+
+def _adapter_exists(session: Session, entry: ProviderEntry) -> bool:
+    try:
+        validate_adapter(entry.adapter)
+    except ValidationError as error:
+        session.problems.add(entry.at("adapter"), " ".join(error.messages))
+        return False
+    return True
+
+
+def _apply_credentials(session: Session, provider: Provider, entry: ProviderEntry) -> None:
+    existing = {row.name: row for row in provider.credentials.all()}
+    for credential in entry.credentials:
+        row = existing.pop(credential.name, None) or Credential(provider=provider, name=credential.name)
+        if not _apply_credential(session, row, credential):
+            session.document.unusable.add(("credentials", f"{provider.name}/{credential.name}"))
+    for row in existing.values():
+        if session.prune:
+            session.unnamed_credentials.append(row)
+        else:
+            session.unnamed(row, "credential", str(row))
+
+
+def _apply_credential(session: Session, row: Credential, entry: CredentialEntry) -> bool:
+    if is_new(row) and entry.api_key is None:
+        session.problems.add(
+            entry.at("api_key"), "A new credential needs its `api_key`: the key, `${NAME}`, `env:NAME` or `file:PATH`."
+        )
+        return False
+    wanted: dict[str, object] = _enabled(entry.enabled)
+    if entry.api_key is not None and entry.api_key != _stored_secret(row):
+        try:
+            row.set_secret(entry.api_key)
+        except ValidationError as error:
+            session.problems.add(entry.at("api_key"), " ".join(error.messages))
+            return False
+        return _save_secret(session, row, entry, wanted)
+    return session.put(row, "credential", str(row), entry, wanted)
+
+
+def _save_secret(session: Session, row: Credential, entry: CredentialEntry, wanted: dict[str, object]) -> bool:
+    """The ciphertext differs each time, so it is written here and not compared by `put`."""
+    assert entry.api_key is not None
+    new = is_new(row)
+    for column, value in wanted.items():
+        setattr(row, column, value)
+    if not session.clean(row, entry):
+        return False
+    row.save()
+    shown = FieldChange("api_key", "" if new else MASK, entry.api_key if is_reference(entry.api_key) else MASK)
+    session.report.changes.append(Change(Action.CREATED if new else Action.CHANGED, "credential", str(row), (shown,)))
+    return True
+
+
+def _stored_secret(row: Credential) -> str | None:
+    if is_new(row):
+        return None
+    try:
+        return row.stored_secret()
+    except ImproperlyConfigured:
+        return None  # It cannot be read with today's field keys; what the file says replaces it.
+
+
+def _apply_deployment(session: Session, entry: DeploymentEntry) -> bool:
+    provider = session.providers.referred(entry.provider, entry.at("provider"), session.problems)
+    if provider is None:
+        return False
+    credential = None
+    if entry.credential is not None:
+        credential = _credential(session, provider, entry)
+        if credential is None:
+            return False
+    row = session.deployments.existing(entry.name) or Deployment(name=entry.name)
+    wanted: dict[str, object] = {
+        "provider": provider,
+        "credential": credential,
+        "model": entry.model,
+        "inject_usage": entry.inject_usage,
+        **{column: getattr(entry, column) for column in DEPLOYMENT_FIELDS},
+        **_enabled(entry.enabled),
+    }
+    saved = session.put(row, "deployment", entry.name, entry, wanted, names=DEPLOYMENT_FIELDS)
+    if saved:
+        session.deployments.add(entry.name, row)
+    return saved
+
+
+def _credential(session: Session, provider: Provider, entry: DeploymentEntry) -> Credential | None:
+    row = Credential.objects.filter(provider=provider, name=entry.credential).first()
+    if row is None and ("credentials", f"{provider.name}/{entry.credential}") not in session.document.unusable:
+        session.problems.add(
+            entry.at("credential"), f"The provider {provider.name} has no credential named {entry.credential}."
+        )
+    return row
+
+
+def _apply_alias(session: Session, entry: AliasEntry) -> bool:
+    deployments = [
+        session.deployments.referred(target.deployment, target.at("deployment"), session.problems)
+        for target in entry.targets
+    ]
+    row = session.aliases.existing(entry.name) or ModelAlias(name=entry.name)
+    wanted: dict[str, object] = {"strategy": entry.strategy, **_enabled(entry.enabled)}
+    if not session.put(row, "alias", entry.name, entry, wanted):
+        return False
+    session.aliases.add(entry.name, row)
+    existing = {target.deployment_id: target for target in row.targets.all()}
+    for position, (deployment, target) in enumerate(zip(deployments, entry.targets, strict=True)):
+        if deployment is not None:
+            tie = existing.pop(deployment.pk, None) or AliasTarget(alias=row, deployment=deployment)
+            _apply_target(session, tie, target, position)
+    # The targets of an alias are part of it: what the file no longer lists must not answer.
+    for tie in existing.values():
+        session.remove(tie, "target", f"{entry.name} → {tie.deployment}")
+    return True
+
+
+def _apply_target(session: Session, row: AliasTarget, entry: TargetEntry, position: int) -> None:
+    label = f"{row.alias.name} → {row.deployment.name}"
+    session.put(row, "target", label, entry, {"weight": entry.weight, "position": position})

@@ -1,0 +1,160 @@
+"""What a file says, typed: one class for each noun, in the words of the file. Nothing here knows rows or YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from llmgateway.config_file.problems import Place
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """Anything the file names, with where it and its fields stand."""
+
+    place: Place
+    places: dict[str, Place] = field(default_factory=dict)
+
+    def at(self, name: str) -> Place:
+        """Where the field stands; nested ones are written `timeouts.connect_s`."""
+        return self.places.get(name) or self.place.child(name)
+
+
+@dataclass(slots=True, kw_only=True)
+class CredentialEntry(Entry):
+    name: str
+    api_key: str | None
+    """`None`: the stored one is kept."""
+    enabled: bool | None
+
+
+@dataclass(slots=True, kw_only=True)
+class ProviderEntry(Entry):
+    name: str
+    adapter: str
+    base_url: str
+    allow_private_network: bool
+    enabled: bool | None
+    credentials: list[CredentialEntry]
+
+
+@dataclass(slots=True, kw_only=True)
+class DeploymentEntry(Entry):
+    name: str
+    provider: str
+    credential: str | None
+    model: str
+    inject_usage: bool
+    connect_timeout_s: float
+    first_token_timeout_s: float
+    idle_timeout_s: float
+    total_timeout_s: float
+    enabled: bool | None
+
+
+@dataclass(slots=True, kw_only=True)
+class TargetEntry(Entry):
+    deployment: str
+    weight: int
+
+
+@dataclass(slots=True, kw_only=True)
+class AliasEntry(Entry):
+    name: str
+    strategy: str
+    targets: list[TargetEntry]
+    enabled: bool | None
+
+
+@dataclass(slots=True, kw_only=True)
+class PriceEntry(Entry):
+    provider: str
+    model: str
+    effective_from: datetime
+    figures: dict[str, int | None]
+    """By column of `Price`, in pico-dollars per token; `request` per request."""
+    source: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class NetworkListEntry(Entry):
+    name: str
+    networks: list[str]
+
+
+@dataclass(slots=True, kw_only=True)
+class LimitEntry(Entry):
+    metric: str
+    per: str
+    amount: int
+    burst: int | None
+    enabled: bool | None
+
+
+@dataclass(slots=True, kw_only=True)
+class BudgetEntry(Entry):
+    name: str
+    window: str
+    limit_pico_usd: int
+    mode: str
+    enabled: bool | None
+
+
+@dataclass(slots=True, kw_only=True)
+class MemberEntry(Entry):
+    email: str
+    username: str
+    """Stands in place of the address for people who have none."""
+    role: str
+
+
+@dataclass(slots=True, kw_only=True)
+class TeamEntry(Entry):
+    name: str
+    time_zone: str
+    limits: list[LimitEntry]
+    budgets: list[BudgetEntry]
+    members: list[MemberEntry]
+
+
+@dataclass(slots=True, kw_only=True)
+class KeyEntry(Entry):
+    name: str
+    team: str
+    secret: str
+    """Empty: the stored one is kept, and a new key gets a generated one."""
+    digest: str
+    pepper: str
+    public_id: str
+    user_id: str
+    models: list[str]
+    networks: list[str]
+    allowed_ips: list[str]
+    starts_at: datetime | None
+    expires_at: datetime | None
+    limits: list[LimitEntry]
+    budgets: list[BudgetEntry]
+    enabled: bool | None
+
+
+@dataclass(slots=True, kw_only=True)
+class SettingsEntry(Entry):
+    values: dict[str, int]
+    """By column of `GatewaySettings`; only what the file says."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Document:
+    """A whole file. `unusable` holds the names, by section, of entries with problems: others may still refer to them."""
+
+    providers: list[ProviderEntry] = field(default_factory=list)
+    deployments: list[DeploymentEntry] = field(default_factory=list)
+    aliases: list[AliasEntry] = field(default_factory=list)
+    prices: list[PriceEntry] = field(default_factory=list)
+    networks: list[NetworkListEntry] = field(default_factory=list)
+    teams: list[TeamEntry] = field(default_factory=list)
+    keys: list[KeyEntry] = field(default_factory=list)
+    limits: list[LimitEntry] = field(default_factory=list)
+    budgets: list[BudgetEntry] = field(default_factory=list)
+    settings: SettingsEntry | None = None
+    unusable: set[tuple[str, str]] = field(default_factory=set)

@@ -1,0 +1,58 @@
+"""Prices: exact figures in USD per million tokens, each from a date on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from billing.models import TOKEN_BUCKETS
+from billing.money import pico_from_usd, pico_per_token
+from llmgateway.config_file.entries import PriceEntry
+from llmgateway.config_file.fields import FieldReader, check_value
+from llmgateway.validators import validate_name
+
+ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
+"""A price without a date holds from the beginning: a date of today would make every import a new price."""
+
+
+def read_prices(parent: FieldReader) -> list[PriceEntry]:
+    """The `prices` of the file."""
+    found: dict[tuple[str, str, datetime], PriceEntry] = {}
+    for reader in parent.objects("prices"):
+        entry = _read_price(reader)
+        if entry is None:
+            continue
+        identity = (entry.provider, entry.model, entry.effective_from)
+        if identity in found:
+            first = found[identity].place.line
+            reader.add("", f"This price stands on line {first} already; one of them needs another effective_from.")
+        found.setdefault(identity, entry)
+    return list(found.values())
+
+
+def _read_price(reader: FieldReader) -> PriceEntry | None:
+    provider = reader.text("provider", required=True)
+    model = reader.text("model", required=True)
+    if model is not None:
+        check_value(model, reader.at("model"), reader.problems, validate_name)
+    effective_from = reader.moment("effective_from", ALWAYS)
+    figures = {
+        bucket: reader.money(bucket, pico_per_token, 0 if bucket == "output" else None, required=bucket == "input")
+        for bucket in TOKEN_BUCKETS
+    }
+    figures["request"] = reader.money("request", pico_from_usd, 0)
+    source = reader.text("source")
+    if source is not None and len(source) > 100:
+        reader.add("source", "Keep it to 100 characters.")
+    reader.refuse("units")
+    reader.finish()
+    if not reader.usable or provider is None or model is None or effective_from is None:
+        return None
+    return PriceEntry(
+        place=reader.place,
+        places=reader.places(),
+        provider=provider,
+        model=model,
+        effective_from=effective_from,
+        figures=figures,
+        source=source,
+    )
