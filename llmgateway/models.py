@@ -260,12 +260,14 @@ class GatewaySettings(models.Model):
 class ConfigChange(models.Model):
     """A row of configuration that changed, written by database triggers alone and read by every worker.
 
-    `row_id` is empty when the whole table must be read again. `transaction_id` is PostgreSQL's, for a reader must go
+    `row_id` is empty when the whole table must be read again. `owner` says whose rules the row belongs to, for once
+    it is deleted nobody could tell: `key:5`, `team:3`, or empty. `transaction_id` is PostgreSQL's, for a reader must go
     by what is visible and not by the largest id, which commits out of order; on SQLite it is 0.
     """
 
     table_name = models.CharField(max_length=64)
     row_id = models.CharField(max_length=64, blank=True, default="")
+    owner = models.CharField(max_length=64, blank=True, default="")
     transaction_id = models.BigIntegerField(default=0, db_index=True)
     created_at = models.DateTimeField()
 

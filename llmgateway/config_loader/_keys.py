@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from llmgateway.config_loader._networks import NetworkCompiler, load_network_lists, load_ties
 from llmgateway.config_loader._quotas import Quotas, TeamFacts, load_budgets, load_limits, load_teams
-from llmgateway.config_loader._values import as_text, epoch, text_set, texts
+from llmgateway.config_loader._values import as_text, epoch, in_slices, text_set, texts
 from llmgateway.models import ApiKey
 from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, Limit
-
-SLICE = 500
-"""Rows handled in one go; between slices other threads get their turn."""
 
 COLUMNS = (
     "id",
@@ -21,7 +18,6 @@ COLUMNS = (
     "name",
     "team_id",
     "digest",
-    "pepper_id",
     "previous_digest",
     as_text("previous_valid_until"),
     "user_id",
@@ -49,49 +45,39 @@ class AccessRules:
         return {rule.id: rule for group in groups for rule in group}
 
 
-@dataclass(slots=True)
-class LoadedKeys:
-    keys: dict[bytes, KeyDigest] = field(default_factory=dict)
-    foreign_peppers: dict[str, int] = field(default_factory=dict)
-    """How many keys were saved under each pepper that is not configured here."""
-
-
-def load_rules(problems: list[ConfigProblem], key_ids: Collection[int] | None = None) -> AccessRules:
+def load_rules(
+    problems: list[ConfigProblem], key_ids: Collection[int] | None = None, *, pause: Callable[[], None]
+) -> AccessRules:
     """With `key_ids`, what concerns these keys alone."""
     teams = load_teams(problems)
     return AccessRules(
         teams=teams,
-        limits=load_limits(problems, key_ids),
-        budgets=load_budgets(problems, teams, key_ids),
+        limits=load_limits(problems, key_ids, pause=pause),
+        budgets=load_budgets(problems, teams, key_ids, pause=pause),
         networks=NetworkCompiler(load_network_lists(problems)),
-        ties=load_ties(key_ids),
+        ties=load_ties(key_ids, pause=pause),
     )
 
 
 def load_keys(
     rules: AccessRules,
     problems: list[ConfigProblem],
-    *,
-    pepper_ids: Collection[str],
     key_ids: Collection[int] | None = None,
+    *,
     pause: Callable[[], None],
-) -> LoadedKeys:
+) -> dict[bytes, KeyDigest]:
     """Every key that is not revoked, by digest. A key that cannot be read is left out, which denies it."""
     rows = ApiKey.objects.filter(revoked_at__isnull=True).order_by()
     if key_ids is not None:
         rows = rows.filter(pk__in=key_ids)
-    loaded = LoadedKeys()
-    for number, row in enumerate(rows.values_list(*COLUMNS).iterator(chunk_size=SLICE)):
-        if number % SLICE == 0:
-            pause()
+    keys: dict[bytes, KeyDigest] = {}
+    for row in in_slices(rows.values_list(*COLUMNS), pause):
         try:
-            _add_key(loaded.keys, row, rules)
+            _add_key(keys, row, rules)
         except (ValueError, TypeError) as error:
             message = f"its row cannot be read ({error}); requests with it are refused. Save it again in the admin."
             problems.append(ConfigProblem("llmgateway_apikey", str(row[0]), f"key {row[2]}", message))
-        if row[5] not in pepper_ids:
-            loaded.foreign_peppers[row[5]] = loaded.foreign_peppers.get(row[5], 0) + 1
-    return loaded
+    return keys
 
 
 def _add_key(keys: dict[bytes, KeyDigest], row: tuple[Any, ...], rules: AccessRules) -> None:
@@ -101,7 +87,6 @@ def _add_key(keys: dict[bytes, KeyDigest], row: tuple[Any, ...], rules: AccessRu
         name,
         team_id,
         digest,
-        _,
         previous_digest,
         previous_valid_until,
         user_id,

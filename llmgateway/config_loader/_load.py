@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from django.db.models import Count
+
 from llmgateway import conf as conf_module
 from llmgateway.conf import Conf
-from llmgateway.config_loader._keys import LoadedKeys, load_keys, load_rules
-from llmgateway.config_loader._reading import one_view
+from llmgateway.config_loader._garbage import keep, no_collection
+from llmgateway.config_loader._keys import load_keys, load_rules
+from llmgateway.config_loader._reading import log_position, one_view
 from llmgateway.config_loader._routing import load_routing
-from llmgateway.config_loader._sources import load_sources
+from llmgateway.config_loader._sources import file_budgets, load_sources
 from llmgateway.key_secrets import pepper_fingerprint
-from llmgateway.models import GatewaySettings
-from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Retries, Snapshot, SourceRule
+from llmgateway.models import ApiKey, GatewaySettings
+from llmgateway.pipeline.snapshot import ConfigProblem, Retries, Snapshot
+
+Pause = Callable[[], None]
 
 
-def load_snapshot(*, revision: int = 0, conf: Conf | None = None, pause: Callable[[], None] = lambda: None) -> Snapshot:
+def no_pause() -> None:
+    """For a process that has nothing else to do yet."""
+
+
+def load_snapshot(*, revision: int = 0, conf: Conf | None = None, pause: Pause = no_pause) -> Snapshot:
     """Read everything, as of one moment.
 
     `pause` is called between slices of a few hundred rows, for a loader beside a running event loop.
@@ -23,20 +32,25 @@ def load_snapshot(*, revision: int = 0, conf: Conf | None = None, pause: Callabl
     Raises:
         django.db.Error: the database cannot be read.
     """
-    conf = conf or conf_module.conf
-    peppers = [bytes.fromhex(pepper) for pepper in conf.key_peppers]
+    with no_collection():
+        snapshot = _load(revision, conf or conf_module.conf, pause)
+        keep(len(snapshot.keys))
+    return snapshot
+
+
+def _load(revision: int, conf: Conf, pause: Pause) -> Snapshot:
     problems: list[ConfigProblem] = []
     with one_view():
-        rules = load_rules(problems)
-        pepper_ids = {pepper_fingerprint(pepper) for pepper in peppers}
-        loaded = load_keys(rules, problems, pepper_ids=pepper_ids, pause=pause)
-        problems.extend(_pepper_problems(loaded))
-        sources, source_files = load_sources(rules, problems, pepper=peppers[0])
+        position = log_position()
+        rules = load_rules(problems, pause=pause)
+        keys = load_keys(rules, problems, pause=pause)
+        problems.extend(pepper_problems(conf))
+        sources, source_files = load_sources(rules, problems, pepper=newest_pepper(conf))
         routing = load_routing(problems)
         body_limit, retries = load_settings(conf)
     return Snapshot(
         revision=revision,
-        keys=loaded.keys,
+        keys=keys,
         aliases=routing.aliases,
         providers=routing.providers,
         request_body_limit=body_limit,
@@ -45,26 +59,38 @@ def load_snapshot(*, revision: int = 0, conf: Conf | None = None, pause: Callabl
         budgets=rules.all_budgets() | file_budgets(sources),
         problems=tuple(problems),
         watched_files=(*source_files, *routing.files),
+        position=position,
     )
 
 
-def _pepper_problems(loaded: LoadedKeys) -> list[ConfigProblem]:
+def newest_pepper(conf: Conf) -> bytes:
+    return bytes.fromhex(conf.key_peppers[0])
+
+
+PEPPER = "pepper "
+"""How the names of problems with peppers begin."""
+
+
+def pepper_problems(conf: Conf) -> list[ConfigProblem]:
+    """Keys that cannot work because their pepper is not here."""
+    known = [pepper_fingerprint(bytes.fromhex(pepper)) for pepper in conf.key_peppers]
+    foreign = (
+        ApiKey.objects.filter(revoked_at__isnull=True)
+        .exclude(pepper_id__in=known)
+        .values_list("pepper_id")
+        .annotate(Count("id"))
+        .order_by("pepper_id")
+    )
     return [
         ConfigProblem(
             "llmgateway_apikey",
             "",
-            f"pepper {pepper_id}",
+            f"{PEPPER}{pepper_id}",
             f"{count} keys were saved under a pepper that is not in GATEWAY_KEY_PEPPERS; requests with them are "
             "refused. Add the pepper or issue these keys again.",
         )
-        for pepper_id, count in loaded.foreign_peppers.items()
+        for pepper_id, count in foreign
     ]
-
-
-def file_budgets(sources: tuple[SourceRule, ...]) -> dict[int, BudgetRule]:
-    """The budgets that only static files know."""
-    found = (rule for source in sources for entry in source.keys.values() for rule in entry.key.budgets)
-    return {rule.id: rule for rule in found if rule.id < 0}
 
 
 def load_settings(conf: Conf) -> tuple[int, Retries]:

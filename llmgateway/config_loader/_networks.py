@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from llmgateway.config_loader._values import as_text, texts
+from llmgateway.config_loader._values import as_text, in_slices, texts
 from llmgateway.models import KeyNetwork, NetworkList
 from llmgateway.pipeline.snapshot import ConfigProblem, Networks
 
@@ -72,12 +72,12 @@ def _usable(text: str) -> tuple[tuple[str, ...], str]:
     return tuple(entry for entry in entries if entry not in bad), ", ".join(bad)[:100]
 
 
-def load_ties(key_ids: Collection[int] | None = None) -> dict[int, tuple[int, ...]]:
+def load_ties(key_ids: Collection[int] | None = None, *, pause: Callable[[], None]) -> dict[int, tuple[int, ...]]:
     """The network lists of each key that has some."""
     rows = KeyNetwork.objects.order_by("key_id", "network_list_id")
     if key_ids is not None:
         rows = rows.filter(key_id__in=key_ids)
     ties: dict[int, tuple[int, ...]] = {}
-    for key_id, list_id in rows.values_list("key_id", "network_list_id").iterator(chunk_size=500):
+    for key_id, list_id in in_slices(rows.values_list("key_id", "network_list_id"), pause):
         ties[key_id] = (*ties.get(key_id, ()), list_id)
     return ties

@@ -5,7 +5,7 @@ Keys share what is equal: a key without quotas of its own has its team's very tu
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Generic, TypeVar
@@ -14,8 +14,13 @@ from zoneinfo import ZoneInfo
 from django.db.models import Q
 
 from billing.models import Budget
+from llmgateway.config_loader._values import in_slices
 from llmgateway.models import RateLimit, Team
 from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Limit
+
+METRICS = frozenset(RateLimit.Metric.values)
+PERIODS = frozenset(RateLimit.Period.values)
+WINDOWS = frozenset(Budget.Window.values)
 
 T = TypeVar("T", Limit, BudgetRule)
 
@@ -103,20 +108,22 @@ def _scope(key_id: int | None, team_id: int | None) -> str:
     return "global" if team_id is None else "team"
 
 
-def load_limits(problems: list[ConfigProblem], key_ids: Collection[int] | None = None) -> Quotas[Limit]:
+def load_limits(
+    problems: list[ConfigProblem], key_ids: Collection[int] | None = None, *, pause: Callable[[], None]
+) -> Quotas[Limit]:
     """Enabled limits; with `key_ids`, of no other keys."""
     rows = (
         RateLimit.objects.filter(_binding(key_ids), enabled=True)
         .order_by("id")
         .values_list("id", "key_id", "team_id", "metric", "per", "amount", "burst")
     )
-    return Quotas[Limit].of((row[1], row[2], _limit(row, problems)) for row in rows.iterator(chunk_size=500))
+    return Quotas[Limit].of((row[1], row[2], _limit(row, problems)) for row in in_slices(rows, pause))
 
 
 def _limit(row: tuple[int, int | None, int | None, str, str, int, int | None], problems: list[ConfigProblem]) -> Limit:
     row_id, key_id, team_id, metric, per, amount, burst = row
     counter, scope = f"limit:{row_id}", _scope(key_id, team_id)
-    if metric not in RateLimit.Metric.values or per not in RateLimit.Period.values:
+    if metric not in METRICS or per not in PERIODS:
         # A rule that cannot be kept must not be dropped: that would let everything through.
         name = f"limit {row_id}"
         message = (
@@ -133,7 +140,11 @@ def limit_name(amount: int) -> str:
 
 
 def load_budgets(
-    problems: list[ConfigProblem], teams: dict[int, TeamFacts], key_ids: Collection[int] | None = None
+    problems: list[ConfigProblem],
+    teams: dict[int, TeamFacts],
+    key_ids: Collection[int] | None = None,
+    *,
+    pause: Callable[[], None],
 ) -> Quotas[BudgetRule]:
     """Enabled budgets; with `key_ids`, of no other keys."""
     rows = (
@@ -141,9 +152,7 @@ def load_budgets(
         .order_by("id")
         .values_list("id", "key_id", "team_id", "name", "window", "limit_pico_usd", "key__team_id")
     )
-    return Quotas[BudgetRule].of(
-        (row[1], row[2], _budget(row, teams, problems)) for row in rows.iterator(chunk_size=500)
-    )
+    return Quotas[BudgetRule].of((row[1], row[2], _budget(row, teams, problems)) for row in in_slices(rows, pause))
 
 
 def _budget(
@@ -152,7 +161,7 @@ def _budget(
     problems: list[ConfigProblem],
 ) -> BudgetRule:
     row_id, key_id, team_id, name, window, limit, key_team_id = row
-    if window not in Budget.Window.values:
+    if window not in WINDOWS:
         message = f"{window!r} is not a window; the budget lets nothing through. Choose one in the admin."
         problems.append(ConfigProblem("billing_budget", str(row_id), f"budget {name}", message))
         window, limit = Budget.Window.TOTAL.value, 0

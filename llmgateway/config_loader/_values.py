@@ -6,11 +6,26 @@ Columns that a converter could choke on are selected as text: one broken row mus
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any, TypeVar
 
-from django.db.models import TextField
+from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast
+
+Row = TypeVar("Row")
+
+SLICE = 250
+"""Rows handled in one go; between slices other threads get their turn."""
+
+
+def in_slices(rows: QuerySet[Any, Row], pause: Callable[[], None]) -> Iterator[Row]:
+    """The rows one by one, with a pause after each slice."""
+    for number, row in enumerate(rows.iterator(chunk_size=SLICE), start=1):
+        yield row
+        if number % SLICE == 0:
+            pause()
 
 
 def as_text(column: str) -> Cast:

@@ -201,6 +201,18 @@ class ConfigProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class LogPosition:
+    """How far the log of configuration changes was read when a snapshot was made.
+
+    On PostgreSQL `watermark` is the transaction before which all have ended, and `seen` the entries of later ones
+    that are in the snapshot already; on SQLite it is the last entry's id.
+    """
+
+    watermark: int = 0
+    seen: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All configuration at one moment."""
 
@@ -222,6 +234,8 @@ class Snapshot:
     """What could not be used. The rest works."""
     watched_files: tuple[str, ...] = ()
     """Files that were read besides the database; the follower reads them again when they change."""
+    position: LogPosition = LogPosition()
+    """Up to where it is complete."""
 
 
 @dataclass(frozen=True, slots=True)
