@@ -11,6 +11,7 @@ from django.urls import reverse_lazy
 
 from llmgateway import conf as conf_module
 from llmgateway.conf import PROJECT_ROOT, Conf, read_environment
+from llmgateway.navigation import UNFOLD  # noqa: F401  # a setting of the admin's theme
 from llmgateway.secrets_file import ensure_secrets
 
 
@@ -131,6 +132,7 @@ AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = 0.25
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
+AXES_LOCKOUT_TEMPLATE = "dashboard/locked_out.html"
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = conf.https
 SESSION_COOKIE_HTTPONLY = True
@@ -211,12 +213,4 @@ LOGGING: dict[str, Any] = {
         "daphne": {"level": "WARNING"},
         "axes": {"level": "WARNING"},
     },
-}
-
-UNFOLD: dict[str, Any] = {
-    "SITE_TITLE": "LLM Gateway",
-    "SITE_HEADER": "LLM Gateway",
-    "SITE_SYMBOL": "hub",
-    "SHOW_HISTORY": True,
-    "SHOW_VIEW_ON_SITE": False,
 }

@@ -1,0 +1,196 @@
+"""The ledger in the admin: read only, and bounded so that a page is quick however many rows there are."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.contrib.filters.admin import TextFilter
+from unfold.decorators import display
+
+from billing.models import TOKEN_BUCKETS, UsageRecord
+from billing.money import format_usd
+from llmgateway.admin_base import GatewayAdmin, badge
+from llmgateway.models import ApiKey, Team
+
+SCANNED_ROWS = 20_000
+"""How many of the newest rows are looked at for what no index finds: a status, an end user, a client's request id."""
+
+PERIODS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
+STATUS_TONES = {"completed": "good", "cancelled": "neutral", "failed": "bad", "interrupted": "warning"}
+
+
+class PeriodFilter(admin.SimpleListFilter):
+    title = "period"
+    parameter_name = "period"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("hour", "Last hour"), ("day", "Last 24 hours"), ("week", "Last 7 days"), ("month", "Last 30 days")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
+        period = PERIODS.get(self.value() or "")
+        return queryset.filter(started_at__gte=timezone.now() - period) if period else queryset
+
+
+class KeyFilter(TextFilter):  # type: ignore[misc]  # the theme has no types
+    title = "key (its name)"
+    parameter_name = "key"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
+        return queryset.filter(key_id__in=_key_ids(self.value())) if self.value() else queryset
+
+
+class TeamFilter(TextFilter):  # type: ignore[misc]  # the theme has no types
+    title = "team (its name)"
+    parameter_name = "team"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
+        if not self.value():
+            return queryset
+        return queryset.filter(team_id__in=list(Team.objects.filter(name=self.value()).values_list("pk", flat=True)))
+
+
+class StatusFilter(admin.SimpleListFilter):
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(value), str(label)) for value, label in UsageRecord.Status.choices]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
+        return newest(queryset).filter(status=self.value()) if self.value() else queryset
+
+
+def newest(rows: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
+    """Those of `rows` that began no earlier than the 20,000th newest. An index finds where that is."""
+    times = rows.order_by("-started_at").values_list("started_at", flat=True)
+    edge = next(iter(times[SCANNED_ROWS : SCANNED_ROWS + 1]), None)
+    return rows.filter(started_at__gte=edge) if edge else rows
+
+
+def _key_ids(name: str) -> list[str]:
+    ids = ApiKey.objects.filter(Q(name=name) | Q(public_id=name)).values_list("pk", flat=True)
+    # A deleted key's id, and `file:` keys, are in no table.
+    return [*(str(pk) for pk in ids), name, f"file:{name}"]
+
+
+@admin.register(UsageRecord)
+class UsageRecordAdmin(GatewayAdmin):
+    list_display = (
+        "started_at",
+        "outcome",
+        "key_name",
+        "team_name",
+        "alias",
+        "deployment",
+        "tokens",
+        "cost",
+        "duration",
+    )
+    list_display_links = ("started_at",)
+    list_filter = (PeriodFilter, KeyFilter, TeamFilter, StatusFilter)
+    search_fields = ("id",)
+    search_help_text = (
+        "A whole request id or key name; or, among the newest 20,000 requests, an end user or a client's request id. "
+        "The status filter looks at the newest 20,000 as well."
+    )
+    ordering = ("-started_at", "-id")
+    # Sorting by anything else would read the whole table.
+    sortable_by = ()
+    actions = None
+    fieldsets = (
+        (None, {"fields": ("id", "started_at", "outcome", "http_status", "error_type", "operation", "stream")}),
+        ("Who", {"fields": ("key_name", "team_name", "end_user", "client_request_id", "client_ip")}),
+        ("What", {"fields": ("alias", "provider", "deployment", "model", "response_model")}),
+        ("Tokens", {"fields": (*TOKEN_BUCKETS, "usage_source")}),
+        ("Money", {"fields": ("cost", "held", "price_id", "priced")}),
+        ("Time", {"fields": ("duration", "first_token", "overhead")}),
+        ("As recorded", {"fields": ("attempt_list", "raw_usage")}),
+    )
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [name for _, section in self.fieldsets for name in section["fields"]]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[UsageRecord]:
+        found: QuerySet[UsageRecord] = super().get_queryset(request).order_by(*self.ordering)
+        return found
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[UsageRecord], search_term: str
+    ) -> tuple[QuerySet[UsageRecord], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        if queryset.filter(pk=term).exists():
+            return queryset.filter(pk=term), False
+        keys = queryset.filter(key_id__in=_key_ids(term))
+        if keys.exists():
+            return keys, False
+        return newest(queryset).filter(Q(end_user=term) | Q(client_request_id=term)), False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
+        # The drain writes these rows, people do not: there are no changes to show.
+        return {}
+
+    @display(description="Status")  # type: ignore[untyped-decorator]
+    def outcome(self, record: UsageRecord) -> SafeString:
+        return badge(record.get_status_display().lower(), STATUS_TONES.get(record.status, "neutral"))
+
+    @display(description="Tokens in / out")  # type: ignore[untyped-decorator]
+    def tokens(self, record: UsageRecord) -> str:
+        read = sum(getattr(record, name) for name in TOKEN_BUCKETS[:6])
+        written = sum(getattr(record, name) for name in TOKEN_BUCKETS[6:])
+        estimated = " (estimated)" if record.usage_source == UsageRecord.UsageSource.ESTIMATED else ""
+        return f"{read:,} / {written:,}{estimated}"
+
+    @display(description="Cost")  # type: ignore[untyped-decorator]
+    def cost(self, record: UsageRecord) -> str:
+        return format_usd(record.cost_pico_usd) if record.priced else "not priced"
+
+    @display(description="Held")  # type: ignore[untyped-decorator]
+    def held(self, record: UsageRecord) -> str:
+        return format_usd(record.held_pico_usd)
+
+    @display(description="Duration")  # type: ignore[untyped-decorator]
+    def duration(self, record: UsageRecord) -> str:
+        return _milliseconds(record.duration_us)
+
+    @display(description="First token")  # type: ignore[untyped-decorator]
+    def first_token(self, record: UsageRecord) -> str:
+        return "–" if record.ttft_us is None else _milliseconds(record.ttft_us)
+
+    @display(description="In the gateway")  # type: ignore[untyped-decorator]
+    def overhead(self, record: UsageRecord) -> str:
+        return f"{record.overhead_us / 1000:.2f} ms"
+
+    @display(description="Attempts")  # type: ignore[untyped-decorator]
+    def attempt_list(self, record: UsageRecord) -> SafeString:
+        return _pretty(record.attempts)
+
+    @display(description="Usage as the provider sent it")  # type: ignore[untyped-decorator]
+    def raw_usage(self, record: UsageRecord) -> SafeString | str:
+        return _pretty(record.usage_raw) if record.usage_raw else "none"
+
+
+def _milliseconds(microseconds: int) -> str:
+    return f"{microseconds / 1000:,.0f} ms"
+
+
+def _pretty(value: Any) -> SafeString:
+    return format_html('<pre class="gw-code">{}</pre>', json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,56 @@
+"""Where keys are looked up, and the settings that may change while the gateway runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+
+from llmgateway import conf as conf_module
+from llmgateway.admin_base import GatewayAdmin
+from llmgateway.models import AuthSource, GatewaySettings
+
+
+@admin.register(AuthSource)
+class AuthSourceAdmin(GatewayAdmin):
+    list_display = ("name", "kind", "position", "enabled")
+    search_fields = ("name",)
+    fields = ("name", "kind", "path", "position", "enabled")
+
+
+@admin.register(GatewaySettings)
+class GatewaySettingsAdmin(GatewayAdmin):
+    """One row, opened at once: there is nothing to choose from a list of one."""
+
+    fieldsets = (
+        ("Requests", {"fields": ("request_body_limit_mb",)}),
+        ("Retries", {"fields": ("retry_attempts", "retry_initial_ms", "retry_max_ms")}),
+    )
+    # The environment wins over the row; who edits it should see that it has no effect.
+    VARIABLES = {
+        "request_body_limit_mb": "REQUEST_BODY_LIMIT_MB",
+        "retry_attempts": "MAX_RETRIES",
+        "retry_initial_ms": "INITIAL_BACKOFF",
+        "retry_max_ms": "MAX_BACKOFF",
+    }
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        row, _ = GatewaySettings.objects.get_or_create(pk=1)
+        return redirect(reverse("admin:llmgateway_gatewaysettings_change", args=[row.pk]))
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        variables = {name: text for name, text in self.VARIABLES.items() if conf_module.conf.values.get(text, "")}
+        kwargs["help_texts"] = {
+            name: f"{variable} is set in the environment to {conf_module.conf.values[variable]} and wins over this."
+            for name, variable in variables.items()
+        }
+        return super().get_form(request, obj, change, **kwargs)

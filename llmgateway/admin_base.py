@@ -1,0 +1,176 @@
+"""What the admin pages of all apps share: recorded changes, form fields, bounded lists. Knows no model of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from django import forms
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.paginator import Paginator
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.forms import PaginationInlineFormSet
+from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+
+from llmgateway import change_log
+
+RECENT_CHANGES = 5
+COUNTED_ROWS = 10_000
+
+
+class CappedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Pages of the first 10,000 rows. Counting stops there, for an exact count reads a large table from end to end."""
+
+    @cached_property
+    def count(self) -> int:
+        rows = self.object_list
+        if isinstance(rows, QuerySet):
+            return rows.order_by()[:COUNTED_ROWS].count()
+        return len(rows)
+
+
+class GatewayAdmin(ModelAdmin):  # type: ignore[misc]  # the theme has no types
+    """A page whose object shows who changed it, when and how."""
+
+    paginator = CappedPaginator
+    show_full_result_count = False
+    list_max_show_all = 0
+    list_per_page = 50
+    list_filter_submit = True
+    warn_unsaved_form = True
+    change_form_outer_after_template = "gateway_admin/recent_changes.html"
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        context = {**(extra_context or {}), **self.page_context(request, object_id)}
+        return super().changeform_view(request, object_id, form_url, context)
+
+    def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
+        """What the object's page shows beside its form. Empty while it is being added, and where nobody may look."""
+        instance = self.get_object(request, unquote(object_id)) if object_id else None
+        if instance is None or not self.has_view_or_change_permission(request, instance):
+            return {}
+        changes = change_log.changes_of(instance, limit=RECENT_CHANGES + 1)
+        return {"changes": changes[:RECENT_CHANGES], "more_changes": len(changes) > RECENT_CHANGES}
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        instance = self.get_object(request, unquote(object_id))
+        if instance is None:
+            raise Http404(f"There is no {self.opts.verbose_name} with id {object_id}.")
+        if not self.has_view_or_change_permission(request, instance):
+            raise PermissionDenied
+        page = CappedPaginator(change_log.entries_of(instance), 50).get_page(request.GET.get("p"))
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Changes: {instance}",
+            "opts": self.opts,
+            "object": instance,
+            "original": instance,
+            "page": page,
+            "changes": change_log.describe(page.object_list),
+            "preserved_filters": self.get_preserved_filters(request),
+            **(extra_context or {}),
+        }
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, "gateway_admin/changes.html", context)
+
+
+class DistinctFormSet(PaginationInlineFormSet):  # type: ignore[misc]  # the theme has no types
+    """Refuses two rows that agree in `distinct_fields`, which a conditional constraint would turn into a failure."""
+
+    distinct_fields: Sequence[str] = ()
+
+    def clean(self) -> None:
+        super().clean()
+        seen: set[tuple[Any, ...]] = set()
+        for form in self.forms:
+            values = getattr(form, "cleaned_data", {})
+            if not values or values.get("DELETE"):
+                continue
+            row = tuple(values.get(name) for name in self.distinct_fields)
+            if row in seen:
+                names = " and ".join(self.distinct_fields)
+                form.add_error(self.distinct_fields[0], f"Another row has the same {names}; keep one of them.")
+            seen.add(row)
+
+
+class GatewayInline(TabularInline):  # type: ignore[misc]  # the theme has no types
+    """Rows that are a part of the page's object."""
+
+    extra = 0
+
+
+class LinesField(forms.CharField):
+    """A list of texts, one a line."""
+
+    widget = UnfoldAdminTextareaWidget
+
+    def __init__(self, *, placeholder: str = "", **kwargs: Any) -> None:
+        super().__init__(widget=UnfoldAdminTextareaWidget({"rows": 4, "placeholder": placeholder}), **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(str(item) for item in value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> Any:
+        return [line.strip() for line in (value or "").splitlines() if line.strip()]
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool((initial or []) != self.to_python(data))
+
+
+class AmountField(forms.CharField):
+    """An exact decimal amount that is kept as an integer. `read` raises ValueError with what is wrong."""
+
+    def __init__(self, *, read: Any, show: Any, **kwargs: Any) -> None:
+        self.read, self.show = read, show
+        kwargs.setdefault("widget", UnfoldAdminTextInputWidget({"inputmode": "decimal", "autocomplete": "off"}))
+        super().__init__(**kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        return self.show(value) if isinstance(value, int) else value
+
+    def to_python(self, value: Any) -> Any:
+        text = str(value or "").strip().removeprefix("$").replace(",", "")
+        if not text:
+            return None
+        try:
+            return self.read(Decimal(text))
+        except ArithmeticError:
+            raise ValidationError(f"{value} is not an amount; write one such as 0.15") from None
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return bool(initial != self.to_python(data))
+        except ValidationError:
+            return True
+
+
+def badge(text: str, tone: str) -> SafeString:
+    """A small coloured label: `good`, `warning`, `bad` or `neutral`."""
+    return format_html('<span class="gw-badge gw-{}">{}</span>', tone, text)
+
+
+def link(url: str, text: str) -> SafeString:
+    return format_html('<a class="gw-link" href="{}">{}</a>', url, text)
+
+
+def errors_of(error: ValidationError) -> str:
+    """All messages of `error` in one sentence, for a notice above the page."""
+    return " ".join(error.messages)

@@ -1,0 +1,102 @@
+"""The admin's side bar and look, for settings. No model is imported here, for settings come first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest
+from django.templatetags.static import static
+from django.urls import reverse_lazy
+
+
+def _may_view(model: str) -> Callable[[HttpRequest], bool]:
+    app, name = model.split("_", 1)
+
+    def allowed(request: HttpRequest) -> bool:
+        user = request.user
+        return user.has_perm(f"{app}.view_{name}") or user.has_perm(f"{app}.change_{name}")
+
+    return allowed
+
+
+def _list(title: str, icon: str, model: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(f"admin:{model}_changelist"),
+        "permission": _may_view(model),
+    }
+
+
+def _asset(name: str) -> Callable[[HttpRequest], str]:
+    return lambda _request: static(name)
+
+
+NAVIGATION: list[dict[str, Any]] = [
+    {
+        "items": [
+            {"title": "Overview", "icon": "space_dashboard", "link": reverse_lazy("admin:index")},
+            {"title": "Dashboard", "icon": "monitoring", "link": reverse_lazy("dashboard:home")},
+        ]
+    },
+    {
+        "title": "Access",
+        "separator": True,
+        "items": [
+            _list("API keys", "key", "llmgateway_apikey"),
+            _list("Teams", "groups", "llmgateway_team"),
+            _list("Network lists", "lan", "llmgateway_networklist"),
+            _list("Rate limits", "speed", "llmgateway_ratelimit"),
+            _list("Key sources", "database", "llmgateway_authsource"),
+        ],
+    },
+    {
+        "title": "Models & providers",
+        "separator": True,
+        "items": [
+            _list("Model aliases", "alt_route", "providers_modelalias"),
+            _list("Deployments", "rocket_launch", "providers_deployment"),
+            _list("Providers", "hub", "providers_provider"),
+            _list("Credentials", "encrypted", "providers_credential"),
+        ],
+    },
+    {
+        "title": "Money",
+        "separator": True,
+        "items": [
+            _list("Prices", "sell", "billing_price"),
+            _list("Budgets", "savings", "billing_budget"),
+        ],
+    },
+    {
+        "title": "Records",
+        "separator": True,
+        "items": [
+            _list("Requests", "receipt_long", "billing_usagerecord"),
+            _list("Changes", "history", "auditlog_logentry"),
+            _list("Log-in attempts", "login", "axes_accessattempt"),
+        ],
+    },
+    {
+        "title": "People and settings",
+        "separator": True,
+        "items": [
+            _list("Users", "person", "auth_user"),
+            _list("Groups", "group", "auth_group"),
+            _list("Settings", "tune", "llmgateway_gatewaysettings"),
+        ],
+    },
+]
+
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "LLM Gateway",
+    "SITE_HEADER": "LLM Gateway",
+    "SITE_SYMBOL": "hub",
+    "SITE_URL": reverse_lazy("dashboard:home"),
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "llmgateway.admin.overview.add_overview",
+    "STYLES": [_asset("gateway_admin/admin.css")],
+    "SIDEBAR": {"show_search": True, "show_all_applications": False, "navigation": NAVIGATION},
+}

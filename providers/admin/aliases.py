@@ -1,0 +1,44 @@
+"""Model aliases in the admin, with their weighted targets."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from unfold.decorators import display
+
+from llmgateway.admin_base import GatewayAdmin, GatewayInline
+from providers.models import AliasTarget, ModelAlias
+
+
+class TargetInline(GatewayInline):
+    model = AliasTarget
+    fields = ("deployment", "weight", "position")
+    autocomplete_fields = ("deployment",)
+    verbose_name = "target"
+    verbose_name_plural = "targets"
+
+
+@admin.register(ModelAlias)
+class ModelAliasAdmin(GatewayAdmin):
+    list_display = ("name", "strategy", "target_list", "enabled")
+    list_filter = ("enabled", "strategy")
+    search_fields = ("name", "=targets__deployment__name")
+    search_help_text = "Part of a name, or the whole name of a deployment."
+    fields = ("name", "strategy", "enabled")
+    inlines = (TargetInline,)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ModelAlias]:
+        found: QuerySet[ModelAlias] = super().get_queryset(request).prefetch_related("targets__deployment")
+        return found
+
+    @display(description="Targets")  # type: ignore[untyped-decorator]
+    def target_list(self, alias: ModelAlias) -> str:
+        """Shares for weighted aliases, the order for the others."""
+        targets = list(alias.targets.all())
+        if not targets:
+            return "none: requests are answered 503"
+        if alias.strategy != ModelAlias.Strategy.WEIGHTED:
+            return " → ".join(target.deployment.name for target in targets)
+        whole = sum(target.weight for target in targets)
+        return ", ".join(f"{target.deployment.name} {100 * target.weight / whole:.0f} %" for target in targets)

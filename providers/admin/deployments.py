@@ -1,0 +1,73 @@
+"""Deployments in the admin, with the test of their connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
+from unfold.decorators import action
+
+from llmgateway.admin_base import GatewayAdmin
+from providers.connection_check import check_connection
+from providers.models import Deployment
+
+MAX_TESTED = 10
+"""At once from the list, for each may take ten seconds."""
+
+
+@admin.register(Deployment)
+class DeploymentAdmin(GatewayAdmin):
+    list_display = ("name", "provider", "model", "credential", "enabled")
+    list_select_related = ("provider", "credential__provider")
+    list_filter = (("provider", AutocompleteSelectFilter), "enabled")
+    search_fields = ("name", "model", "provider__name")
+    autocomplete_fields = ("provider", "credential")
+    fieldsets = (
+        (None, {"fields": ("name", "provider", "credential", "model", "enabled")}),
+        ("Streams", {"fields": ("inject_usage",)}),
+        (
+            "Timeouts in seconds",
+            {"fields": (("connect_timeout_s", "first_token_timeout_s"), ("idle_timeout_s", "total_timeout_s"))},
+        ),
+    )
+    actions = ("test_selected",)
+    actions_row = ("test_connection",)
+    actions_detail = ("test_connection",)
+
+    @action(description="Test connection", url_path="test", permissions=["change"], icon="network_check")  # type: ignore[untyped-decorator]
+    def test_connection(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        deployment: Deployment | None = self.get_object(request, object_id)
+        if deployment is None:
+            raise Http404(f"There is no deployment with id {object_id}.")
+        if not self.has_change_permission(request, deployment):
+            raise PermissionDenied
+        question = f"Test the connection of {deployment.name}"
+        context: dict[str, Any] = {
+            **self.admin_site.each_context(request),
+            "title": question,
+            "question": question,
+            "explanation": f"Asks {deployment.provider} for its list of models with this deployment's credential. "
+            "It costs nothing.",
+            "opts": self.opts,
+            "result": check_connection(deployment) if request.method == "POST" else None,
+            "confirm": "Send again" if request.method == "POST" else "Send the request",
+            "back": reverse("admin:providers_deployment_change", args=[deployment.pk]),
+            "back_text": "Back",
+        }
+        return TemplateResponse(request, "gateway_admin/action.html", context)
+
+    @admin.action(description="Test connection", permissions=["change"])
+    def test_selected(self, request: HttpRequest, queryset: QuerySet[Deployment]) -> None:
+        chosen = list(queryset.select_related("provider", "credential__provider")[: MAX_TESTED + 1])
+        for deployment in chosen[:MAX_TESTED]:
+            result = check_connection(deployment)
+            level = messages.SUCCESS if result.ok else messages.ERROR
+            messages.add_message(request, level, f"{deployment.name}: {result.headline}. {result.detail}")
+        if len(chosen) > MAX_TESTED:
+            messages.warning(request, f"Only the first {MAX_TESTED} were tested; choose fewer at once.")
