@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from zoneinfo import ZoneInfo
 
 Bounds = tuple[float, float | None]
@@ -17,10 +17,16 @@ def window_bounds(window: str, time_zone: str, at: float) -> Bounds:
     return _bounds(window, time_zone, int(at // 900))
 
 
+@cache
+def load_zone(time_zone: str) -> ZoneInfo:
+    """A zone, read from disk once per process. Call it off the event loop for every zone that windows will be asked in."""
+    return ZoneInfo(time_zone)
+
+
 @lru_cache(maxsize=4096)
 def _bounds(window: str, time_zone: str, quarter: int) -> Bounds:
     # Every zone's offset is a multiple of a quarter of an hour, so all moments of a quarter share their windows.
-    zone = ZoneInfo(time_zone)
+    zone = load_zone(time_zone)
     moment = datetime.fromtimestamp(quarter * 900, zone)
     if window == "hour":
         start = moment.timestamp() - moment.minute * 60

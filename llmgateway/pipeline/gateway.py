@@ -15,7 +15,7 @@ from llmgateway.pipeline import admission
 from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.budgets import BudgetIndex
 from llmgateway.pipeline.call import Call
-from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError
+from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
 from llmgateway.pipeline.exchanges import Exchanges
 from llmgateway.pipeline.health import ProviderHealth
 from llmgateway.pipeline.metering import opening
@@ -27,6 +27,10 @@ from llmgateway.pipeline.streaming import Answer, Failure, deliver, gateway_head
 from llmgateway.pipeline.telemetry import Telemetry
 from llmgateway.pipeline.upstream import FailureCause, Upstream
 from providers.adapters.body import estimate_input_tokens
+
+
+BUDGETS_READY_S = 2.0
+"""How long a request waits for a new budget to be counted."""
 
 
 class Gateway:
@@ -135,7 +139,7 @@ class Gateway:
         input_estimate = estimate_input_tokens(request.body, candidates[0].adapter.chars_per_token)
         hold = admission.hold(request, key, candidates, input_estimate)
         if key.budgets and not self.budgets_ready.is_set():
-            await self.budgets_ready.wait()
+            await self._budgets_counted()
         reservation = await admission.admit(self.store, request, key, hold)
         admitted = clock.monotonic()
         call = Call(
@@ -157,6 +161,15 @@ class Gateway:
             call.abandon()
             raise
         return call, candidates
+
+    async def _budgets_counted(self) -> None:
+        try:
+            await asyncio.wait_for(self.budgets_ready.wait(), BUDGETS_READY_S)
+        except TimeoutError:
+            raise LedgerUnavailableError(
+                "A new budget is still being counted from the ledger. Try again in a moment.",
+                headers=((b"retry-after", b"1"),),
+            ) from None
 
     def _open(self, call: Call, first: Deployment) -> None:
         record = opening(

@@ -91,6 +91,10 @@ class AdmissionStore(Protocol):
         """What the ledger says was settled in the window that began at `window_start`, before any request counted."""
         ...
 
+    def restart(self, budget: BudgetRule) -> None:
+        """Forget what is settled in the current window; a `seed` follows. What is held stays."""
+        ...
+
     def state(self, budget: BudgetRule) -> BudgetState:
         """Of the current window."""
         ...

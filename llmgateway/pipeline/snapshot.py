@@ -247,3 +247,5 @@ class SourceRule:
     """`database` or `static_file`."""
     keys: Mapping[bytes, KeyDigest] = field(default_factory=dict)
     """The keys of a static file, by digest; the database's are in `Snapshot.keys`."""
+    path: str = ""
+    """Of a static file."""

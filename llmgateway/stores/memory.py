@@ -81,6 +81,9 @@ class MemoryStore:
         if start == window_start:
             self._windows[self._name(budget)].settled += settled_pico_usd
 
+    def restart(self, budget: BudgetRule) -> None:
+        self._windows[self._name(budget)].settled = 0
+
     def state(self, budget: BudgetRule) -> BudgetState:
         window = self._windows[self._name(budget)]
         return BudgetState(window.settled, window.held)
@@ -108,14 +111,14 @@ class MemoryStore:
         return None
 
     def _full_at(self, limit: Limit, now_ns: int) -> int:
-        """When the bucket is full again, at the earliest now; after an edit of the amount, in the new unit."""
+        """When the bucket is full again, at the earliest now. After an edit of the amount, what was used stays used."""
         now = now_ns * limit.amount
         bucket = self._buckets.get(limit.counter)
         if bucket is None:
             return now
         if bucket.amount != limit.amount:
-            bucket.full_at = bucket.full_at * limit.amount // bucket.amount if bucket.amount else now
-            bucket.amount = limit.amount
+            used = max(0, bucket.full_at - now_ns * bucket.amount)
+            bucket.amount, bucket.full_at = limit.amount, now + used
         return max(bucket.full_at, now)
 
     def _take(self, limits: tuple[Limit, ...], now_ns: int) -> tuple[int | None, int | None, float]:

@@ -1,0 +1,137 @@
+"""Limits and budgets: what is refused, how it is said, and that everything is given back."""
+
+from __future__ import annotations
+
+import asyncio
+
+from billing.money import PICO_PER_USD
+from llmgateway.http import httpx
+from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from tests.fakes import FakeLedger, Reply, ScriptedUpstream
+from tests.gateways import CHAT, House, alias, deployment, key, snapshot
+
+FIVE = Limit("limit:1", "5 requests per minute", "key", 5, 5)
+DAILY = BudgetRule(1, "day", "key", "1", "day", PICO_PER_USD, "UTC")
+
+
+def answers(count: int) -> ScriptedUpstream:
+    return ScriptedUpstream(*[Reply.json(CHAT) for _ in range(count)])
+
+
+async def test_five_a_minute_are_five_in_a_burst_then_one_every_twelve_seconds() -> None:
+    house = House(answers(7), snapshot(who=key(limits=(FIVE,))))
+
+    burst = [await house.chat() for _ in range(6)]
+
+    assert [response.status_code for response in burst] == [200] * 5 + [429]
+    refused = burst[-1]
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert "'alice'" in refused.json()["error"]["message"]
+    assert refused.headers["retry-after"] == "12"
+    assert (refused.headers["x-ratelimit-scope"], refused.headers["x-ratelimit-name"]) == ("key", FIVE.name)
+    house.clock.advance(11.999)
+    assert (await house.chat()).status_code == 429
+    house.clock.advance(0.001)
+    assert (await house.chat()).status_code == 200
+
+
+async def test_every_answer_tells_what_remains() -> None:
+    house = House(answers(1), snapshot(who=key(limits=(FIVE,))))
+
+    headers = (await house.chat()).headers
+
+    assert headers["x-ratelimit-limit-requests"] == "5"
+    assert headers["x-ratelimit-remaining-requests"] == "4"
+    assert headers["x-ratelimit-reset-requests"] == "12.000s"
+
+
+async def test_a_limit_of_nothing_cannot_be_waited_out() -> None:
+    house = House(answers(0), snapshot(who=key(limits=(Limit("limit:1", "0 requests per minute", "key", 0, 0),))))
+
+    response = await house.chat()
+
+    assert (response.status_code, response.json()["error"]["code"]) == (429, "request_exceeds_limit")
+    assert response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in response.headers
+
+
+async def test_a_request_that_reached_no_provider_gives_its_turn_back() -> None:
+    one = Limit("limit:1", "1 request per minute", "key", 1, 1)
+    no_retries = snapshot().retries.__class__(attempts=0)
+    house = House(
+        ScriptedUpstream(httpx.ConnectError("refused"), Reply.json(CHAT)),
+        snapshot(who=key(limits=(one,)), retries=no_retries),
+    )
+
+    assert (await house.chat()).status_code == 502
+    assert (await house.chat()).status_code == 200
+
+
+async def test_a_spent_budget_is_a_402_that_names_it() -> None:
+    house = House(answers(1), snapshot(who=key(budgets=(DAILY,))))
+    house.store.seed(DAILY, window_start=_today(house), settled_pico_usd=PICO_PER_USD)
+
+    response = await house.chat()
+
+    assert response.status_code == 402
+    assert response.json()["error"]["code"] == "insufficient_quota"
+    assert response.headers["x-budget-name"] == "day"
+    assert response.headers["x-budget-limit-usd"] == "1"
+    assert response.headers["x-budget-settled-usd"] == "1"
+    assert int(response.headers["x-budget-resets-at"]) > house.clock.time()
+    assert house.ledger.opened == []
+
+
+async def test_the_hold_is_returned_and_the_cost_settled() -> None:
+    house = House(answers(1), snapshot(who=key(budgets=(DAILY,))))
+
+    await house.chat()
+
+    state = house.store.state(DAILY)
+    assert (state.settled_pico_usd, state.held_pico_usd) == (72, 0)
+    assert house.row["held_pico_usd"] >= 1024 * 10
+
+
+async def test_held_money_counts_against_the_budget_while_a_request_runs() -> None:
+    tight = BudgetRule(1, "day", "key", "1", "day", 15_000, "UTC")
+    house = House(ScriptedUpstream(Reply(delay_s=60.0), Reply.json(CHAT)), snapshot(who=key(budgets=(tight,))))
+    running = asyncio.create_task(house.chat())
+    await asyncio.sleep(0.01)
+
+    second = await house.chat()
+    running.cancel()
+
+    assert second.status_code == 402
+    assert second.headers["x-budget-held-usd"] != "0"
+
+
+async def test_a_model_without_a_price_is_refused_for_keys_with_a_budget() -> None:
+    house = House(answers(0), snapshot(alias("gpt", deployment(prices=())), who=key(budgets=(DAILY,))))
+
+    response = await house.chat()
+
+    assert (response.status_code, response.json()["error"]["code"]) == (402, "model_not_priced")
+
+
+async def test_without_a_budget_an_unpriced_model_answers_and_is_flagged() -> None:
+    house = House(answers(1), snapshot(alias("gpt", deployment(prices=()))))
+
+    assert (await house.chat()).status_code == 200
+    assert (house.row["priced"], house.row["cost_pico_usd"], house.row["price_id"]) == (False, 0, None)
+
+
+async def test_when_usage_cannot_be_recorded_the_request_does_not_run_and_holds_nothing() -> None:
+    house = House(answers(0), snapshot(who=key(budgets=(DAILY,), limits=(FIVE,))))
+    ledger = house.ledger
+    assert isinstance(ledger, FakeLedger)
+    ledger.failing = True
+
+    response = await house.chat()
+
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "ledger_unavailable")
+    assert house.store.state(DAILY).held_pico_usd == 0
+    assert len(house.gateway.exchanges) == 0
+
+
+def _today(house: House) -> float:
+    return house.clock.time() // 86400 * 86400
