@@ -1,0 +1,261 @@
+"""The fake provider's HTTP surface: raw ASGI, for it must stall, break off and reset as no framework would.
+
+POST /v1/chat/completions   /v1/completions   /v1/embeddings
+GET  /v1/models
+GET  /_control/requests     what it was sent (`Record`)
+POST /_control/scripts      {"script": {…}, "times": 1}: for the requests that follow
+POST /_control/reset        forget all of it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from providers.adapters.types import JSONObject
+from providers.fake_server.answers import CREATED, Answer, embeddings, prompt_of
+from providers.fake_server.records import Record
+from providers.fake_server.scripts import Script, Scripts
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+MODELS = ("fake-chat", "fake-large", "fake-reasoning", "fake-embedding")
+_ERRORS = {
+    400: ("invalid_request_error", "invalid_value", "The request is not valid."),
+    401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided: sk-fake***."),
+    403: ("invalid_request_error", "unsupported_country_region_territory", "Country not supported."),
+    404: ("invalid_request_error", "model_not_found", "The model does not exist."),
+    429: ("requests", "rate_limit_exceeded", "Rate limit reached for requests."),
+    503: ("server_error", "overloaded", "The engine is currently overloaded."),
+}
+_LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
+
+
+class FakeProvider:
+    """One ASGI application with its own memory. `secret` makes it refuse other keys."""
+
+    def __init__(self, *, secret: str = "") -> None:
+        self.records: list[Record] = []
+        self.scripts = Scripts()
+        self._secret = secret
+        self._answered = 0
+        self._prompts: set[bytes] = set()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body = await _read(receive)
+        if scope["path"].startswith("/_control/"):
+            await self._control(scope, body, send)
+            return
+        record = _record(scope)
+        self.records.append(record)
+        exchange = Exchange(record, scope, send)
+        answering = asyncio.ensure_future(self._answer(exchange, body))
+        leaving = asyncio.ensure_future(_left(receive))
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            record.disconnected_at = None if record.reset_at else time.time()
+            answering.cancel()
+        leaving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await answering
+
+    async def _control(self, scope: MutableMapping[str, Any], body: bytes, send: Send) -> None:
+        content: Any = {}
+        if scope["path"] == "/_control/requests":
+            content = msgspec.to_builtins(self.records)
+        elif scope["path"] == "/_control/scripts":
+            told = msgspec.json.decode(body, type=_Queued)
+            self.scripts.queue(told.script, told.times)
+        elif scope["path"] == "/_control/reset":
+            self.forget()
+        await send_json(send, 200, content)
+
+    def forget(self) -> None:
+        """Records, queued scripts and cached prompts."""
+        self.records.clear()
+        self.scripts.clear()
+        self._prompts.clear()
+
+    async def _answer(self, exchange: Exchange, raw: bytes) -> None:
+        record = exchange.record
+        try:
+            body = json.loads(raw) if raw else {}
+            record.body = body
+            script = self.scripts.of(dict(record.headers), body)
+        except (ValueError, AttributeError, msgspec.ValidationError) as error:
+            record.body = raw.decode(errors="replace")
+            await exchange.refuse(Script(status=400), str(error))
+            return
+        if self._secret and record.header("authorization") != f"Bearer {self._secret}":
+            script = msgspec.structs.replace(script, status=401)
+        await asyncio.sleep(script.delay_ms / 1000)
+        if script.stall_after == 0:
+            await asyncio.Event().wait()
+        if script.reset:
+            await exchange.reset()
+        elif script.status != 200:
+            await exchange.refuse(script)
+        else:
+            await self._dispatch(exchange, body, script)
+
+    async def _dispatch(self, exchange: Exchange, body: JSONObject, script: Script) -> None:
+        match exchange.record.method, exchange.record.path.removeprefix("/v1"):
+            case "GET", "/models":
+                models = [{"id": name, "object": "model", "created": CREATED, "owned_by": "fake"} for name in MODELS]
+                await exchange.send_json(200, {"object": "list", "data": models})
+            case "POST", "/embeddings":
+                answer = embeddings(body)
+                exchange.record.billed = answer["usage"]
+                await exchange.send_json(200, answer)
+            case "POST", ("/chat/completions" | "/completions") as path:
+                await self._complete(exchange, self._compose(body, script), chat=path == "/chat/completions")
+            case _:
+                await exchange.refuse(Script(status=404), "Unknown request URL.")
+
+    def _compose(self, body: JSONObject, script: Script) -> Answer:
+        self._answered += 1
+        prompt = hashlib.sha256(prompt_of(body).encode()).digest()
+        cached = prompt in self._prompts
+        self._prompts.add(prompt)
+        return Answer(body, script, number=self._answered, cached=cached)
+
+    async def _complete(self, exchange: Exchange, answer: Answer, *, chat: bool) -> None:
+        exchange.record.id = answer.id
+        if answer.body.get("stream"):
+            await exchange.stream(answer, chat=chat)
+        else:
+            exchange.record.billed = answer.usage()
+            await exchange.send_json(200, answer.completion(chat=chat))
+
+
+class Exchange:
+    """One request's way back to its client."""
+
+    def __init__(self, record: Record, scope: MutableMapping[str, Any], send: Send) -> None:
+        self.record = record
+        self._scope = scope
+        self._send = send
+
+    async def reset(self) -> None:
+        """Drop the connection with a TCP reset; does not return."""
+        self.record.reset_at = time.time()
+        self._scope["extensions"]["fake.reset"]()
+        await asyncio.Event().wait()
+
+    async def refuse(self, script: Script, message: str = "") -> None:
+        headers = {"retry-after": script.retry_after} if script.retry_after else {}
+        await self.send_json(script.status, error_body(script, message), headers)
+
+    async def send_json(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+        self.record.status = status
+        self.record.headers_sent_at = time.time()
+        await send_json(self._send, status, content, {**self._usual_headers(), **(headers or {})})
+        self.record.pieces_sent = 1
+        self.record.finished_at = time.time()
+
+    async def stream(self, answer: Answer, *, chat: bool) -> None:
+        """Send the answer as events; what was generated by then is billed however it ends."""
+        script = answer.script
+        self.record.status, self.record.headers_sent_at = 200, time.time()
+        self.record.billed = answer.usage(0)
+        await self._send(_start(200, "text/event-stream; charset=utf-8", self._usual_headers()))
+        for sent, data in enumerate(answer.chunks(chat=chat)):
+            if sent and script.chunk_delay_ms:
+                await asyncio.sleep(script.chunk_delay_ms / 1000)
+            if sent and script.stall_after == sent:
+                await asyncio.Event().wait()
+            if script.reset_after == sent:
+                await self.reset()
+            if script.error_after == sent:
+                await self._end(script, error_body(msgspec.structs.replace(script, status=503)))
+                return
+            self.record.billed = answer.usage(sent if chat else sent + 1)
+            await self._send_event(script, json.dumps(data, separators=(",", ":")))
+        await self._end(script, "[DONE]" if script.done else None)
+
+    async def _end(self, script: Script, last: JSONObject | str | None) -> None:
+        if last is not None:
+            await self._send_event(script, last if isinstance(last, str) else json.dumps(last))
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.record.finished_at = time.time()
+
+    async def _send_event(self, script: Script, data: str) -> None:
+        line_end = _LINE_ENDS[script.line_end]
+        event = b"data: " + data.encode() + line_end + line_end
+        size = script.split or len(event)
+        for at in range(0, len(event), size):
+            await self._send({"type": "http.response.body", "body": event[at : at + size], "more_body": True})
+            if script.split:
+                await asyncio.sleep(0)
+        self.record.pieces_sent += 1
+
+    def _usual_headers(self) -> dict[str, str]:
+        return {
+            "x-request-id": f"req_fake_{id(self.record):x}",
+            "openai-processing-ms": "7",
+            "openai-version": "2020-10-01",
+            "x-ratelimit-limit-requests": "10000",
+            "x-ratelimit-remaining-requests": "9999",
+            "x-ratelimit-reset-requests": "6ms",
+        }
+
+
+class _Queued(msgspec.Struct):
+    script: Script
+    times: int = 1
+
+
+def error_body(script: Script, message: str = "") -> JSONObject:
+    kind, code, text = _ERRORS.get(script.status, ("server_error", "internal_error", "The server had an error."))
+    return {"error": {"message": message or text, "type": kind, "param": None, "code": script.code or code}}
+
+
+async def send_json(send: Send, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+    body = json.dumps(content, separators=(",", ":")).encode()
+    await send(_start(status, "application/json", {**(headers or {}), "content-length": str(len(body))}))
+    await send({"type": "http.response.body", "body": body})
+
+
+def _start(status: int, content_type: str, headers: dict[str, str]) -> Message:
+    pairs = {"content-type": content_type, **headers}.items()
+    return {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(name.encode(), value.encode()) for name, value in pairs],
+    }
+
+
+def _record(scope: MutableMapping[str, Any]) -> Record:
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+    return Record(
+        scope["method"],
+        scope["path"],
+        scope["query_string"].decode("latin-1"),
+        headers,
+        (scope["client"] or ("", 0))[1],
+    )
+
+
+async def _read(receive: Receive) -> bytes:
+    pieces = []
+    while True:
+        message = await receive()
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(pieces)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
