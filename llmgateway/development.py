@@ -49,7 +49,7 @@ def without_browser(arguments: list[str]) -> list[str]:
     return ["-m", expression, *kept]
 
 
-def check(arguments: list[str]) -> int:
+def check(_: list[str]) -> int:
     """Run every check, also after one has failed, and say at the end which did."""
     if not _set_up():
         return 1
@@ -97,7 +97,7 @@ def bench(arguments: list[str]) -> int:
     return _run([sys.executable, "-m", "bench", *arguments], child_environment())
 
 
-def clean(arguments: list[str]) -> int:
+def clean(_: list[str]) -> int:
     """Remove what can be made again. Data and the environment stay."""
     for name in CACHES:
         shutil.rmtree(PROJECT_ROOT / name, ignore_errors=True)

@@ -32,7 +32,7 @@ def up(arguments: list[str]) -> int:
     return _start(_conf_or_exit(), config_file=options.config)
 
 
-def worker(arguments: list[str]) -> int:
+def worker(arguments: list[str]) -> int:  # noqa: RET503  # execve does not return
     """`./gateway worker`: becomes the background worker."""
     argparse.ArgumentParser(
         prog="./gateway worker", description="Start the background worker and its scheduler; run one per database."
@@ -45,7 +45,6 @@ def worker(arguments: list[str]) -> int:
         return 1
     command = worker_command()
     os.execve(command[0], command, child_environment())  # noqa: S606  # our own interpreter
-    return 0
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

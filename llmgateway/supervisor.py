@@ -264,7 +264,7 @@ def check_data_folder(folder: Path) -> None:
     """
     probe = folder / f".write-test-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.core.exceptions import ImproperlyConfigured
 
 from llmgateway import conf as conf_module
+from llmgateway.conf import Conf, read_environment
 
 PREFIX = "fernet:"
 
 
-def cipher() -> MultiFernet:
+def cipher(conf: Conf | None = None) -> MultiFernet:
     """Encrypts with the newest field key and decrypts with any of them."""
     try:
-        return MultiFernet([Fernet(key) for key in conf_module.conf.field_keys])
+        return MultiFernet([Fernet(key) for key in (conf or conf_module.conf).field_keys])
     except ValueError as error:
         raise ImproperlyConfigured("GATEWAY_FIELD_KEYS must hold Fernet keys (32 bytes, URL-safe base64).") from error
 
@@ -32,8 +34,17 @@ def decrypt(stored: str) -> str:
     """
     if not stored.startswith(PREFIX):
         raise ImproperlyConfigured("A stored credential is not encrypted; enter it again in the admin.")
+    token = stored.removeprefix(PREFIX)
     try:
-        return cipher().decrypt(stored.removeprefix(PREFIX)).decode()
+        return cipher().decrypt(token).decode()
+    except InvalidToken:
+        return _decrypt_with_newer_keys(token)
+
+
+def _decrypt_with_newer_keys(token: str) -> str:
+    """With the keys as they are now: `./gateway rotate-secrets` may have run since this process started."""
+    try:
+        return cipher(Conf(read_environment(dict(os.environ)))).decrypt(token).decode()
     except InvalidToken as error:
         raise ImproperlyConfigured(
             "A stored credential cannot be decrypted: restore the field key it was saved with (secrets.env) or enter it again."

@@ -40,8 +40,10 @@ def check_database() -> None:
     if connection.vendor == "postgresql":
         parameters = connection.get_connection_params()
         parameters.pop("pool", None)
+        import psycopg
+
         with connection.wrap_database_errors:
-            connection.Database.connect(**{**parameters, "connect_timeout": CONNECT_TIMEOUT_S}).close()
+            psycopg.connect(**{**parameters, "connect_timeout": CONNECT_TIMEOUT_S}).close()
 
 
 def migrate_if_needed() -> bool:
