@@ -32,6 +32,8 @@ MAGIC = b"\xffJ"
 """Its first byte occurs in no UTF-8 text, so a search for it does not stop inside a payload."""
 FRAME = struct.Struct("<2sII")
 MAX_PAYLOAD = 64 * 2**20
+WINDOW = 2**20
+"""Bytes read at a time."""
 _CRC_OF_KIND = {kind: zlib.crc32(kind) for kind in KINDS}
 _SEGMENT_NAME = re.compile(r"(\d{8})\.journal")
 
@@ -84,32 +86,28 @@ def read_records(
     Stops at a torn tail; goes on after corrupt bytes at the next record whose checksum is right. `final` says that
     nobody appends any more, so that a torn tail is reported as skipped too.
     """
-    data = _read(path, offset, limit)
-    place = 0
-    while place < len(data):
-        record = _record_at(data, place, offset)
-        if record is None:
-            found = _resynchronised(data, place)
-            if found is None:
-                if final:
-                    skipped(path, offset + place, offset + len(data))
-                return
-            skipped(path, offset + place, offset + found)
-            place = found
-            continue
-        yield record
-        place = record.end - offset
-
-
-def _read(path: Path, offset: int, limit: int | None) -> bytes:
     with path.open("rb") as file:
         # The size is taken first: bytes below it are complete, while later ones may be seen in part.
         size = os.fstat(file.fileno()).st_size
         end = size if limit is None else min(limit, size)
-        if end <= offset:
-            return b""
-        file.seek(offset)
-        return file.read(end - offset)
+        window, base = WINDOW, offset
+        while base < end:
+            data = os.pread(file.fileno(), min(window, end - base), base)
+            place = 0
+            while (record := _record_at(data, place, base)) is not None:
+                yield record
+                place = record.end - base
+            if base + len(data) < end:
+                # Cut by the window, or broken: a larger window that holds all the rest tells which.
+                base, window = base + place, WINDOW if place else window * 4
+                continue
+            found = _resynchronised(data, place)
+            if found is None:
+                if final and place < len(data):
+                    skipped(path, base + place, end)
+                return
+            skipped(path, base + place, base + found)
+            base, window = base + found, WINDOW
 
 
 def _record_at(data: bytes, place: int, base: int) -> StoredRecord | None:

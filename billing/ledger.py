@@ -25,7 +25,7 @@ from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, fr
 from billing.models import JournalOffset
 from billing.partitions import ensure_partitions
 from billing.rollups import add_rollups, sums
-from billing.usage_rows import completed, day_of, insert
+from billing.usage_rows import UnusableRecordError, completed, insert
 from llmgateway.pipeline.protocols import Record
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ LONGEST_BACKOFF_S = 5.0
 OnCommit = Callable[[list[Record]], None]
 """Told the completed rows of each batch after its commit, in the draining thread."""
 
-UNUSABLE = (DataError, IntegrityError, OverflowError, TypeError, ValueError, KeyError)
-"""Errors of a record's content: trying again will not help."""
+UNUSABLE = (UnusableRecordError, DataError, IntegrityError, OverflowError)
+"""Errors of a record's content: trying again will not help. Any other error stops the drain, and nothing is lost."""
 
 
 class OffsetMovedError(Exception):
@@ -159,7 +159,7 @@ class JournalDrain:
     def _store(self, batch: Batch) -> list[Record]:
         """The one transaction. Returns the rows as they were stored."""
         rows = [completed(record) for record in batch.records]
-        self._ensure_days({day_of(row) for row in rows})
+        self._ensure_days({row["day"] for row in rows})
         connection = connections[self._using]
         _make_durable(connection)
         with transaction.atomic(using=self._using, durable=True):

@@ -190,5 +190,9 @@ def _locked(connection: BaseDatabaseWrapper, keys: Sequence[Key]) -> dict[Key, t
             f"WHERE ({columns}) IN (VALUES {marks}) ORDER BY {columns}{lock}",
             [parameter for parameters in wanted for parameter in parameters],
         )
-        rows = {tuple(row[4:]): (row[0], row[1:4]) for row in cursor.fetchall()}
-    return {key: rows[parameters] for key, parameters in zip(keys, wanted, strict=True)}
+        return {(_epoch(row[4]), *row[5:]): (row[0], row[1:4]) for row in cursor.fetchall()}
+
+
+def _epoch(hour: datetime) -> int:
+    """SQLite's moments come without a zone; they are UTC."""
+    return int((hour if hour.tzinfo else hour.replace(tzinfo=UTC)).timestamp())

@@ -34,24 +34,34 @@ _EPOCH = date(1970, 1, 1)
 _values = itemgetter(*COLUMNS)
 
 
+class UnusableRecordError(ValueError):
+    """A `close` record that makes no row."""
+
+
 def completed(record: Record) -> Record:
-    """`record` with every column: defaults where it says nothing, texts cut to what the column holds."""
+    """`record` with every column: defaults where it says nothing, texts cut to what the column holds.
+
+    Raises:
+        UnusableRecordError: a text is no text, or there is no id or start.
+    """
     row = {**_DEFAULTS, **record}
-    for name, length in _TEXTS:
-        text = row[name]
-        if len(text) > length or "\0" in text:
-            # PostgreSQL stores no NUL; neither an odd client nor a provider may keep a row from the ledger.
-            row[name] = text.replace("\0", "")[:length]
+    try:
+        for name, length in _TEXTS:
+            text = row[name]
+            if len(text) > length or "\0" in text:
+                # PostgreSQL stores no NUL; neither an odd client nor a provider may keep a row from the ledger.
+                row[name] = text.replace("\0", "")[:length]
+        row["day"] = _day(int(row["started_at"] // 86_400))
+    except (TypeError, KeyError, OverflowError) as error:
+        raise UnusableRecordError(f"{type(error).__name__}: {error}") from error
+    if not row["id"]:
+        raise UnusableRecordError("it has no id")
     return row
-
-
-def day_of(row: Record) -> date:
-    """The row's day in UTC; a replay of its record gives the same."""
-    return _day(int(row["started_at"] // 86_400))
 
 
 @lru_cache(maxsize=1024)
 def _day(number: int) -> date:
+    """Days since the epoch as a date in UTC; a replay of a record gives the same."""
     return _EPOCH + timedelta(days=number)
 
 
@@ -68,7 +78,7 @@ def _copy(connection: BaseDatabaseWrapper, rows: Sequence[Record]) -> None:
     with connection.cursor() as cursor, cursor.cursor.copy(f"COPY billing_usagerecord ({names}) FROM STDIN") as copy:
         for row in rows:
             moment = datetime.fromtimestamp(row["started_at"], UTC)
-            copy.write_row(_values({**row, **_json_texts(row), "started_at": moment, "day": day_of(row)}))
+            copy.write_row(_values({**row, **_json_texts(row), "started_at": moment}))
 
 
 def _execute_many(connection: BaseDatabaseWrapper, rows: Sequence[Record]) -> None:
@@ -83,7 +93,7 @@ def _execute_many(connection: BaseDatabaseWrapper, rows: Sequence[Record]) -> No
                         **row,
                         **_json_texts(row),
                         "started_at": _sqlite_moment(row["started_at"]),
-                        "day": day_of(row).isoformat(),
+                        "day": row["day"].isoformat(),
                     }
                 )
                 for row in rows
