@@ -9,6 +9,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 from llmgateway import conf as conf_module
 from llmgateway.conf import Conf, read_environment
@@ -20,6 +21,8 @@ for _name in list(os.environ):
 
 os.environ["GATEWAY_DATA_DIR"] = _data_dir = tempfile.mkdtemp(prefix="gateway-tests-")
 atexit.register(shutil.rmtree, _data_dir, ignore_errors=True)
+# Pages warn when nothing was collected, and warnings are errors.
+Path(_data_dir, "static").mkdir()
 conf_module.conf = Conf(read_environment(dict(os.environ)))
 
 from llmgateway.settings import *  # noqa: E402, F403  # only now is the environment clean
