@@ -149,9 +149,6 @@ class FakeCounters:
     def restart(self, budget: BudgetRule) -> None:
         self.settled[self.counter(budget)] = 0
 
-    def restart(self, budget: BudgetRule) -> None:
-        self.settled[self.counter(budget)] = 0
-
     def state(self, budget: BudgetRule) -> BudgetState:
         name = self.counter(budget)
         return BudgetState(self.settled.get(name, 0), self.held.get(name, 0))
