@@ -1,13 +1,22 @@
-"""The dashboard's paths."""
+"""The dashboard's paths. Team names may contain slashes, so a name is always the last part of its path."""
 
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
-from django.views.generic import RedirectView
+
+from dashboard import views
 
 app_name = "dashboard"
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="admin:index"), name="home"),
-    path("login/", LoginView.as_view(), name="login"),
+    path("", views.home, name="home"),
+    path("teams/<path:name>/", views.team_page, name="team"),
+    path("live/<path:name>/", views.team_live, name="live"),
+    path("requests/", views.request_list, name="requests"),
+    path("requests/<str:record_id>/", views.request_detail, name="request"),
+    path(
+        "login/",
+        LoginView.as_view(template_name="dashboard/login.html", redirect_authenticated_user=True),
+        name="login",
+    ),
     path("logout/", LogoutView.as_view(), name="logout"),
 ]

@@ -1,0 +1,270 @@
+"""Reads of the rollups and the ledger for pages: what a team's requests used, cost and took.
+
+Sums come from the rollups, whose hours are whole UTC hours; single requests come from the ledger. Money is summed in
+integers. Nothing here checks who asks: the caller has already found the team that the user may see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import reduce
+from operator import add
+from typing import Any
+
+from django.db.models import F, Max, Q, QuerySet, Sum
+from django.db.models.expressions import CombinedExpression
+
+from billing.histogram import Histogram, merge
+from billing.models import TOKEN_BUCKETS, Budget, Price, UsageRecord, UsageRollup
+from billing.windows import window_bounds
+
+REFUSED = "refused"
+OUTPUT_BUCKETS = ("output", "reasoning", "audio_output")
+INPUT_BUCKETS = tuple(name for name in TOKEN_BUCKETS if name not in OUTPUT_BUCKETS)
+ERRORS = (UsageRecord.Status.FAILED, UsageRecord.Status.INTERRUPTED)
+
+# A sum of 64-bit integers may leave 64 bits, at which SQLite gives up: $9.2 million. So sums are of two halves.
+_HALF = 10**6
+
+HISTOGRAMS = ("duration_histogram", "ttft_histogram", "overhead_histogram")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Sums over some rollups. `requests` are those in the ledger; the refused never reached a provider."""
+
+    requests: int = 0
+    refused: int = 0
+    errors: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_pico_usd: int = 0
+    estimated_requests: int = 0
+    unpriced_requests: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            requests=self.requests + other.requests,
+            refused=self.refused + other.refused,
+            errors=self.errors + other.errors,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost_pico_usd=self.cost_pico_usd + other.cost_pico_usd,
+            estimated_requests=self.estimated_requests + other.estimated_requests,
+            unpriced_requests=self.unpriced_requests + other.unpriced_requests,
+        )
+
+    @property
+    def error_rate(self) -> float | None:
+        """The share of requests that failed or were interrupted. None: there were no requests."""
+        return self.errors / self.requests if self.requests else None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHour:
+    """What one model was used for in one hour. `model` is empty where a request was refused before one was chosen."""
+
+    hour: datetime
+    model: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    key_id: str
+    key_name: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class HourLatency:
+    """How long the requests of one hour took, as histograms of microseconds."""
+
+    hour: datetime
+    duration: Histogram
+    ttft: Histogram
+    overhead: Histogram
+
+
+def usage_by_model_and_hour(team_id: int, start: datetime, end: datetime) -> list[ModelHour]:
+    rows = _summed(_rollups(start, end).filter(team_id=team_id), "hour", "model")
+    return [ModelHour(row["hour"], row["model"], _usage(row)) for row in rows]
+
+
+def usage_by_key(team_id: int, start: datetime, end: datetime, *, limit: int) -> list[KeyUsage]:
+    """The team's dearest keys, the dearest first; of equal cost, the busiest first."""
+    rows: QuerySet[UsageRollup, Any] = _summed(_rollups(start, end).filter(team_id=team_id), "key_id")
+    whole, rest = F("cost") + F("cost_rest") / _HALF, F("cost_rest") % _HALF
+    dearest = rows.annotate(name=Max("key_name")).order_by(whole.desc(), rest.desc(), "-admitted", "key_id")[:limit]
+    return [KeyUsage(row["key_id"], row["name"], _usage(row)) for row in dearest]
+
+
+def usage_by_team(team_ids: Collection[int], start: datetime, end: datetime) -> dict[int, Usage]:
+    rows = _summed(_rollups(start, end).filter(team_id__in=team_ids), "team_id")
+    return {row["team_id"]: _usage(row) for row in rows}
+
+
+def team_usage(team_id: int, start: datetime, end: datetime) -> Usage:
+    return usage_by_team([team_id], start, end).get(team_id, Usage())
+
+
+def latency_by_hour(team_id: int, start: datetime, end: datetime) -> list[HourLatency]:
+    """The histograms of each hour that has any."""
+    rows = _rollups(start, end).filter(team_id=team_id).exclude(status=REFUSED)
+    hours: dict[datetime, list[tuple[Histogram, ...]]] = {}
+    for hour, *histograms in rows.order_by().values_list("hour", *HISTOGRAMS):
+        hours.setdefault(hour, []).append(tuple(histograms))
+    return [HourLatency(hour, *map(merge, zip(*hours[hour], strict=True))) for hour in sorted(hours)]
+
+
+def recent_requests(
+    team_id: int, *, before: tuple[datetime, str] | None = None, limit: int = 50
+) -> tuple[list[UsageRecord], bool]:
+    """The newest requests that began before the given one (start, id), and whether there are still older ones."""
+    rows: QuerySet[UsageRecord] = UsageRecord.objects.filter(team_id=team_id).order_by("-started_at", "-id")
+    rows = rows.defer("usage_raw", "attempts").annotate(
+        input_tokens=_sum_of(INPUT_BUCKETS), output_tokens=_sum_of(OUTPUT_BUCKETS)
+    )
+    if before:
+        started_at, record_id = before
+        rows = rows.filter(Q(started_at__lt=started_at) | Q(started_at=started_at, id__lt=record_id))
+        rows = rows.filter(started_at__lte=started_at)  # lets the database begin at the right place of its index
+    found = list(rows[: limit + 1])
+    return found[:limit], len(found) > limit
+
+
+def _sum_of(columns: tuple[str, ...]) -> CombinedExpression | F:
+    first, *rest = map(F, columns)
+    return reduce(add, rest, first)
+
+
+def request_record(record_id: str) -> UsageRecord | None:
+    """One request of any team: the caller checks whether the user may see that team."""
+    return UsageRecord.objects.filter(id=record_id).first()
+
+
+def requests_since(team_id: int, since: datetime) -> int:
+    return UsageRecord.objects.filter(team_id=team_id, started_at__gte=since).count()
+
+
+def _rollups(start: datetime, end: datetime) -> QuerySet[UsageRollup]:
+    return UsageRollup.objects.filter(hour__gte=start, hour__lt=end)
+
+
+def _summed(rows: QuerySet[UsageRollup], *by: str) -> QuerySet[UsageRollup, dict[str, Any]]:
+    admitted = ~Q(status=REFUSED)
+    summed: QuerySet[UsageRollup, dict[str, Any]] = (
+        rows.order_by()
+        .values(*by)
+        .annotate(
+            admitted=Sum("requests", filter=admitted, default=0),
+            refused=Sum("requests", filter=~admitted, default=0),
+            errors=Sum("requests", filter=Q(status__in=ERRORS), default=0),
+            input=Sum("input_tokens"),
+            output=Sum("output_tokens"),
+            cost=Sum(F("cost_pico_usd") / _HALF),
+            cost_rest=Sum(F("cost_pico_usd") % _HALF),
+            estimated=Sum("estimated_requests"),
+            unpriced=Sum("unpriced_requests"),
+        )
+    )
+    return summed
+
+
+def _usage(row: dict[str, Any]) -> Usage:
+    return Usage(
+        requests=row["admitted"],
+        refused=row["refused"],
+        errors=row["errors"],
+        input_tokens=row["input"],
+        output_tokens=row["output"],
+        cost_pico_usd=int(row["cost"]) * _HALF + int(row["cost_rest"]),
+        estimated_requests=row["estimated"],
+        unpriced_requests=row["unpriced"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCost:
+    """One line of a request's bill: so many tokens of one kind at a price per token."""
+
+    bucket: str
+    tokens: int
+    price: int | None
+    """Pico-dollars per token. None: no price was in force, or its row is gone."""
+
+    @property
+    def label(self) -> str:
+        """The kind for people: `cache write 5m`."""
+        return self.bucket.replace("_", " ")
+
+    @property
+    def cost_pico_usd(self) -> int | None:
+        return None if self.price is None else self.tokens * self.price
+
+
+def token_costs(record: UsageRecord) -> list[TokenCost]:
+    """The request's kinds of tokens that are not zero, at the price it was charged at."""
+    price = Price.objects.filter(id=record.price_id).first() if record.price_id else None
+    counted = [(name, count) for name in TOKEN_BUCKETS if (count := getattr(record, name))]
+    return [TokenCost(name, count, _price_of(name, price)) for name, count in counted]
+
+
+def request_fee(record: UsageRecord) -> int:
+    """What the request cost besides its tokens."""
+    fee = Price.objects.filter(id=record.price_id).values_list("request", flat=True).first() if record.price_id else 0
+    return fee or 0
+
+
+def _price_of(bucket: str, price: Price | None) -> int | None:
+    if price is None:
+        return None
+    own: int | None = getattr(price, bucket)
+    if own is not None:
+        return own
+    return price.output if bucket in OUTPUT_BUCKETS else price.input
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetUse:
+    """How far a budget's current window is used."""
+
+    name: str
+    key_name: str
+    """Empty: the budget is the whole team's."""
+    window: str
+    resets_at: datetime | None
+    limit_pico_usd: int
+    settled_pico_usd: int
+    held_pico_usd: int
+
+    @property
+    def used_pico_usd(self) -> int:
+        return self.settled_pico_usd + self.held_pico_usd
+
+
+def budget_uses(team_id: int, time_zone: str, now: datetime, *, key_limit: int = 20) -> list[BudgetUse]:
+    """The team's own budgets, then at most `key_limit` of its keys' budgets, as far as the ledger has settled them."""
+    budgets = Budget.objects.filter(enabled=True).order_by("name", "id")
+    of_team = budgets.filter(team_id=team_id)
+    of_keys = budgets.filter(key__team_id=team_id).select_related("key").order_by("key__name", "name")[:key_limit]
+    return [_budget_use(budget, team_id, time_zone, now) for budget in (*of_team, *of_keys)]
+
+
+def _budget_use(budget: Budget, team_id: int, time_zone: str, now: datetime) -> BudgetUse:
+    start, end = window_bounds(budget.window, time_zone, now.timestamp())
+    rows = UsageRollup.objects.filter(team_id=team_id, hour__gte=datetime.fromtimestamp(start, UTC))
+    if budget.key_id:
+        rows = rows.filter(key_id=str(budget.key_id))
+    spent = _summed(rows, "team_id").first()
+    return BudgetUse(
+        name=budget.name,
+        key_name=budget.key.name if budget.key else "",
+        window=budget.window,
+        resets_at=datetime.fromtimestamp(end, UTC) if end is not None else None,
+        limit_pico_usd=budget.limit_pico_usd,
+        settled_pico_usd=_usage(spent).cost_pico_usd if spent else 0,
+        held_pico_usd=0,
+    )
