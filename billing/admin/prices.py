@@ -183,7 +183,7 @@ class PriceAdmin(GatewayAdmin):
             initial.update({name.removesuffix("_id"): getattr(former, name) for name in names})
         return initial
 
-    @action(description="New version of this price", url_path="new-version", permissions=["add"], icon="add_circle")  # type: ignore[untyped-decorator]
+    @action(description="New version of this price", url_path="new-version", permissions=["billing.add_price"], icon="add_circle")  # type: ignore[untyped-decorator]
     def new_version(self, request: HttpRequest, object_id: str) -> HttpResponse:
         if self.get_object(request, object_id) is None:
             raise Http404(f"There is no price with id {object_id}.")

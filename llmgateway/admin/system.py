@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -44,6 +45,8 @@ class GatewaySettingsAdmin(GatewayAdmin):
         return False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
         row, _ = GatewaySettings.objects.get_or_create(pk=1)
         return redirect(reverse("admin:llmgateway_gatewaysettings_change", args=[row.pk]))
 
