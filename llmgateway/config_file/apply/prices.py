@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from billing.models import TOKEN_BUCKETS, Price
-from billing.money import plain, usd, usd_per_million
+from functools import partial
+
+from billing.models import Price
+from billing.price_figures import COLUMNS, described, figure_text, figures_of
 from llmgateway.config_file.apply.session import Session
 from llmgateway.config_file.entries import PriceEntry
 from llmgateway.config_file.report import as_text
 
-Figures = dict[str, int | None]
 Identity = tuple[int, str, object]
 
 
@@ -46,27 +47,9 @@ def _add(session: Session, row: Price, entry: PriceEntry) -> None:
         **entry.figures,
         "source": entry.source if entry.source is not None else "configuration file",
     }
-    show = dict.fromkeys(TOKEN_BUCKETS, _per_million) | {"request": _per_request}
+    show = {column: partial(_shown, column) for column in COLUMNS}
     session.put(row, "price", f"{row.provider.name}/{row.model}", entry, wanted, show=show)
 
 
-def figures_of(row: Price) -> Figures:
-    """What a row says, by column."""
-    return {column: getattr(row, column) for column in (*TOKEN_BUCKETS, "request")}
-
-
-def described(figures: Figures) -> str:
-    """`input 0.15, output 0.6`."""
-    return ", ".join(
-        f"{column} {_per_request(figure) if column == 'request' else _per_million(figure)}"
-        for column, figure in figures.items()
-        if figure is not None and (figure or column in {"input", "output"})
-    )
-
-
-def _per_million(value: object) -> str:
-    return plain(usd_per_million(value)) if isinstance(value, int) else as_text(value)
-
-
-def _per_request(value: object) -> str:
-    return plain(usd(value)) if isinstance(value, int) else as_text(value)
+def _shown(column: str, value: object) -> str:
+    return figure_text(column, value) if isinstance(value, int) else as_text(value)

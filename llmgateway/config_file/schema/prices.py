@@ -10,8 +10,9 @@ from llmgateway.config_file.entries import PriceEntry
 from llmgateway.config_file.fields import FieldReader, check_value
 from llmgateway.validators import validate_name
 
-ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
-"""A price without a date holds from the beginning: a date of today would make every import a new price."""
+ALWAYS = datetime(2000, 1, 1, tzinfo=UTC)
+"""From when a price without a date holds. Not today, for then every import would add a price; and later than what the
+catalogue calls the beginning, so that a price of the file wins over a catalogue's."""
 
 
 def read_prices(parent: FieldReader) -> list[PriceEntry]:
