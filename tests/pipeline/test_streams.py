@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llmgateway.http import httpx
+from llmgateway.pipeline.protocols import Record
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import SECRET, Caller, House, alias, deployment, snapshot
 
@@ -87,7 +88,12 @@ async def test_the_ledger_has_the_row_before_the_end_reaches_the_client() -> Non
     write = house.ledger.close
 
     caller = Caller()
-    house.ledger.close = lambda record: (write(record), seen.append(len(b"".join(caller.chunks))))[0]  # type: ignore[method-assign]
+
+    def close(record: Record) -> None:
+        seen.append(len(b"".join(caller.chunks)))
+        write(record)
+
+    house.ledger.close = close  # type: ignore[method-assign]
     body = json.dumps({"model": "gpt", "messages": [], "stream": True}).encode()
     await caller.call(house.app, "POST", "/v1/chat/completions", body, {"authorization": f"Bearer {SECRET}"})
 
