@@ -32,6 +32,8 @@ INPUT_USD, OUTPUT_USD = "0.15", "0.60"
 """Per million tokens."""
 COST_PICO_USD = wire.INPUT_TOKENS * 150_000 + wire.OUTPUT_TOKENS * 600_000
 """Of one request at those prices."""
+GATEWAY = (PYTHON, "-m", "llmgateway.cli")
+"""What the launcher script runs once the environment is there."""
 _FOREIGN = ("DATABASE_URL", "REDIS_URL", "GATEWAY_FIELD_KEYS", "GATEWAY_KEY_PEPPERS", "SECRET_KEY", "DJANGO_SUPERUSER_")
 
 
@@ -93,9 +95,8 @@ class Gateway(Target):
         env = environment(folder, port)
         file = folder / "bench.yaml"
         file.write_text(yaml.safe_dump(configuration(upstream_port, key)))
-        manage(env, "migrate", "--verbosity", "0")
-        manage(env, "import_config", str(file))
-        server = Child([PYTHON, "manage.py", "serve"], env=env, output=folder / "gateway.log")
+        command(env, "import", str(file))
+        server = Child([*GATEWAY, "serve"], env=env, output=folder / "gateway.log")
         server.wait_until(lambda: accepts(port), what="its port is open", timeout_s=60)
         return cls(server, port, folder=folder, key=key)
 
@@ -142,9 +143,10 @@ def environment(folder: Path, port: int) -> dict[str, str]:
     return {**emptied, "GATEWAY_DATA_DIR": str(folder), "HOST": "127.0.0.1", "PORT": str(port)}
 
 
-def manage(env: Mapping[str, str], *arguments: str) -> None:
+def command(env: Mapping[str, str], *arguments: str) -> None:
+    """Run `./gateway` with `arguments` to its end."""
     done = subprocess.run(
-        [PYTHON, "manage.py", *arguments],
+        [*GATEWAY, *arguments],
         cwd=ROOT,
         env={**os.environ, **env},
         capture_output=True,
@@ -152,4 +154,4 @@ def manage(env: Mapping[str, str], *arguments: str) -> None:
         check=False,
     )
     if done.returncode:
-        raise BenchError(f"manage.py {arguments[0]} failed:\n{(done.stdout + done.stderr)[-3000:].strip()}")
+        raise BenchError(f"./gateway {arguments[0]} failed:\n{(done.stdout + done.stderr)[-3000:].strip()}")
