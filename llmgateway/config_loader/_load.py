@@ -12,7 +12,7 @@ from llmgateway.config_loader._garbage import keep, no_collection
 from llmgateway.config_loader._keys import load_keys, load_rules
 from llmgateway.config_loader._reading import log_position, one_view
 from llmgateway.config_loader._routing import load_routing
-from llmgateway.config_loader._sources import file_budgets, load_sources
+from llmgateway.config_loader._sources import file_budgets, files_of, load_sources
 from llmgateway.key_secrets import pepper_fingerprint
 from llmgateway.models import ApiKey, GatewaySettings
 from llmgateway.pipeline.snapshot import ConfigProblem, Retries, Snapshot
@@ -45,7 +45,7 @@ def _load(revision: int, conf: Conf, pause: Pause) -> Snapshot:
         rules = load_rules(problems, pause=pause)
         keys = load_keys(rules, problems, pause=pause)
         problems.extend(pepper_problems(conf))
-        sources, source_files = load_sources(rules, problems, pepper=newest_pepper(conf))
+        sources = load_sources(rules, problems, pepper=newest_pepper(conf))
         routing = load_routing(problems)
         body_limit, retries = load_settings(conf)
     return Snapshot(
@@ -58,7 +58,7 @@ def _load(revision: int, conf: Conf, pause: Pause) -> Snapshot:
         sources=sources,
         budgets=rules.all_budgets() | file_budgets(sources),
         problems=tuple(problems),
-        watched_files=(*source_files, *routing.files),
+        watched_files=(*files_of(sources), *routing.files),
         position=position,
     )
 

@@ -114,6 +114,7 @@ def load_limits(
     """Enabled limits; with `key_ids`, of no other keys."""
     rows = (
         RateLimit.objects.filter(_binding(key_ids), enabled=True)
+        .exclude(key__revoked_at__isnull=False)
         .order_by("id")
         .values_list("id", "key_id", "team_id", "metric", "per", "amount", "burst")
     )
@@ -149,6 +150,7 @@ def load_budgets(
     """Enabled budgets; with `key_ids`, of no other keys."""
     rows = (
         Budget.objects.filter(_binding(key_ids), enabled=True)
+        .exclude(key__revoked_at__isnull=False)
         .order_by("id")
         .values_list("id", "key_id", "team_id", "name", "window", "limit_pico_usd", "key__team_id")
     )

@@ -5,27 +5,30 @@ from __future__ import annotations
 from llmgateway.config_loader._keys import AccessRules
 from llmgateway.config_loader._static_file import load_static_file
 from llmgateway.models import AuthSource
-from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, KeyDigest, SourceRule
+from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, SourceRule
 
 DATABASE = SourceRule("database", AuthSource.Kind.DATABASE.value)
 """What there is when nobody set up anything else."""
 
 
-def load_sources(
-    rules: AccessRules, problems: list[ConfigProblem], *, pepper: bytes
-) -> tuple[tuple[SourceRule, ...], tuple[str, ...]]:
-    """The enabled sources, and the files that were read for them."""
+def load_sources(rules: AccessRules, problems: list[ConfigProblem], *, pepper: bytes) -> tuple[SourceRule, ...]:
+    """The enabled ones. Without any row, it is the database."""
     if not AuthSource.objects.exists():
-        return (DATABASE,), ()
-    sources: list[SourceRule] = []
-    files: list[str] = []
-    for row in AuthSource.objects.filter(enabled=True).order_by("position", "id"):
-        keys: dict[bytes, KeyDigest] = {}
-        if row.kind == AuthSource.Kind.STATIC_FILE:
-            files.append(row.path)
-            keys = load_static_file(row, rules, problems, pepper=pepper)
-        sources.append(SourceRule(row.name, row.kind, keys))
-    return tuple(sources), tuple(files)
+        return (DATABASE,)
+    return tuple(
+        _file_source(row, rules, problems, pepper=pepper)
+        if row.kind == AuthSource.Kind.STATIC_FILE
+        else SourceRule(row.name, row.kind)
+        for row in AuthSource.objects.filter(enabled=True).order_by("position", "id")
+    )
+
+
+def _file_source(row: AuthSource, rules: AccessRules, problems: list[ConfigProblem], *, pepper: bytes) -> SourceRule:
+    return SourceRule(row.name, row.kind, load_static_file(row, rules, problems, pepper=pepper), row.path)
+
+
+def files_of(sources: tuple[SourceRule, ...]) -> tuple[str, ...]:
+    return tuple(source.path for source in sources if source.path)
 
 
 def file_budgets(sources: tuple[SourceRule, ...]) -> dict[int, BudgetRule]:

@@ -1,0 +1,265 @@
+"""A new snapshot from an old one and the rows that changed, reading no more than needed.
+
+Changed keys are read again. What a team, a network list or everyone's rules lend to keys is exchanged in memory,
+for a hundred thousand keys may share them. Routing is small and is read as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from llmgateway import conf as conf_module
+from llmgateway.conf import Conf
+from llmgateway.config_loader._garbage import keep, no_collection
+from llmgateway.config_loader._keys import AccessRules, load_keys, load_rules
+from llmgateway.config_loader._load import (
+    PEPPER,
+    Pause,
+    load_settings,
+    load_snapshot,
+    newest_pepper,
+    no_pause,
+    pepper_problems,
+)
+from llmgateway.config_loader._networks import KeyNetworks
+from llmgateway.config_loader._quotas import Quotas, T
+from llmgateway.config_loader._reading import one_view
+from llmgateway.config_loader._routing import load_routing
+from llmgateway.config_loader._sources import file_budgets, files_of, load_sources
+from llmgateway.config_loader._values import SLICE
+from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, LogPosition, Snapshot
+
+MOST_CHANGES = 10_000
+"""With more, reading everything is quicker."""
+FILE = "file"
+"""The table of a `Change` that is about a watched file; its row id is the path."""
+
+ROUTING_TABLES = frozenset({
+    "providers_provider", "providers_credential", "providers_deployment", "providers_modelalias",
+    "providers_aliastarget", "billing_price",
+})  # fmt: skip
+QUOTA_TABLES = frozenset({"llmgateway_ratelimit", "billing_budget"})
+
+
+class Change(NamedTuple):
+    """A row that changed, as the triggers noted it."""
+
+    table: str
+    row_id: str
+    owner: str = ""
+    """Whose rules the row belongs to: `key:5`, `team:3`; empty: everyone's, or not a rule."""
+
+
+class _UnclearChangeError(Exception):
+    """What changed cannot be told from the entry."""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What has to be done about some changes."""
+
+    keys: set[int] = field(default_factory=set)
+    teams: set[int] = field(default_factory=set)
+    lists: set[int] = field(default_factory=set)
+    everyone: bool = False
+    routing: bool = False
+    sources: bool = False
+    settings: bool = False
+
+    @property
+    def shared(self) -> bool:
+        """Whether keys that did not change themselves are affected."""
+        return bool(self.teams or self.lists or self.everyone)
+
+    def add(self, change: Change) -> None:
+        if change.table in ROUTING_TABLES:
+            self.routing = True
+        elif change.table == FILE:
+            self.routing = self.sources = True
+        elif change.table == "llmgateway_authsource":
+            # Routing comes along for its part of the watched files.
+            self.routing = self.sources = True
+        elif change.table == "llmgateway_gatewaysettings":
+            self.settings = True
+        elif change.table == "llmgateway_apikey":
+            self.keys.add(_number(change.row_id))
+        elif change.table == "llmgateway_team":
+            self.teams.add(_number(change.row_id))
+        elif change.table == "llmgateway_networklist":
+            self.lists.add(_number(change.row_id))
+        elif change.table == "llmgateway_keynetwork" or change.table in QUOTA_TABLES:
+            self._add_owner(change.owner)
+        else:
+            raise _UnclearChangeError(change.table)
+
+    def _add_owner(self, owner: str) -> None:
+        kind, _, number = owner.partition(":")
+        if kind == "key":
+            self.keys.add(_number(number))
+        elif kind == "team":
+            self.teams.add(_number(number))
+        elif not owner:
+            self.everyone = True
+        else:
+            raise _UnclearChangeError(owner)
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _UnclearChangeError(text) from None
+
+
+def patch_snapshot(
+    snapshot: Snapshot,
+    changes: Collection[Change],
+    *,
+    revision: int,
+    position: LogPosition | None = None,
+    conf: Conf | None = None,
+    pause: Pause = no_pause,
+) -> Snapshot:
+    """`snapshot` with `changes` applied; itself it stays as it is. What is unclear or too much reads everything.
+
+    `position` is that of the log after `changes`.
+
+    Raises:
+        django.db.Error: the database cannot be read.
+    """
+    conf = conf or conf_module.conf
+    try:
+        plan = _plan(changes)
+    except _UnclearChangeError:
+        return load_snapshot(revision=revision, conf=conf, pause=pause)
+    with no_collection(), one_view():
+        patched = _Patch(snapshot, plan, conf, pause).apply({(change.table, change.row_id) for change in changes})
+    return replace(patched, revision=revision, position=position or snapshot.position)
+
+
+def _plan(changes: Collection[Change]) -> _Plan:
+    if len(changes) > MOST_CHANGES or any(not change.row_id for change in changes):
+        raise _UnclearChangeError
+    plan = _Plan()
+    for change in changes:
+        plan.add(change)
+    return plan
+
+
+class _Patch:
+    """One application of a plan."""
+
+    def __init__(self, old: Snapshot, plan: _Plan, conf: Conf, pause: Pause) -> None:
+        self._old = old
+        self._plan = plan
+        self._conf = conf
+        self._pause = pause
+        self._problems: list[ConfigProblem] = []
+
+    def apply(self, changed_rows: set[tuple[str, str]]) -> Snapshot:
+        plan, new = self._plan, self._old
+        if plan.keys or plan.shared or plan.sources:
+            new = self._with_access(new)
+        if plan.routing:
+            routing = load_routing(self._problems)
+            files = (*files_of(new.sources), *routing.files)
+            new = replace(new, aliases=routing.aliases, providers=routing.providers, watched_files=files)
+        if plan.settings:
+            body_limit, retries = load_settings(self._conf)
+            new = replace(new, request_body_limit=body_limit, retries=retries)
+        return replace(new, problems=self._all_problems(changed_rows))
+
+    def _with_access(self, new: Snapshot) -> Snapshot:
+        rules = load_rules(self._problems, self._plan.keys, pause=self._pause)
+        if self._plan.keys:
+            self._problems.extend(pepper_problems(self._conf))
+        own_budgets = self._kept_budgets()
+        keys = new.keys
+        if self._plan.keys or self._plan.shared:
+            keys = self._keys(rules, own_budgets)
+        sources = new.sources
+        if self._plan.sources or (self._plan.shared and files_of(sources)):
+            sources = load_sources(rules, self._problems, pepper=newest_pepper(self._conf))
+        budgets = own_budgets | rules.all_budgets() | file_budgets(sources)
+        return replace(new, keys=keys, sources=sources, budgets=budgets)
+
+    def _kept_budgets(self) -> dict[int, BudgetRule]:
+        """The budgets of keys that are not read again."""
+        return {
+            rule.id: rule
+            for rule in self._old.budgets.values()
+            if rule.scope == "key" and rule.id > 0 and int(rule.scope_id) not in self._plan.keys
+        }
+
+    def _keys(self, rules: AccessRules, own_budgets: dict[int, BudgetRule]) -> dict[bytes, KeyDigest]:
+        keys = dict(self._old.keys)
+        changed = {str(key_id) for key_id in self._plan.keys}
+        for digest in [digest for digest, entry in self._old.keys.items() if entry.key.id in changed]:
+            del keys[digest]
+        if self._plan.shared:
+            self._refresh(keys, rules, own_budgets)
+        keys.update(load_keys(rules, self._problems, self._plan.keys, pause=self._pause))
+        return keys
+
+    def _refresh(self, keys: dict[bytes, KeyDigest], rules: AccessRules, own_budgets: dict[int, BudgetRule]) -> None:
+        """Exchange what `keys` have from others; budgets of their own that changed go to `own_budgets`."""
+        fresh: dict[str, Key] = {}
+        for number, (digest, entry) in enumerate(list(keys.items())):
+            if number % SLICE == 0:
+                self._pause()
+            key = fresh.get(entry.key.id) or self._refreshed(entry.key, rules)
+            if key is None:
+                del keys[digest]
+            elif key is not entry.key:
+                fresh[key.id] = key
+                keys[digest] = KeyDigest(key, entry.valid_until)
+                own_budgets.update((rule.id, rule) for rule in key.budgets if rule.scope == "key")
+        keep(len(fresh))
+
+    def _refreshed(self, key: Key, rules: AccessRules) -> Key | None:
+        """The key with what its team, its network lists and everyone's rules say now; None if its team is gone."""
+        if self._plan.everyone or key.team_id in self._plan.teams:
+            team = rules.teams.get(key.team_id)
+            if team is None:
+                return None
+            key = replace(
+                key,
+                team_name=team.name,
+                limits=_joined(tuple(rule for rule in key.limits if rule.scope == "key"), rules.limits, key.team_id),
+                budgets=_joined(_own_budgets(key, team.time_zone), rules.budgets, key.team_id),
+            )
+        networks = key.networks
+        if isinstance(networks, KeyNetworks) and not self._plan.lists.isdisjoint(networks.lists):
+            key = replace(key, networks=rules.networks.compile(networks.lists, networks.own))
+        return key
+
+    def _all_problems(self, changed_rows: set[tuple[str, str]]) -> tuple[ConfigProblem, ...]:
+        """Those of rows that were not read again, and those found now."""
+        kept = (problem for problem in self._old.problems if not self._is_settled(problem, changed_rows))
+        return tuple(dict.fromkeys((*kept, *self._problems)))
+
+    def _is_settled(self, problem: ConfigProblem, changed_rows: set[tuple[str, str]]) -> bool:
+        plan = self._plan
+        if problem.table in ROUTING_TABLES:
+            return plan.routing
+        if problem.table == "llmgateway_authsource":
+            return plan.sources or plan.shared
+        if problem.table == "llmgateway_apikey":
+            return bool(plan.keys) if problem.name.startswith(PEPPER) else _is_among(problem.row_id, plan.keys)
+        return (problem.table, problem.row_id) in changed_rows
+
+
+def _joined(own: tuple[T, ...], quotas: Quotas[T], team_id: int) -> tuple[T, ...]:
+    shared = quotas.shared(team_id)
+    return own + shared if own else shared
+
+
+def _own_budgets(key: Key, time_zone: str) -> tuple[BudgetRule, ...]:
+    own = (rule for rule in key.budgets if rule.scope == "key")
+    return tuple(rule if rule.time_zone == time_zone else replace(rule, time_zone=time_zone) for rule in own)
+
+
+def _is_among(row_id: str, ids: set[int]) -> bool:
+    return row_id.isdigit() and int(row_id) in ids
