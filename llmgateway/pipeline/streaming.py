@@ -148,6 +148,8 @@ def _as_object(body: bytes) -> JSONObject | None:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
+    if isinstance(value, list) and value:
+        value = value[0]  # Some providers send an error as a list of one.
     return value if isinstance(value, dict) else None
 
 

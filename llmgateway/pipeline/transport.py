@@ -29,6 +29,9 @@ was_sent: ContextVar[bool] = ContextVar("was_sent", default=False)
 """Whether this task's latest request had a connection to go out on. Whoever sends sets it to False before."""
 
 
+Wire = tuple[list[tuple[str, str]], bytes]
+
+
 class _Request(ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         protocol = conn.protocol
@@ -59,8 +62,8 @@ class RawStream(httpx.AsyncByteStream):
 class PooledTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 over pooled connections. One per event loop; made and closed on it.
 
-    Two request extensions spare work: `prepared_url` (a `yarl.URL` equal to the request's) and `client_timeout`
-    (an `aiohttp.ClientTimeout`).
+    Request extensions spare work: `prepared_url` (a `yarl.URL` equal to the request's), `client_timeout` (an
+    `aiohttp.ClientTimeout`), and `wire` (headers as aiohttp wants them, and the body).
     """
 
     def __init__(self, *, max_connections: int) -> None:
@@ -101,11 +104,13 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if self._session is None:
             self._session = self._open_session()
         extensions = request.extensions
+        wire: Wire | None = extensions.get("wire")
+        headers, body = wire or (request.headers.multi_items(), await request.aread())
         return await self._session.request(
             request.method,
             extensions.get("prepared_url") or URL(str(request.url), encoded=True),
-            headers=request.headers.multi_items(),
-            data=request.content or None,
+            headers=headers,
+            data=body or None,
             allow_redirects=False,
             timeout=extensions.get("client_timeout") or client_timeout(extensions.get("timeout", {}).get("connect")),
         )

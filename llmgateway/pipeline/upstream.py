@@ -77,12 +77,18 @@ class Upstream:
         """
         route = self._route(deployment, operation)
         was_sent.set(False)
+        sent = [*headers, *route.headers]
         request = httpx.Request(
             "POST",
             route.url,
-            headers=[*headers, *route.headers],
-            content=body,
-            extensions={"prepared_url": route.prepared_url, "client_timeout": route.timeout},
+            headers=sent,
+            # A stream in place of content spares httpx's own preparation; the transport adds host and length.
+            stream=httpx.ByteStream(body),
+            extensions={
+                "prepared_url": route.prepared_url,
+                "client_timeout": route.timeout,
+                "wire": ([(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent], body),
+            },
         )
         try:
             return await self._transport.handle_async_request(request)
