@@ -19,6 +19,8 @@ class OpenAICompatible(Adapter):
     """An OpenAI-shaped API: bearer token, `/chat/completions`, `usage.prompt_tokens`."""
 
     operations: ClassVar[frozenset[Operation]] = frozenset(PATHS)
+    error_codes: ClassVar[dict[str, ErrorKind]] = {}
+    """What the provider's own error codes mean, before its status is looked at."""
 
     def path(self, operation: Operation, model: str) -> str:
         return PATHS[operation]
@@ -33,6 +35,9 @@ class OpenAICompatible(Adapter):
         output_details = _object(raw, "completion_tokens_details")
         cached, audio_in = _count(input_details, "cached_tokens"), _count(input_details, "audio_tokens")
         reasoning, audio_out = _count(output_details, "reasoning_tokens"), _count(output_details, "audio_tokens")
+        if reasoning and _count(raw, "total_tokens") == input_tokens + output_tokens + reasoning:
+            # Some count reasoning on top of the completion; their total tells.
+            output_tokens += reasoning
         text_in, text_out = input_tokens - cached - audio_in, output_tokens - reasoning - audio_out
         if text_in < 0 or text_out < 0:
             # Details that exceed their own total cannot be split: bill the totals, flag the row.
@@ -49,6 +54,8 @@ class OpenAICompatible(Adapter):
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:
         error = _object(body or {}, "error")
         code = str(error.get("code") or error.get("type") or "")
+        if code in self.error_codes:
+            return self.error_codes[code]
         if status in (401, 403):
             return ErrorKind.AUTHENTICATION
         if code == "insufficient_quota" or status == 402:

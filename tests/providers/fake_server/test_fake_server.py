@@ -150,7 +150,8 @@ def test_an_error_in_the_middle_of_a_stream(provider: Running) -> None:
 def test_a_client_that_leaves_is_noticed_at_once(provider: Running) -> None:
     body = {"model": "fake-chat", "messages": [], "stream": True, "x_fake": {"stall_after": 3}}
     with provider.client.stream("POST", "/v1/chat/completions", json=body) as response:
-        next(response.iter_raw())
+        pieces = response.iter_raw()
+        next(pieces)
         left = time.time()
 
     _wait_for(lambda: provider.last.disconnected_at is not None)

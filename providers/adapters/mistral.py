@@ -1,0 +1,18 @@
+"""Mistral: https://docs.mistral.ai/api. Its chat and embeddings are OpenAI's in shape."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from providers.adapters._openai_compatible import OpenAICompatible
+from providers.adapters.types import Operation
+
+
+class Mistral(OpenAICompatible):
+    name = "mistral"
+    base_url = "https://api.mistral.ai/v1"
+    provider_name = "mistral_ai"
+    operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.EMBEDDINGS})
+
+    def output_cap_fields(self, operation: Operation) -> tuple[str, ...]:
+        return ("max_tokens",) if operation is Operation.CHAT else ()

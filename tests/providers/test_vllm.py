@@ -1,0 +1,9 @@
+"""The adapter `vllm` keeps the contract on its own fixtures."""
+
+from __future__ import annotations
+
+from tests.providers.contract import ProviderContract
+
+
+class TestVLLM(ProviderContract):
+    name = "vllm"
