@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from llmgateway.conf import PROJECT_ROOT, Conf, Setting
-from providers.adapters.registry import adapter_names, get_adapter
-from providers.seeding import api_key_variables
 
 DOCUMENT = PROJECT_ROOT / "docs" / "configuration.md"
 ENV_EXAMPLE = PROJECT_ROOT / ".env.example"
+ENV_BY_HAND = "# ---- Provider keys"
+"""What follows it in `.env.example` is not generated: adding a provider must not need this file."""
 BEGIN, END = "<!-- settings: generated -->", "<!-- /settings -->"
 
 _ENV_HEADER = """\
@@ -25,19 +25,11 @@ def settings_table() -> str:
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
 
 
-def env_example() -> str:
-    """The text of `.env.example`: every setting with its meaning, and the provider keys."""
+def env_example(text: str) -> str:
+    """The text of `.env.example`: every setting with its meaning, then what is written there by hand."""
     settings = [f"# {item.doc}\n#{item.name}={item.default_text}\n" for item in Conf.settings()]
-    keys = "\n".join(f"#{name}=" for name in provider_key_variables())
-    return "\n".join(
-        [_ENV_HEADER, *settings, f"# Keys of providers: each becomes a provider on the first start.\n{keys}\n"]
-    )
-
-
-def provider_key_variables() -> list[str]:
-    """The variables that may hold the key of a provider with an address of its own."""
-    adapters = [get_adapter(name) for name in sorted(adapter_names())]
-    return [name for adapter in adapters if adapter.base_url for name in api_key_variables(adapter)]
+    _, _, by_hand = text.partition(ENV_BY_HAND)
+    return "\n".join([_ENV_HEADER, *settings, ENV_BY_HAND]) + by_hand
 
 
 def document_with_table(text: str) -> str:

@@ -30,5 +30,5 @@ class Command(BaseCommand):
             self.stdout.write(settings_table())
             return
         DOCUMENT.write_text(document_with_table(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
-        ENV_EXAMPLE.write_text(env_example(), encoding="utf-8")
+        ENV_EXAMPLE.write_text(env_example(ENV_EXAMPLE.read_text(encoding="utf-8")), encoding="utf-8")
         self.stdout.write(f"Wrote {DOCUMENT.name} and {ENV_EXAMPLE.name}.")
