@@ -187,7 +187,12 @@ class Journal:
         return segment.end - (position.offset if segment.number == position.segment else 0)
 
     def stop(self) -> None:
-        """Writes what waits, syncs, and gives the folder up. What is not drained is adopted by the next worker."""
+        """Writes what waits, syncs, and gives the folder up. What is not drained is adopted by the next worker.
+
+        A second call does nothing.
+        """
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self._wake.set()
         self._thread.join()
