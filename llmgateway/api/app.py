@@ -73,8 +73,10 @@ class DataPlane:
 
     def _begin(self, scope: Scope, receive: Receive, send: Send) -> HttpExchange:
         inbound = self._reader.read(scope)
+        request_id = self._ids.next()
+        always = [(b"x-request-id", request_id.encode()), *self._cors.headers(inbound.origin)]
         return HttpExchange(
-            request_id=self._ids.next(),
+            request_id=request_id,
             method=scope["method"],
             path=scope["path"],
             client_ip=self._addresses.of(scope, inbound.forwarded_for),
@@ -82,7 +84,7 @@ class DataPlane:
             received=self._gateway.clock.monotonic(),
             inbound=inbound,
             receive=receive,
-            responder=Responder(send, self._cors.headers(inbound.origin)),
+            responder=Responder(send, always),
         )
 
     def _endpoint(self, exchange: HttpExchange) -> Endpoint:
@@ -103,7 +105,7 @@ class DataPlane:
 
     async def _refuse(self, exchange: HttpExchange, error: GatewayError) -> None:
         self._log(exchange, error.status, error.code)
-        await exchange.responder.error(error, [(b"x-request-id", exchange.request_id.encode())])
+        await exchange.responder.error(error, ())
 
     def _log(self, exchange: HttpExchange, status: int, code: str) -> None:
         """The line of a request that the gateway answered itself."""

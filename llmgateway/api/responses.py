@@ -16,7 +16,7 @@ JSON = (b"content-type", b"application/json")
 
 
 class Responder:
-    """Sends one answer; the pipeline's `Client`. Adds the headers that every answer carries, CORS first among them."""
+    """Sends one answer; the pipeline's `Client`. Adds the headers that every answer carries: request id, cross-origin rules."""
 
     __slots__ = ("_always", "_send", "started")
 

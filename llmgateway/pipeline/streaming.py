@@ -288,9 +288,8 @@ def _own_error(failure: Failure, alias: str) -> GatewayError:
 
 def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
     """What every answer says about itself."""
-    progress, request_id = call.progress, call.request.id.encode()
+    progress = call.progress
     headers = [
-        (b"x-request-id", request_id),
         (b"x-gateway-model", call.alias.name.encode()),
         (b"x-gateway-attempts", b"%d" % (len(progress.attempts) + call.running)),
         *limit_headers(call.reservation),
