@@ -95,7 +95,7 @@ def usage_by_model_and_hour(team_id: int, start: datetime, end: datetime) -> lis
 
 def usage_by_key(team_id: int, start: datetime, end: datetime, *, limit: int) -> list[KeyUsage]:
     """The team's dearest keys, the dearest first; of equal cost, the busiest first."""
-    rows: QuerySet[UsageRollup, Any] = _summed(_rollups(start, end).filter(team_id=team_id), "key_id")
+    rows: Any = _summed(_rollups(start, end).filter(team_id=team_id), "key_id")
     whole, rest = F("cost") + F("cost_rest") / _HALF, F("cost_rest") % _HALF
     dearest = rows.annotate(name=Max("key_name")).order_by(whole.desc(), rest.desc(), "-admitted", "key_id")[:limit]
     return [KeyUsage(row["key_id"], row["name"], _usage(row)) for row in dearest]
@@ -107,7 +107,7 @@ def usage_by_team(team_ids: Collection[int], start: datetime, end: datetime) -> 
 
 
 def team_usage(team_id: int, start: datetime, end: datetime) -> Usage:
-    return usage_by_team([team_id], start, end).get(team_id, Usage())
+    return _usage_of(_rollups(start, end).filter(team_id=team_id))
 
 
 def latency_by_hour(team_id: int, start: datetime, end: datetime) -> list[HourLatency]:
@@ -124,9 +124,8 @@ def recent_requests(
 ) -> tuple[list[UsageRecord], bool]:
     """The newest requests that began before the given one (start, id), and whether there are still older ones."""
     rows: QuerySet[UsageRecord] = UsageRecord.objects.filter(team_id=team_id).order_by("-started_at", "-id")
-    rows = rows.defer("usage_raw", "attempts").annotate(
-        input_tokens=_sum_of(INPUT_BUCKETS), output_tokens=_sum_of(OUTPUT_BUCKETS)
-    )
+    tokens: dict[str, Any] = {"input_tokens": _sum_of(INPUT_BUCKETS), "output_tokens": _sum_of(OUTPUT_BUCKETS)}
+    rows = rows.defer("usage_raw", "attempts").annotate(**tokens)
     if before:
         started_at, record_id = before
         rows = rows.filter(Q(started_at__lt=started_at) | Q(started_at=started_at, id__lt=record_id))
@@ -136,8 +135,7 @@ def recent_requests(
 
 
 def _sum_of(columns: tuple[str, ...]) -> CombinedExpression | F:
-    first, *rest = map(F, columns)
-    return reduce(add, rest, first)
+    return reduce(add, map(F, columns))
 
 
 def request_record(record_id: str) -> UsageRecord | None:
@@ -171,6 +169,11 @@ def _summed(rows: QuerySet[UsageRollup], *by: str) -> QuerySet[UsageRollup, dict
         )
     )
     return summed
+
+
+def _usage_of(rows: QuerySet[UsageRollup]) -> Usage:
+    """Of rollups that all belong to one team."""
+    return sum(map(_usage, _summed(rows, "team_id")), Usage())
 
 
 def _usage(row: dict[str, Any]) -> Usage:
@@ -258,13 +261,13 @@ def _budget_use(budget: Budget, team_id: int, time_zone: str, now: datetime) -> 
     rows = UsageRollup.objects.filter(team_id=team_id, hour__gte=datetime.fromtimestamp(start, UTC))
     if budget.key_id:
         rows = rows.filter(key_id=str(budget.key_id))
-    spent = _summed(rows, "team_id").first()
+    spent = _usage_of(rows)
     return BudgetUse(
         name=budget.name,
         key_name=budget.key.name if budget.key else "",
         window=budget.window,
         resets_at=datetime.fromtimestamp(end, UTC) if end is not None else None,
         limit_pico_usd=budget.limit_pico_usd,
-        settled_pico_usd=_usage(spent).cost_pico_usd if spent else 0,
+        settled_pico_usd=spent.cost_pico_usd,
         held_pico_usd=0,
     )

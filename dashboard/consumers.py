@@ -39,7 +39,8 @@ class TeamConsumer(AsyncJsonWebsocketConsumer):
 
     async def connect(self) -> None:
         name = self.scope["url_route"]["kwargs"]["name"]
-        user_id = self.scope["user"].pk
+        user = self.scope["user"]
+        user_id = user.pk if user else None
         if await find_team(user_id, name) is None:
             # Refused before it is accepted: the browser sees a failed handshake and learns nothing.
             await self.close(FORBIDDEN)
@@ -52,7 +53,7 @@ class TeamConsumer(AsyncJsonWebsocketConsumer):
             self.watching.cancel()
             await asyncio.gather(self.watching, return_exceptions=True)
 
-    async def _watch_until_closed(self, user_id: int, name: str) -> None:
+    async def _watch_until_closed(self, user_id: int | None, name: str) -> None:
         try:
             await self._watch(user_id, name)
         except DatabaseError:
@@ -61,7 +62,7 @@ class TeamConsumer(AsyncJsonWebsocketConsumer):
         else:
             await self.close(FORBIDDEN)
 
-    async def _watch(self, user_id: int, name: str) -> None:
+    async def _watch(self, user_id: int | None, name: str) -> None:
         """Ends when the user may no longer see the team."""
         sent: LiveFigures | None = None
         clock = asyncio.get_running_loop().time

@@ -1,9 +1,13 @@
 """The dashboard's WebSocket paths; `llmgateway.asgi` puts sessions and the check of the origin in front."""
 
+from typing import Any
+
 from django.urls import re_path
 
 from dashboard.consumers import TeamConsumer
 
+team_consumer: Any = TeamConsumer.as_asgi()  # Django's types know views alone.
+
 websocket_urlpatterns = [
-    re_path(r"^ws/teams/(?P<name>.+)/$", TeamConsumer.as_asgi()),
+    re_path(r"^ws/teams/(?P<name>.+)/$", team_consumer),
 ]

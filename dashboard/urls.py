@@ -1,7 +1,9 @@
 """The dashboard's paths. Team names may contain slashes, so a name is always the last part of its path."""
 
 from django.contrib.auth.views import LoginView, LogoutView
+from django.templatetags.static import static
 from django.urls import path
+from django.views.generic import RedirectView
 
 from dashboard import views
 
@@ -18,5 +20,6 @@ urlpatterns = [
         LoginView.as_view(template_name="dashboard/login.html", redirect_authenticated_user=True),
         name="login",
     ),
+    path("favicon.ico", RedirectView.as_view(url=static("dashboard/icon.svg"))),
     path("logout/", LogoutView.as_view(), name="logout"),
 ]
