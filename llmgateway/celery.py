@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import beat_embedded_init, celeryd_init
+from celery.signals import beat_embedded_init, celeryd_init, worker_ready
 from django.conf import settings
 
 from llmgateway import conf as conf_module
@@ -54,3 +54,9 @@ def _before_the_scheduler_starts(**_: Any) -> None:
 def heartbeat() -> None:
     """Shows `./gateway doctor` that the scheduler and the worker run."""
     (conf_module.conf.data_dir / HEARTBEAT_FILE).write_text(f"{time.time():.0f}\n")
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _when_the_worker_is_ready(**_: Any) -> None:
+    """The scheduler asks for the first heartbeat only when one interval has passed."""
+    heartbeat()

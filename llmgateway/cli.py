@@ -43,6 +43,8 @@ def main() -> None:
 def run(arguments: Arguments) -> int:
     arguments, data_dir = take_option(arguments, "--data")
     if data_dir is not None:
+        from llmgateway.setting_sources import set_from_command_line
+
         set_from_command_line("GATEWAY_DATA_DIR", os.path.abspath(os.path.expanduser(data_dir)))  # noqa: PTH100, PTH111  # "" must stay an error of conf
     name, rest = _split(arguments)
     command = COMMANDS.get(name)
@@ -80,14 +82,6 @@ def take_option(arguments: Arguments, option: str) -> tuple[Arguments, str | Non
     parser.add_argument(option, dest="value", metavar=option.strip("-").upper())
     found, others = parser.parse_known_args(own)
     return [*others, *rest], found.value
-
-
-def set_from_command_line(name: str, value: str) -> None:
-    """Give a setting the value of an option, and remember that it came from one."""
-    from llmgateway.setting_sources import COMMAND_LINE
-
-    os.environ[name] = value
-    os.environ[COMMAND_LINE] = f"{os.environ.get(COMMAND_LINE, '')} {name}".strip()
 
 
 def fail(message: str, status: int = 1) -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 
 from llmgateway.conf import PROJECT_ROOT, Conf, read_environment
+from llmgateway.demo import state as demo_state
+from llmgateway.setting_sources import given_on_command_line, set_from_command_line
 from llmgateway.supervisor import (
     Child,
     StartError,
@@ -30,6 +32,48 @@ def up(arguments: list[str]) -> int:
     options = _parser("up", "Start the gateway: server and background worker.").parse_args(arguments)
     _take_over(options)
     return _start(_conf_or_exit(), config_file=options.config)
+
+
+def demo(arguments: list[str]) -> int:
+    """`./gateway demo`: the same, in a data folder of its own, with a fake provider, a past and traffic."""
+    parser = _parser("demo", "Start a gateway to look at: a fake provider, demo keys, prices, a past and traffic.")
+    parser.add_argument("--reset", action="store_true", help="forget what the demo in this data folder holds, first")
+    parser.epilog = "--data DIR: where the demo lives (the folder demo in the usual data folder)"
+    options = parser.parse_args(arguments)
+    _take_over(options)
+    if not given_on_command_line("GATEWAY_DATA_DIR"):
+        os.environ["GATEWAY_DATA_DIR"] = str(_conf_or_exit().data_dir / "demo")
+    conf = _conf_or_exit()
+    try:
+        if options.reset:
+            _reset(conf)
+        check_data_folder(conf.data_dir)
+        state = demo_state.load_or_create(conf.data_dir)
+    except StartError as error:
+        say(str(error))
+        return 1
+    os.environ.update(state.variables())
+    os.environ["DJANGO_SUPERUSER_PASSWORD"] = state.admin_password
+    provider = [*_python(), "-m", "providers.fake_server", "--port", str(state.provider_port)]
+    traffic = [*_python(), "-m", "llmgateway.demo.traffic", f"http://{_reachable(conf.host)}:{conf.port}/v1/"]
+    more = (Child("fake provider", provider, first=True), Child("demo traffic", traffic))
+    return _start(conf, config_file=options.config, command="demo", more=more)
+
+
+def _reset(conf: Conf) -> None:
+    """Under the lock, so that no running gateway loses its files."""
+    if conf.data_dir.exists():
+        lock = lock_data_folder(conf.data_dir, wait_s=0)
+        try:
+            demo_state.reset(conf.data_dir)
+        finally:
+            os.close(lock)
+
+
+def _reachable(host: str) -> str:
+    if host in {"0.0.0.0", "::", ""}:  # noqa: S104  # compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
 
 
 def worker(arguments: list[str]) -> int:  # noqa: RET503  # execve does not return
@@ -57,8 +101,6 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def _take_over(options: argparse.Namespace) -> None:
-    from llmgateway.cli import set_from_command_line
-
     if options.host is not None:
         set_from_command_line("HOST", options.host)
     if options.port is not None:
@@ -81,7 +123,7 @@ def _attribute(name: str) -> str:
     return next(key for key, value in vars(Conf).items() if getattr(value, "name", None) == name)
 
 
-def _start(conf: Conf, *, config_file: str | None, more: tuple[Child, ...] = ()) -> int:
+def _start(conf: Conf, *, config_file: str | None, command: str = "serve", more: tuple[Child, ...] = ()) -> int:
     try:
         check_data_folder(conf.data_dir)
         lock = lock_data_folder(conf.data_dir, wait_s=conf.shutdown_grace_s + DRAIN_SPARE_S)
@@ -92,7 +134,7 @@ def _start(conf: Conf, *, config_file: str | None, more: tuple[Child, ...] = ())
     ready, ready_writer = os.pipe()
     server = Child(
         name="server",
-        command=_server_command(listener.fileno(), ready_writer, config_file),
+        command=_server_command(command, listener.fileno(), ready_writer, config_file),
         first=True,
         essential=True,
         stop_within_s=conf.shutdown_grace_s + DRAIN_SPARE_S,
@@ -104,8 +146,8 @@ def _start(conf: Conf, *, config_file: str | None, more: tuple[Child, ...] = ())
     return Supervisor(children, ready_fd=ready, listener=listener, environment=child_environment()).run()
 
 
-def _server_command(listener: int, ready: int, config_file: str | None) -> list[str]:
-    command = [*_python(), "-m", "llmgateway.cli", "serve", "--fd", str(listener), "--ready-fd", str(ready)]
+def _server_command(name: str, listener: int, ready: int, config_file: str | None) -> list[str]:
+    command = [*_python(), "-m", "llmgateway.management.entry", name, "--fd", str(listener), "--ready-fd", str(ready)]
     return [*command, "--config", str(Path(config_file).absolute())] if config_file else command
 
 

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from llmgateway.conf import Conf, read_environment
 from llmgateway.setting_sources import masked, setting_sources
 from llmgateway.version import build
+from providers.adapters.registry import adapter_names, api_key_variables, get_adapter
 
-PROVIDER_KEY_ENDING = "_API_KEY"
-"""An adapter named `acme` reads ACME_API_KEY."""
+KEY_ENDING = "_API_KEY"
+"""Of variables that credentials commonly refer to."""
 
 
 def version_command(arguments: list[str]) -> int:
@@ -47,10 +48,8 @@ def env_check_command(arguments: list[str]) -> int:
 
 
 def provider_keys(values: dict[str, str]) -> list[tuple[str, str]]:
-    """The variable of each known provider's key with its value, then any other that ends like one."""
-    from providers.adapters.registry import adapter_names
-
-    known = [f"{name.upper()}{PROVIDER_KEY_ENDING}" for name in adapter_names()]
-    others = [name for name in sorted(values) if name.endswith(PROVIDER_KEY_ENDING)]
-    names = dict.fromkeys([*sorted(known), *others])
-    return [(name, values.get(name, "")) for name in names]
+    """Each variable that holds the key of a provider with an address of its own, with its value; then others like it."""
+    adapters = [adapter for adapter in map(get_adapter, sorted(adapter_names())) if adapter.base_url]
+    known = [variable for adapter in adapters for variable in api_key_variables(adapter)]
+    others = [name for name in sorted(values) if name.endswith(KEY_ENDING)]
+    return [(name, values.get(name, "")) for name in dict.fromkeys([*known, *others])]

@@ -35,6 +35,16 @@ def changed_settings(conf: Conf) -> list[SettingSource]:
     return [source for source in setting_sources(conf) if source.source not in {"default", conf.secrets_file.name}]
 
 
+def set_from_command_line(name: str, value: str) -> None:
+    """Give a setting the value of an option, and remember that it came from one."""
+    os.environ[name] = value
+    os.environ[COMMAND_LINE] = f"{os.environ.get(COMMAND_LINE, '')} {name}".strip()
+
+
+def given_on_command_line(name: str) -> bool:
+    return name in os.environ.get(COMMAND_LINE, "").split()
+
+
 def _source_of(conf: Conf, setting: Setting[object]) -> SettingSource:
     text = conf.values.get(setting.name, "").strip()
     if not text:
@@ -43,7 +53,7 @@ def _source_of(conf: Conf, setting: Setting[object]) -> SettingSource:
 
 
 def _place(conf: Conf, name: str) -> str:
-    if name in os.environ.get(COMMAND_LINE, "").split():
+    if given_on_command_line(name):
         return "command line"
     if name in os.environ:
         return "environment"

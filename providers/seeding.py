@@ -14,7 +14,7 @@ from billing.models import Price
 from llmgateway import conf as conf_module
 from llmgateway.audit import acting_as
 from providers.adapters.base import Adapter
-from providers.adapters.registry import adapter_names, get_adapter
+from providers.adapters.registry import adapter_names, api_key_variables, get_adapter
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
 from providers.validators import RESERVED_NAMES
 
@@ -29,11 +29,6 @@ class Seeded:
 
     def __str__(self) -> str:
         return f"{self.provider} with the key in {self.variable} and {self.models} models"
-
-
-def api_key_variables(adapter: Adapter) -> tuple[str, ...]:
-    """The environment variables that may hold this provider's key, the preferred one first."""
-    return adapter.api_key_variables or (f"{adapter.name.upper().replace('-', '_')}_API_KEY",)
 
 
 @transaction.atomic

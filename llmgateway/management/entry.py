@@ -72,3 +72,8 @@ def _status(ended: SystemExit) -> int:
         print(ended.code, file=sys.stderr)
         return 1
     return 0
+
+
+if __name__ == "__main__":
+    # The supervisor's server; it prepares everything itself.
+    sys.exit(run_management_command(sys.argv[1], sys.argv[2:], prepared=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import secrets
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 
+from providers.seeding import seed_from_environment
+
 FIRST_ADMIN = "admin"
 CONNECT_TIMEOUT_S = 5
 
@@ -28,6 +29,8 @@ class FirstAdmin:
 
     username: str
     password: str
+    providers: tuple[str, ...]
+    """What was set up from keys in the environment, in words."""
 
 
 def check_database() -> None:
@@ -111,17 +114,9 @@ def create_first_admin() -> FirstAdmin | None:
     users = get_user_model()
     if users.objects.filter(is_superuser=True).exists():
         return None
-    _seed_providers()
+    seeded = seed_from_environment()
     username = os.environ.get("DJANGO_SUPERUSER_USERNAME") or FIRST_ADMIN
     chosen = os.environ.get("DJANGO_SUPERUSER_PASSWORD", "")
     password = chosen or secrets.token_urlsafe(15)
     users.objects.create_superuser(username, os.environ.get("DJANGO_SUPERUSER_EMAIL", ""), password)
-    return FirstAdmin(username, "" if chosen else password)
-
-
-def _seed_providers() -> None:
-    if importlib.util.find_spec("providers.seeding") is None:
-        return
-    from providers.seeding import seed_from_environment
-
-    seed_from_environment()
+    return FirstAdmin(username, "" if chosen else password, tuple(map(str, seeded)))

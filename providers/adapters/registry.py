@@ -39,3 +39,8 @@ def get_adapter(name: str) -> Adapter:
         raise UnknownAdapterError(
             f"There is no adapter named {name}; there are {', '.join(sorted(_adapters()))}."
         ) from None
+
+
+def api_key_variables(adapter: Adapter) -> tuple[str, ...]:
+    """The environment variables that may hold this provider's key, the preferred one first."""
+    return adapter.api_key_variables or (f"{adapter.name.upper().replace('-', '_')}_API_KEY",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from argparse import ArgumentParser
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -25,17 +26,14 @@ from llmgateway.setting_sources import changed_settings
 class GatewayServer(uvicorn.Server):
     """uvicorn that says when it is ready, and turns readiness off before it stops accepting connections."""
 
-    def __init__(self, config: uvicorn.Config, *, ready_fd: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready_fd = ready_fd
+        self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
-            print_ready()
-            if self._ready_fd is not None:
-                os.write(self._ready_fd, b"1")
-                os.close(self._ready_fd)
+            self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         from llmgateway.wiring import begin_shutdown
@@ -57,7 +55,8 @@ class Command(BaseCommand):
         parser.add_argument("--ready-fd", type=int, help="a pipe to write to when requests are answered")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        prepare(options["config"])
+        self.prepare(options["config"])
+        # Only now: loading it reads the tables.
         from llmgateway.asgi import application
 
         conf = conf_module.conf
@@ -80,22 +79,40 @@ class Command(BaseCommand):
             timeout_graceful_shutdown=conf.shutdown_grace_s,
         )
         sockets = [socket.socket(fileno=options["fd"])] if options["fd"] is not None else None
-        GatewayServer(config, ready_fd=options["ready_fd"]).run(sockets=sockets)
+        GatewayServer(config, on_ready=lambda: self._ready(options["ready_fd"])).run(sockets=sockets)
 
+    def prepare(self, config_file: str | None) -> None:
+        """All that must be true before a request is answered."""
+        if migrate_if_needed():
+            print("Database tables are up to date now.")
+        collect_static_if_changed()
+        print_first_admin(create_first_admin())
+        if config_file:
+            call_command("import_config", config_file)
 
-def prepare(config_file: str | None) -> None:
-    """All that must be true before a request is answered."""
-    if migrate_if_needed():
-        print("Database tables are up to date now.")
-    collect_static_if_changed()
-    print_first_admin(create_first_admin())
-    if config_file:
-        call_command("import_config", config_file)
+    def _ready(self, fd: int | None) -> None:
+        self.print_ready()
+        if fd is not None:
+            os.write(fd, b"1")
+            os.close(fd)
+
+    def print_ready(self) -> None:
+        """Where everything is, and which settings are not the defaults."""
+        conf = conf_module.conf
+        root = base_url(conf.host, conf.port)
+        print("LLM Gateway is ready.")
+        for name, url in (("API", "/v1"), ("dashboard", "/"), ("admin", "/admin/"), ("health", "/health")):
+            print(f"  {name:<10} {root}{url}")
+        changed = ", ".join(f"{source.name}={source.shown} ({source.source})" for source in changed_settings(conf))
+        print(f"  {'data':<10} {conf.data_dir}")
+        print(f"  {'settings':<10} {changed or 'all defaults'}", flush=True)
 
 
 def print_first_admin(admin: FirstAdmin | None) -> None:
     if admin is None:
         return
+    for provider in admin.providers:
+        print(f"Set up the provider {provider}.")
     if not admin.password:
         print(f"Created the first admin {admin.username!r} with the password of DJANGO_SUPERUSER_PASSWORD.", flush=True)
         return
@@ -112,18 +129,6 @@ def print_first_admin(admin: FirstAdmin | None) -> None:
         ),
         flush=True,
     )
-
-
-def print_ready() -> None:
-    """Where everything is, and which settings are not the defaults."""
-    conf = conf_module.conf
-    root = base_url(conf.host, conf.port)
-    print("LLM Gateway is ready.")
-    for name, url in (("API", "/v1"), ("dashboard", "/"), ("admin", "/admin/"), ("health", "/health")):
-        print(f"  {name:<10} {root}{url}")
-    changed = ", ".join(f"{source.name}={source.shown} ({source.source})" for source in changed_settings(conf))
-    print(f"  {'data':<10} {conf.data_dir}")
-    print(f"  {'settings':<10} {changed or 'all defaults'}", flush=True)
 
 
 def base_url(host: str, port: int) -> str:
