@@ -59,6 +59,8 @@ class DataPlane:
             return await exchange.responder.start_and_end(204, preflight)
         try:
             await self._endpoint(exchange)(self._gateway, exchange)
+            if exchange.path.startswith("/v1/models"):
+                self._log(exchange, 200, "")
         except GatewayError as error:
             await self._refuse(exchange, error)
         except ClientLeftError:
@@ -104,30 +106,40 @@ class DataPlane:
         return endpoint
 
     async def _refuse(self, exchange: HttpExchange, error: GatewayError) -> None:
+        exchange.key = exchange.key or error.key
         self._log(exchange, error.status, error.code)
         await exchange.responder.error(error, ())
 
     def _log(self, exchange: HttpExchange, status: int, code: str) -> None:
         """The line of a request that the gateway answered itself."""
-        key, head = exchange.key, exchange.head
-        known = exchange.path if exchange.path in self._routes else "(other)"
+        key, head, inbound = exchange.key, exchange.head, exchange.inbound
+        model = head.model if head is not None and head.model in self._gateway.snapshot.aliases else ""
+        path = self._known_path(exchange.path)
         line: Record = {
             "started_at": exchange.started_at,
             "request_id": exchange.request_id,
-            "client_request_id": exchange.inbound.client_request_id,
-            "path": known,
+            "client_request_id": inbound.client_request_id,
+            "path": path,
             "http_status": status,
-            "status": "refused",
-            "error_code": code,
+            "status": "refused" if code else "answered",
+            "error_type": code,
+            "key_id": key.id if key else "",
+            "key_name": key.name if key else "",
+            "team_id": key.team_id if key else 0,
+            "team": key.team_name if key else "",
+            "end_user": inbound.end_user,
             "client_ip": exchange.client_ip,
+            "alias": model,
             "stream": bool(head and head.stream),
             "duration_ms": (self._gateway.clock.monotonic() - exchange.received) * 1000,
         }
-        if key is not None:
-            line |= {"key_id": key.id, "key_name": key.name, "team_id": key.team_id, "team_name": key.team_name}
-        if head is not None:
-            line["alias"] = head.model if head.model in self._gateway.snapshot.aliases else ""
-        self._gateway.telemetry.refused(known, line)
+        self._gateway.telemetry.answered(path, line)
+
+    def _known_path(self, path: str) -> str:
+        """Paths become labels of metrics, so callers must not be able to make new ones."""
+        if path in self._routes:
+            return path
+        return "/v1/models/{id}" if path.startswith("/v1/models/") else "(other)"
 
 
 class RequestIds:

@@ -64,8 +64,12 @@ class Authenticator:
         found = await self._find(secret, snapshot)
         if found is None or (found.valid_until is not None and found.valid_until <= now):
             raise AuthenticationError("This API key is unknown or revoked. Check it, or ask an admin for a new one.")
-        _check_usable(found.key, now)
-        _check_address(found.key, client_ip)
+        try:
+            _check_usable(found.key, now)
+            _check_address(found.key, client_ip)
+        except PermissionDeniedError as error:
+            error.key = found.key
+            raise
         return found.key
 
     async def _find(self, secret: bytes, snapshot: Snapshot) -> KeyDigest | None:

@@ -22,7 +22,10 @@ Names follow openai-python's, for callers catch those. No Django here.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from llmgateway.pipeline.snapshot import Key
 
 ErrorHeaders = tuple[tuple[bytes, bytes], ...]
 
@@ -45,6 +48,8 @@ class GatewayError(Exception):
         self.code = code or self.default_code
         self.param = param
         self.headers = headers
+        self.key: Key | None = None
+        """Whose request was refused, where that is known."""
 
 
 class BadRequestError(GatewayError):

@@ -28,7 +28,6 @@ from llmgateway.pipeline.telemetry import Telemetry
 from llmgateway.pipeline.upstream import FailureCause, Upstream
 from providers.adapters.body import estimate_input_tokens
 
-
 BUDGETS_READY_S = 2.0
 """How long a request waits for a new budget to be counted."""
 

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
 import orjson
 
@@ -119,10 +120,16 @@ def _stamped(line: Record) -> Record:
     return {"timestamp": moment, "level": "info", "logger": "llmgateway.access", "message": "request", **rest}
 
 
+class LineWriter(Protocol):
+    """Where access lines go. Writing one never waits."""
+
+    def write(self, line: Record) -> None: ...
+
+
 class Telemetry:
     """Takes note of every finished request, refused ones included."""
 
-    def __init__(self, access_log: AccessLog | None) -> None:
+    def __init__(self, access_log: LineWriter | None) -> None:
         self.figures = Figures()
         self._access_log = access_log
         self._refused: dict[tuple[int, int, str, str, str, str, str], int] = defaultdict(int)
@@ -147,17 +154,21 @@ class Telemetry:
         if self._access_log is not None:
             self._access_log.write(_access_line(path, row, input_tokens, output_tokens))
 
-    def refused(self, path: str, line: Record) -> None:
-        """A request was answered by the gateway itself: `line` holds what is known, at least `status` and `error_code`."""
-        self.figures.requests[path, bool(line.get("stream")), "", line["http_status"]] += 1
-        self.figures.latency_ms[path, bool(line.get("stream")), ""].observe(line["duration_ms"])
-        self.figures.refusals[line["error_code"]] += 1
-        if line.get("key_id"):
-            hour = int(line["started_at"]) // 3600 * 3600
-            who = (line["team_id"], line["team_name"], line["key_id"], line["key_name"])
-            self._refused[(hour, *who, line.get("alias", ""), line["error_code"])] += 1
+    def answered(self, path: str, line: Record) -> None:
+        """The gateway answered by itself: a refusal, or a list of models. `line` holds what is known."""
+        self.figures.requests[path, line["stream"], "", line["http_status"]] += 1
+        self.figures.latency_ms[path, line["stream"], ""].observe(line["duration_ms"])
+        if line["error_type"]:
+            self._count_refusal(line)
         if self._access_log is not None:
             self._access_log.write(line)
+
+    def _count_refusal(self, line: Record) -> None:
+        self.figures.refusals[line["error_type"]] += 1
+        if line["key_id"]:
+            hour = int(line["started_at"]) // 3600 * 3600
+            who = (line["team_id"], line["team"], line["key_id"], line["key_name"])
+            self._refused[(hour, *who, line["alias"], line["error_type"])] += 1
 
     def take_refused(self) -> list[Record]:
         """The refusals of known keys since the last call, for the rollups."""

@@ -135,6 +135,18 @@ async def test_refusals_are_logged_and_counted_but_are_no_ledger_rows() -> None:
     await place.chat()
     await place.chat({"model": "nope"})
 
-    assert [line["error_code"] for line in place.log.lines] == ["key_disabled", "key_disabled"]
+    assert [(line["error_type"], line["key_name"]) for line in place.log.lines] == [("key_disabled", "alice")] * 2
     assert place.ledger.opened == []
     assert place.telemetry.figures.refusals["key_disabled"] == 2
+    (summed,) = place.telemetry.take_refused()
+    assert (summed["key_name"], summed["code"], summed["count"]) == ("alice", "key_disabled", 2)
+
+
+async def test_listing_models_is_logged_too() -> None:
+    place = house()
+
+    await place.get("/v1/models")
+
+    assert [(line["path"], line["http_status"], line["status"]) for line in place.log.lines] == [
+        ("/v1/models", 200, "answered")
+    ]
