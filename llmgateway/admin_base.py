@@ -113,6 +113,7 @@ class GatewayInline(TabularInline):  # type: ignore[misc]  # the theme has no ty
     """Rows that are a part of the page's object."""
 
     extra = 0
+    hide_title = True
 
 
 class LinesField(forms.CharField):

@@ -148,9 +148,9 @@ def remote_address(request: HttpRequest) -> str | None:
     return address
 
 
-def hide(_value: str) -> str:
-    """Stands in the log for a secret: that it changed is on record, not what it was."""
-    return HIDDEN
+def hide(value: str) -> str:
+    """Stands in the log for a secret: that it was set, changed or removed is on record, not what it was."""
+    return HIDDEN if value not in {"", "None"} else ""
 
 
 def object_reference(instance: Model) -> str:

@@ -37,7 +37,13 @@ NAVIGATION: list[dict[str, Any]] = [
     {
         "items": [
             {"title": "Overview", "icon": "space_dashboard", "link": reverse_lazy("admin:index")},
-            {"title": "Dashboard", "icon": "monitoring", "link": reverse_lazy("dashboard:home")},
+            {
+                "title": "Dashboard",
+                "icon": "monitoring",
+                "link": reverse_lazy("dashboard:home"),
+                # Its address begins every other one, by which the theme would take it for the present page.
+                "active": lambda _request: False,
+            },
         ]
     },
     {
@@ -97,6 +103,7 @@ UNFOLD: dict[str, Any] = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "llmgateway.admin.overview.add_overview",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": _asset("dashboard/icon.svg")}],
     "STYLES": [_asset("gateway_admin/admin.css")],
     "SIDEBAR": {"show_search": True, "show_all_applications": False, "navigation": NAVIGATION},
 }

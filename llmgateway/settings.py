@@ -149,6 +149,7 @@ SILENCED_SYSTEM_CHECKS = ["security.W008"]
 LANGUAGE_CODE = "en"
 USE_I18N = True
 USE_TZ = True
+FORMAT_MODULE_PATH = "llmgateway.formats"
 TIME_ZONE = conf.time_zone
 
 STATIC_URL = "/static/"

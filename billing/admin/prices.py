@@ -122,7 +122,7 @@ class PriceAdmin(GatewayAdmin):
     actions_detail = ("new_version",)
     add_fieldsets = (
         (None, {"fields": ("provider", "model", "effective_from", "source")}),
-        ("USD per million tokens", {"fields": (("input", "output"), ("cache_read", "cache_write_5m", "cache_write_1h"),
+        ("USD per million tokens", {"fields": (("input", "output"), "cache_read", ("cache_write_5m", "cache_write_1h"),
                                                ("audio_input", "image_input"), ("reasoning", "audio_output"))}),
         ("Other", {"fields": ("request",)}),
     )  # fmt: skip

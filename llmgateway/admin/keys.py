@@ -92,6 +92,15 @@ class ApiKeyAdmin(KeyPages, GatewayAdmin):
             return "all"
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Only what the key's state allows."""
+        possible = super().get_actions_detail(request, object_id)
+        key = self.get_object(request, object_id) if possible else None
+        if key is None or key.revoked_at:
+            return []
+        impossible = "enable_key" if key.enabled else "disable_key"
+        return [action for action in possible if not action.action_name.endswith(impossible)]
+
     def get_form(self, request: HttpRequest, obj: ApiKey | None = None, change: bool = False, **kwargs: Any) -> Any:
         kwargs["form"] = KeyForm if obj else NewKeyForm
         return super().get_form(request, obj, change, **kwargs)
