@@ -20,6 +20,7 @@ from llmgateway.config_file.reading import Fields, Scalar, Sequence, Value
 T = TypeVar("T")
 
 _INTEGER = re.compile(r"[+-]?[0-9](?:_?[0-9])*")
+_SECONDS = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?")
 _YES = frozenset({"true", "yes", "on"})
 _NO = frozenset({"false", "no", "off"})
 
@@ -107,7 +108,13 @@ class FieldReader:
         return lowered in _YES
 
     def integer(
-        self, name: str, default: int | None = None, *, required: bool = False, at_least: int = 0
+        self,
+        name: str,
+        default: int | None = None,
+        *,
+        required: bool = False,
+        at_least: int = 0,
+        at_most: int = 2**63 - 1,
     ) -> int | None:
         scalar = self._scalar(name, required=required)
         if scalar is None:
@@ -116,8 +123,8 @@ class FieldReader:
             self.add(name, f"{scalar.text!r} is not a whole number.")
             return None
         number = int(scalar.text)
-        if not at_least <= number < 2**63:
-            self.add(name, f"{scalar.text} is outside of what is possible; write a number of at least {at_least}.")
+        if not at_least <= number <= at_most:
+            self.add(name, f"{scalar.text} is not possible here; write a number from {at_least} to {at_most}.")
             return None
         return number
 
@@ -125,11 +132,10 @@ class FieldReader:
         scalar = self._scalar(name)
         if scalar is None:
             return default
-        try:
-            return float(scalar.text)
-        except ValueError:
+        if not _SECONDS.fullmatch(scalar.text):
             self.add(name, f"{scalar.text!r} is not a number of seconds.")
             return None
+        return float(scalar.text)
 
     def money(
         self, name: str, convert: Callable[[str], int], default: int | None = None, *, required: bool = False

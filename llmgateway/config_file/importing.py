@@ -56,6 +56,10 @@ def import_text(
         with acting_as(source="import"):
             return apply_document(document, problems, dry_run=dry_run, prune=prune, show=show)
     except IntegrityError as error:
+        # The first line alone: what follows it may quote the row, and with it a digest.
+        reason = str(error).partition("\n")[0]
         raise ConfigFileError(
-            [f"{file}: somebody changed the same rows at the same time; nothing was written. Import it again."]
+            [
+                f"{file}: somebody changed the same rows at the same time ({reason}); nothing was written. Import it again."
+            ]
         ) from error

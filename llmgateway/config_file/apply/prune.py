@@ -12,8 +12,8 @@ from django.db.models import Model, ProtectedError, QuerySet
 
 from llmgateway.config_file.apply.session import Session
 from llmgateway.config_file.problems import Place
-from llmgateway.models import ApiKey, NetworkList, Team
-from providers.models import Deployment, ModelAlias, Provider
+from llmgateway.models import ApiKey, KeyNetwork, NetworkList, Team
+from providers.models import AliasTarget, Deployment, ModelAlias, Provider
 
 
 class NamedEntry(Protocol):
@@ -47,7 +47,7 @@ def _remove(session: Session, row: Model, kind: str, label: str, path: str) -> N
     try:
         session.remove(row, kind, label)
     except ProtectedError as error:
-        users = sorted(f"{_kind(user)} {user}" for user in error.protected_objects)
+        users = sorted(_named(user) for user in error.protected_objects)
         shown = ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
         session.problems.add(
             Place(path, 1, 1),
@@ -56,6 +56,7 @@ def _remove(session: Session, row: Model, kind: str, label: str, path: str) -> N
         )
 
 
-def _kind(row: Model) -> str:
-    """`alias target`, `API key`: what people call a row of this kind."""
-    return str(row._meta.verbose_name)  # noqa: SLF001  # Django documents it.
+def _named(row: Model) -> str:
+    """`API key dev-001`: the row, or the one it is a part of."""
+    owner = row.alias if isinstance(row, AliasTarget) else row.key if isinstance(row, KeyNetwork) else row
+    return f"{owner._meta.verbose_name} {owner}"  # noqa: SLF001  # Django documents it.

@@ -13,6 +13,9 @@ from llmgateway.config_file.schema.prices import read_prices
 VERSION = 1
 """Of the format. A file of another version is refused whole."""
 
+# What PostgreSQL's columns hold; SQLite would take more, and the file must mean the same on both.
+_INTEGER, _SMALL_INTEGER = 2**31 - 1, 2**15 - 1
+
 
 def read_document(tree: Fields, problems: Problems) -> Document:
     """Every entry that could be read. What is wrong is added to `problems`."""
@@ -37,10 +40,10 @@ def _read_settings(parent: FieldReader) -> SettingsEntry | None:
     reader = parent.object("settings")
     retries = reader.object("retries")
     values = {
-        "request_body_limit_mb": reader.integer("request_body_limit_mb", at_least=1),
-        "retry_attempts": retries.integer("attempts"),
-        "retry_initial_ms": retries.integer("initial_ms"),
-        "retry_max_ms": retries.integer("max_ms"),
+        "request_body_limit_mb": reader.integer("request_body_limit_mb", at_least=1, at_most=_INTEGER),
+        "retry_attempts": retries.integer("attempts", at_most=_SMALL_INTEGER),
+        "retry_initial_ms": retries.integer("initial_ms", at_most=_INTEGER),
+        "retry_max_ms": retries.integer("max_ms", at_most=_INTEGER),
     }
     retries.finish()
     reader.finish()

@@ -129,7 +129,7 @@ def _check_key_texts(reader: FieldReader, texts: dict[str, str], pepper: str) ->
         reader.add("digest", "A key has a `secret` or its `digest`, not both.")
     if texts["digest"] and not _DIGEST.fullmatch(texts["digest"]):
         reader.add("digest", "A digest is 64 lower-case hexadecimal digits, as the export writes it.")
-    if texts["digest"] and not pepper:
+    elif texts["digest"] and not pepper:
         reader.add("digest", "A digest needs the fingerprint of its pepper: `pepper: …` at the top of the file.")
     if texts["public_id"] and not _PUBLIC_ID.fullmatch(texts["public_id"]):
         reader.add("public_id", "A public id is up to 16 letters and digits.")
