@@ -11,7 +11,7 @@ from llmgateway.pipeline.errors import BadRequestError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Alias, Key
-from providers.adapters.body import RequestHead, read_head, replace_model
+from providers.adapters.body import RequestHead, read_head
 from providers.adapters.errors import MalformedBodyError
 from providers.adapters.types import JSONObject, Operation
 
@@ -54,13 +54,10 @@ async def call_model(gateway: Gateway, exchange: HttpExchange) -> None:
 def parse_head(body: bytes) -> RequestHead:
     """Raises BadRequestError for a body that is not a JSON object with a usable head; `param` names the field."""
     try:
-        head = read_head(body)
-        if body.count(b'"model"') > 1:
-            replace_model(body, head.model, head.model)  # Refuses a body that names two models.
+        return read_head(body)
     except MalformedBodyError as error:
         code = "invalid_value" if error.param else "invalid_json"
         raise BadRequestError(str(error), code=code, param=error.param or None) from None
-    return head
 
 
 async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:

@@ -52,7 +52,8 @@ def read_head(body: bytes) -> RequestHead:
     """The head of a request.
 
     Raises:
-        MalformedBodyError: it is not a JSON object, or a field has the wrong type; `param` names the field.
+        MalformedBodyError: it is not a JSON object, a field has the wrong type, or it names two models, of which one
+            might be authorised and the other be called. `param` names the field.
     """
     try:
         head = _decode_head(body)
@@ -62,6 +63,8 @@ def read_head(body: bytes) -> RequestHead:
         raise MalformedBodyError(f"The request body is not valid JSON: {error}.") from None
     if not head.model:
         raise MalformedBodyError("`model` is empty; name the model to call.", param="model")
+    if not _has_plain_model(body):
+        _refuse_two_models(body)
     return head
 
 
@@ -75,25 +78,24 @@ def _wrong_field(text: str) -> MalformedBodyError:
 
 
 def replace_model(body: bytes, old: str, new: str) -> bytes:
-    """`body` with its top-level model `old` replaced by `new`. `body` has been through `read_head`.
-
-    Raises:
-        MalformedBodyError: it names a model twice; which one counts would be the provider's guess.
-    """
-    start = body.find(_MODEL)
-    if start >= 0 and body.find(_MODEL, start + 1) < 0 and _ESCAPED_LETTER not in body:
-        colon = _COLON.match(body, start + len(_MODEL))
+    """`body` with its top-level model `old` replaced by `new`. `body` has been through `read_head`."""
+    if _has_plain_model(body):
+        colon = _COLON.match(body, body.find(_MODEL) + len(_MODEL))
         value = msgspec.json.encode(old)
         if colon is not None and body.startswith(value, colon.end()):
             return body[: colon.end()] + msgspec.json.encode(new) + body[colon.end() + len(value) :]
     fields = _decode_fields(body)
-    _refuse_two_models(body, fields)
     fields["model"] = msgspec.Raw(msgspec.json.encode(new))
     return _joined(fields)
 
 
-def _refuse_two_models(body: bytes, fields: dict[str, msgspec.Raw]) -> None:
-    inside = sum(bytes(value).count(_MODEL) for value in fields.values())
+def _has_plain_model(body: bytes) -> bool:
+    """`"model"` stands in it exactly once, and nothing that could be the same name in disguise."""
+    return body.find(_MODEL) == body.rfind(_MODEL) and body.find(_ESCAPED_LETTER) < 0
+
+
+def _refuse_two_models(body: bytes) -> None:
+    inside = sum(bytes(value).count(_MODEL) for value in _decode_fields(body).values())
     if body.count(_MODEL) == inside + 1 and _ESCAPED_LETTER not in body:
         return
     # Rare enough for a full parse: the outermost object's pairs come last.

@@ -205,10 +205,16 @@ class Product:
         [row] = [row for row in self.usage() if row["request_id"] == request_id]
         return row
 
-    @property
-    def log_lines(self) -> list[dict[str, Any]]:
-        """The JSON lines among what the server printed."""
-        return [json.loads(line) for line in self.child.output.splitlines() if line.startswith("{")]
+    def log_line(self, request_id: str) -> dict[str, Any]:
+        """The one access line of a request; lines are written shortly after the answer."""
+        lines = wait_for(lambda: self._log_lines(request_id), f"the log line of {request_id}")
+        assert len(lines) == 1, lines
+        line: dict[str, Any] = lines[0]
+        return line
+
+    def _log_lines(self, request_id: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.child.output.splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("request_id") == request_id]
 
 
 @contextlib.contextmanager

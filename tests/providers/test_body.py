@@ -85,9 +85,15 @@ def test_a_model_inside_a_tool_or_a_message_stays() -> None:
 )
 def test_two_models_are_refused_however_they_are_spelled(body: bytes) -> None:
     with pytest.raises(MalformedBodyError) as raised:
-        replace_model(body, read_head(body).model, "b")
+        read_head(body)
 
     assert raised.value.param == "model"
+
+
+def test_nested_models_are_no_second_model() -> None:
+    body = b'{"tools":[{"model":{"model":"x"}}],"metadata":{"model":"\\u0065"},"model":"fast"}'
+
+    assert read_head(body).model == "fast"
 
 
 def test_a_model_spelled_with_escapes_is_found() -> None:
