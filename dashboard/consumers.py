@@ -48,6 +48,9 @@ class TeamConsumer(AsyncJsonWebsocketConsumer):
         await self.accept()
         self.watching = asyncio.create_task(self._watch_until_closed(user_id, name))
 
+    async def receive(self, *_: object, **__: object) -> None:
+        """Pages have nothing to say; what comes is not even read."""
+
     async def disconnect(self, code: int) -> None:
         if self.watching:
             self.watching.cancel()
