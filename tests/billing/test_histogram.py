@@ -1,0 +1,45 @@
+"""Histograms merge by adding, and their percentiles stay within 4 %."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.histogram import Histogram, add, merge, percentile
+
+latencies = st.lists(st.integers(1, 10**10), min_size=1, max_size=200)
+
+
+def _of(values: list[int]) -> Histogram:
+    histogram: Histogram = {}
+    for value in values:
+        add(histogram, value)
+    return histogram
+
+
+@given(st.lists(st.lists(st.integers(0, 10**10), max_size=50), max_size=6))
+def test_merging_equals_counting_together(parts: list[list[int]]) -> None:
+    histograms = [_of(part) for part in parts]
+
+    assert merge(histograms) == _of([value for part in parts for value in part])
+    assert histograms == [_of(part) for part in parts], "the merged ones are left as they were"
+
+
+@given(latencies, st.sampled_from([0.5, 0.95, 0.99, 1.0]))
+def test_a_percentile_is_within_four_percent(values: list[int], fraction: float) -> None:
+    exact = sorted(values)[math.ceil(fraction * len(values)) - 1]
+
+    found = percentile(_of(values), fraction)
+
+    assert found == pytest.approx(exact, rel=0.04)
+
+
+def test_no_values_have_no_percentile() -> None:
+    assert percentile({}, 0.5) is None
+
+
+def test_nothing_takes_less_than_a_microsecond() -> None:
+    assert percentile(_of([0, 0, 1]), 0.5) == 1.0

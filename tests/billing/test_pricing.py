@@ -1,0 +1,62 @@
+"""One price function for the hold, the quote and the bill."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.models import TOKEN_BUCKETS
+from billing.pricing import PriceVersion, cost, dearest, in_force
+from providers.adapters.types import Usage
+
+prices = st.builds(
+    PriceVersion,
+    id=st.just(1),
+    effective_from=st.just(0.0),
+    request=st.integers(0, 10**12),
+    **{bucket: st.integers(0, 10**9) for bucket in TOKEN_BUCKETS},
+)
+usages = st.builds(Usage, **{bucket: st.integers(0, 10**7) for bucket in TOKEN_BUCKETS})
+
+
+def _price(effective_from: float, identity: int = 1) -> PriceVersion:
+    return PriceVersion(identity, effective_from, **dict.fromkeys(TOKEN_BUCKETS, 1))
+
+
+def test_prices_and_usage_know_the_same_buckets() -> None:
+    assert set(TOKEN_BUCKETS) <= {field.name for field in fields(Usage)}
+    assert set(TOKEN_BUCKETS) <= {field.name for field in fields(PriceVersion)}
+
+
+@given(prices, usages)
+def test_the_cost_is_the_sum_over_the_buckets(price: PriceVersion, usage: Usage) -> None:
+    expected = price.request + sum(getattr(usage, bucket) * getattr(price, bucket) for bucket in TOKEN_BUCKETS)
+
+    assert cost(price, usage) == expected
+
+
+@given(prices, usages, usages)
+def test_cost_adds_up(price: PriceVersion, one: Usage, other: Usage) -> None:
+    together = Usage(**{bucket: getattr(one, bucket) + getattr(other, bucket) for bucket in TOKEN_BUCKETS})
+
+    assert cost(price, together) == cost(price, one) + cost(price, other) - price.request
+
+
+@given(prices, usages)
+def test_no_split_into_buckets_costs_more_than_the_dearest(price: PriceVersion, usage: Usage) -> None:
+    counts = {bucket: count for bucket, count in asdict(usage).items() if bucket in TOKEN_BUCKETS}
+    output = counts["output"] + counts["reasoning"] + counts["audio_output"]
+
+    assert cost(price, usage) <= dearest(price, input_tokens=sum(counts.values()) - output, output_tokens=output)
+
+
+@given(st.lists(st.integers(0, 100), unique=True, max_size=8), st.integers(-1, 101))
+def test_the_latest_version_that_has_begun_is_in_force(starts: list[int], moment: int) -> None:
+    versions = tuple(_price(float(start), identity=start) for start in sorted(starts))
+
+    found = in_force(versions, float(moment))
+
+    begun = [start for start in starts if start <= moment]
+    assert (found.id if found else None) == (max(begun) if begun else None)
