@@ -18,6 +18,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,7 +191,7 @@ def walk(
         numbers = [number for number in numbers if number <= until.segment]
     if numbers and numbers[0] > start.segment:
         yield Step(b"", b"", Position(numbers[0], 0))
-    for number, following in zip(numbers, [*numbers[1:], None], strict=True):
+    for number, following in zip_longest(numbers, numbers[1:]):
         offset = start.offset if number == start.segment else 0
         limit = None if following is None else _void_after(folder, number, following)
         if until is not None and number == until.segment:
