@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import reduce
+from functools import cache, reduce
 from operator import add
 from typing import Any
 
@@ -17,8 +17,10 @@ from django.db.models import F, Max, Q, QuerySet, Sum
 from django.db.models.expressions import CombinedExpression
 
 from billing.histogram import Histogram, merge
+from billing.holds import Holds
 from billing.models import TOKEN_BUCKETS, Budget, Price, UsageRecord, UsageRollup
 from billing.windows import window_bounds
+from llmgateway.conf import conf
 
 REFUSED = "refused"
 OUTPUT_BUCKETS = ("output", "reasoning", "audio_output")
@@ -249,25 +251,31 @@ class BudgetUse:
 
 
 def budget_uses(team_id: int, time_zone: str, now: datetime, *, key_limit: int = 20) -> list[BudgetUse]:
-    """The team's own budgets, then at most `key_limit` of its keys' budgets, as far as the ledger has settled them."""
-    budgets = Budget.objects.filter(enabled=True).order_by("name", "id")
-    of_team = budgets.filter(team_id=team_id)
-    of_keys = budgets.filter(key__team_id=team_id).select_related("key").order_by("key__name", "name")[:key_limit]
-    return [_budget_use(budget, team_id, time_zone, now) for budget in (*of_team, *of_keys)]
+    """The team's own budgets, then at most `key_limit` of its keys', with what is settled and held in their windows."""
+    budgets = Budget.objects.filter(enabled=True).select_related("key")
+    of_team = budgets.filter(team_id=team_id).order_by("name", "id")
+    of_keys = budgets.filter(key__team_id=team_id).order_by("key__name", "name")[:key_limit]
+    found = [*of_team, *of_keys]
+    held = _holds().by_budget() if found else {}
+    return [_budget_use(budget, team_id, time_zone, now, held.get(budget.pk, 0)) for budget in found]
 
 
-def _budget_use(budget: Budget, team_id: int, time_zone: str, now: datetime) -> BudgetUse:
+@cache
+def _holds() -> Holds:
+    return Holds(conf.journal_dir)
+
+
+def _budget_use(budget: Budget, team_id: int, time_zone: str, now: datetime, held: int) -> BudgetUse:
     start, end = window_bounds(budget.window, time_zone, now.timestamp())
     rows = UsageRollup.objects.filter(team_id=team_id, hour__gte=datetime.fromtimestamp(start, UTC))
     if budget.key_id:
         rows = rows.filter(key_id=str(budget.key_id))
-    spent = _usage_of(rows)
     return BudgetUse(
         name=budget.name,
         key_name=budget.key.name if budget.key else "",
         window=budget.window,
         resets_at=datetime.fromtimestamp(end, UTC) if end is not None else None,
         limit_pico_usd=budget.limit_pico_usd,
-        settled_pico_usd=spent.cost_pico_usd,
-        held_pico_usd=0,
+        settled_pico_usd=_usage_of(rows).cost_pico_usd,
+        held_pico_usd=held,
     )

@@ -43,9 +43,10 @@ async def connect() -> AsyncIterator[Connect]:
     opened: list[WebsocketCommunicator] = []
 
     async def connect(user: User | AnonymousUser, name: str = "platform") -> Any:
-        application: Any = URLRouter(websocket_urlpatterns)  # type: ignore[arg-type]  # Django's types know views alone
+        application: Any = URLRouter(websocket_urlpatterns)
         socket = WebsocketCommunicator(application, f"/ws/teams/{name}/")
-        socket.scope["user"] = user
+        scope: Any = socket.scope
+        scope["user"] = user
         opened.append(socket)
         return socket, *await socket.connect()
 
