@@ -19,6 +19,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmgateway.settings")
 # It warns of the super-user, whom containers commonly run as, because of pickled messages; ours are JSON.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
+WORKER_PID = os.getpid()
+"""Of the process that loads this module; the scheduler, which is forked from it, keeps it."""
 HEARTBEAT_FILE = "worker-heartbeat"
 HEARTBEAT_S = 30
 
@@ -47,7 +49,7 @@ def _before_the_worker_starts(**_: Any) -> None:
 @beat_embedded_init.connect  # type: ignore[untyped-decorator]  # the library has no types
 def _before_the_scheduler_starts(**_: Any) -> None:
     """The scheduler is a process of its own, and must not outlive a worker that was killed."""
-    die_with_parent()
+    die_with_parent(WORKER_PID)
 
 
 @app.task(name="llmgateway.heartbeat")  # type: ignore[untyped-decorator]  # the library has no types

@@ -14,10 +14,14 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """Ask the kernel for `number` when the parent ends, however it ends. Call it in the child."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Ask the kernel for `number` when the process `parent` ends, however it ends. Call it in its child."""
+    if _LIBC is None:
+        return
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if os.getppid() != parent:
+        # It ended before we could ask.
+        os._exit(1)
 
 
 def is_running(pid: int) -> bool:

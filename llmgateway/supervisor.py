@@ -142,7 +142,7 @@ class Supervisor:
             env=self.environment,
             pass_fds=child.pass_fds,
             process_group=0,
-            preexec_fn=partial(die_with_parent, child.on_our_death),  # noqa: PLW1509  # this process has one thread
+            preexec_fn=partial(die_with_parent, os.getpid(), child.on_our_death),  # noqa: PLW1509  # this process has one thread
         )
 
     def _reap(self) -> None:

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from llmgateway.conf import PROJECT_ROOT
 
@@ -79,7 +79,7 @@ class LaunchedGateway:
         self._more = more
         self.process: subprocess.Popen[bytes]
 
-    def __enter__(self) -> LaunchedGateway:
+    def __enter__(self) -> Self:
         with self.output_file.open("ab") as out:
             self.process = subprocess.Popen(
                 command(*self._arguments),
