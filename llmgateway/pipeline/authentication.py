@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Protocol
 
-from llmgateway.key_secrets import digest
+from llmgateway.key_secrets import Pepper
 from llmgateway.pipeline.errors import AuthenticationError, PermissionDeniedError
 from llmgateway.pipeline.snapshot import Key, KeyDigest, Snapshot, SourceRule, parse_address
 
@@ -46,7 +47,7 @@ class Authenticator:
     """Finds the key of a secret and decides whether it may be used from this address at this moment."""
 
     def __init__(self, peppers: tuple[bytes, ...]) -> None:
-        self._peppers = peppers
+        self._peppers = tuple(map(Pepper, peppers))
         self._compiled_for: tuple[SourceRule, ...] = ()
         self._sources: tuple[Source, ...] = ()
 
@@ -73,7 +74,8 @@ class Authenticator:
         return found.key
 
     async def _find(self, secret: bytes, snapshot: Snapshot) -> KeyDigest | None:
-        digests = tuple(digest(secret, pepper) for pepper in self._peppers)
+        sha256 = hashlib.sha256(secret).digest()
+        digests = tuple([pepper.digest(sha256) for pepper in self._peppers])
         for source in self._sources_of(snapshot):
             found = source.find(digests, snapshot) or await source.fetch(digests, snapshot)
             if found is not None:

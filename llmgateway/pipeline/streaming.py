@@ -127,7 +127,7 @@ async def _first_piece(
     if not isinstance(stream, httpx.AsyncByteStream):
         raise TypeError("upstream transports answer with asynchronous streams")
     pieces = aiter(stream)
-    if response.status_code < 400 and b"text/event-stream" in response.headers.get("content-type", "").encode():
+    if response.status_code < 400 and _is_event_stream(headers):
         first = await anext(pieces, b"")
         if not first:
             await response.aclose()
@@ -135,12 +135,19 @@ async def _first_piece(
         call.progress.first_chunk = call.now()
         return Answer(response, headers, first=first, rest=pieces, strip_usage=strip_usage)
     body = b"".join([piece async for piece in pieces])
-    await response.aclose()
+    await stream.aclose()
     if response.status_code < 400:
         call.progress.first_chunk = call.now()
         return Answer(response, headers, body=body)
     kind = deployment.adapter.error_kind(response.status_code, _as_object(body))
     return Failure(FailureCause.STATUS, deployment, response.status_code, kind, body, headers)
+
+
+def _is_event_stream(headers: RawHeaders) -> bool:
+    for name, value in headers:
+        if name == b"content-type":
+            return value.startswith(b"text/event-stream")
+    return False
 
 
 def _as_object(body: bytes) -> JSONObject | None:
