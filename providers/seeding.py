@@ -6,6 +6,7 @@ Which variables hold a provider's key is the adapters' knowledge; which models i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from django.db import transaction
 
@@ -17,6 +18,8 @@ from providers.adapters.base import Adapter
 from providers.adapters.registry import adapter_names, api_key_variables, get_adapter
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
 from providers.validators import RESERVED_NAMES
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,10 @@ def _seed(adapter: Adapter) -> Seeded | None:
     variable = next((name for name in api_key_variables(adapter) if values.get(name, "").strip()), None)
     if variable is None or not adapter.base_url:
         return None
-    provider = Provider(name=adapter.name, adapter=adapter.name)
-    provider.full_clean()
+    # Not checked as a person's entry is: the address is the adapter's own, which needs no look-up of names here.
+    local = urlsplit(adapter.base_url).hostname in LOOPBACK
+    provider = Provider(name=adapter.name, adapter=adapter.name, allow_private_network=local)
+    provider.clean_fields()
     provider.save()
     credential = Credential(provider=provider, name="main")
     # A reference: the key stays where it is, and a new one needs no change here.
