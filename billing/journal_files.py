@@ -174,7 +174,12 @@ class Step(NamedTuple):
     kind: bytes
     """Empty for a turn."""
     payload: bytes
-    position: Position
+    segment: int
+    offset: int
+
+    @property
+    def position(self) -> Position:
+        return Position(self.segment, self.offset)
 
 
 def walk(
@@ -190,7 +195,7 @@ def walk(
     if until is not None:
         numbers = [number for number in numbers if number <= until.segment]
     if numbers and numbers[0] > start.segment:
-        yield Step(b"", b"", Position(numbers[0], 0))
+        yield Step(b"", b"", numbers[0], 0)
     for number, following in zip_longest(numbers, numbers[1:]):
         offset = start.offset if number == start.segment else 0
         limit = None if following is None else _void_after(folder, number, following)
@@ -198,9 +203,9 @@ def walk(
             limit = until.offset if limit is None else min(limit, until.offset)
         final = following is not None or not live
         for record in read_records(segment_path(folder, number), offset, limit=limit, final=final, skipped=skipped):
-            yield Step(record.kind, record.payload, Position(number, record.end))
+            yield Step(record.kind, record.payload, number, record.end)
         if following is not None:
-            yield Step(b"", b"", Position(following, 0))
+            yield Step(b"", b"", following, 0)
 
 
 START = Position(1, 0)

@@ -67,16 +67,17 @@ def read_batch(
 ) -> Batch:
     batch = Batch(start, start)
     taken = 0
-    for step in walk(folder, start, until, live=live):
-        if step.kind == CLOSE:
-            batch.records.append(from_json(step.payload))
+    segment, offset = start
+    for kind, payload, segment, offset in walk(folder, start, until, live=live):  # noqa: B007  # The last ones count.
+        if kind == CLOSE:
+            batch.records.append(from_json(payload))
             taken += 1
-        elif step.kind == REFUSED:
-            batch.refused += from_json(step.payload)
+        elif kind == REFUSED:
+            batch.refused += from_json(payload)
             taken += 1
-        batch.end = step.position
         if taken >= most:
             break
+    batch.end = Position(segment, offset)
     return batch
 
 

@@ -29,7 +29,9 @@ for _field in _FIELDS:
     elif _field.null or _field.default is not NOT_PROVIDED:
         _DEFAULTS[_field.attname] = _field.get_default()
 _TEXTS = tuple((field.attname, int(field.max_length or 0)) for field in _FIELDS if isinstance(field, models.CharField))
-_JSON = tuple(field.attname for field in _FIELDS if isinstance(field, models.JSONField))
+_JSON = tuple(place for place, field in enumerate(_FIELDS) if isinstance(field, models.JSONField))
+_STARTED_AT, _DAY = COLUMNS.index("started_at"), COLUMNS.index("day")
+_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 _EPOCH = date(1970, 1, 1)
 _values = itemgetter(*COLUMNS)
 
@@ -74,35 +76,27 @@ def insert(connection: BaseDatabaseWrapper, rows: Sequence[Record]) -> None:
 
 
 def _copy(connection: BaseDatabaseWrapper, rows: Sequence[Record]) -> None:
-    names = ", ".join(f'"{name}"' for name in COLUMNS)
-    with connection.cursor() as cursor, cursor.cursor.copy(f"COPY billing_usagerecord ({names}) FROM STDIN") as copy:
+    with connection.cursor() as cursor, cursor.cursor.copy(f"COPY billing_usagerecord ({_NAMES}) FROM STDIN") as copy:
         for row in rows:
-            moment = datetime.fromtimestamp(row["started_at"], UTC)
-            copy.write_row(_values({**row, **_json_texts(row), "started_at": moment}))
+            copy.write_row(_stored(row, datetime.fromtimestamp(row["started_at"], UTC), row["day"]))
 
 
 def _execute_many(connection: BaseDatabaseWrapper, rows: Sequence[Record]) -> None:
-    names = ", ".join(f'"{name}"' for name in COLUMNS)
-    marks = ", ".join(["%s"] * len(COLUMNS))
+    statement = f"INSERT INTO billing_usagerecord ({_NAMES}) VALUES ({', '.join(['%s'] * len(COLUMNS))})"  # noqa: S608  # our own names
     with connection.cursor() as cursor:
         cursor.executemany(
-            f"INSERT INTO billing_usagerecord ({names}) VALUES ({marks})",  # noqa: S608  # our own column names
-            [
-                _values(
-                    {
-                        **row,
-                        **_json_texts(row),
-                        "started_at": _sqlite_moment(row["started_at"]),
-                        "day": row["day"].isoformat(),
-                    }
-                )
-                for row in rows
-            ],
+            statement, [_stored(row, _sqlite_moment(row["started_at"]), row["day"].isoformat()) for row in rows]
         )
 
 
-def _json_texts(row: Record) -> Record:
-    return {name: None if row[name] is None else _json_text(row[name]) for name in _JSON}
+def _stored(row: Record, started_at: object, day: object) -> list[Any]:
+    """A row's values in the order of `COLUMNS`, as the database takes them."""
+    values = list(_values(row))
+    values[_STARTED_AT], values[_DAY] = started_at, day
+    for place in _JSON:
+        if values[place] is not None:
+            values[place] = _json_text(values[place])
+    return values
 
 
 def _json_text(value: Any) -> str:
