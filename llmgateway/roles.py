@@ -20,7 +20,7 @@ AUDITORS = "Auditors"
 
 OUR_APPS = frozenset({"llmgateway", "providers", "billing", "dashboard"})
 # What both may see of other apps: people, to choose members from, and who changed what.
-VISIBLE = {"auth": ("view_user",), "auditlog": ("view_logentry",)}
+VISIBLE = {"auth": ("view_user", "view_group"), "auditlog": ("view_logentry",)}
 
 
 def create_roles(sender: AppConfig, **_kwargs: Any) -> None:

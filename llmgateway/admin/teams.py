@@ -33,7 +33,7 @@ class TeamAdmin(GatewayAdmin):
     inlines = (MembershipInline, TeamLimitInline, TeamBudgetInline)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
-        counted = super().get_queryset(request).annotate(member_count=Count("memberships"))
+        counted = super().get_queryset(request).annotate(member_count=Count("memberships")).order_by("name")
         found: QuerySet[Team] = counted
         return found
 
@@ -68,7 +68,7 @@ class NetworkListAdmin(GatewayAdmin):
     search_fields = ("name",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[NetworkList]:
-        found: QuerySet[NetworkList] = super().get_queryset(request).annotate(key_count=Count("key_networks"))
+        found: QuerySet[NetworkList] = super().get_queryset(request).annotate(key_count=Count("key_networks")).order_by("name")
         return found
 
     @display(description="Networks")  # type: ignore[untyped-decorator]

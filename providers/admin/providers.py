@@ -52,7 +52,7 @@ class ProviderAdmin(GatewayAdmin):
     inlines = (CredentialInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Provider]:
-        found: QuerySet[Provider] = super().get_queryset(request).annotate(deployed=Count("deployments"))
+        found: QuerySet[Provider] = super().get_queryset(request).annotate(deployed=Count("deployments")).order_by("name")
         return found
 
     @method_decorator(sensitive_post_parameters())

@@ -108,3 +108,25 @@ def test_the_first_page_of_an_empty_gateway_says_what_to_add(admin_client: Clien
 
     assert "Add a provider and its credential" in page
     assert "Create an API key" in page
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        (("llmgateway", "apikey", "team"), "platform"),
+        (("llmgateway", "membership", "user"), "alice"),
+        (("providers", "aliastarget", "deployment"), "acme-small"),
+        (("providers", "deployment", "credential"), "acme/main"),
+        (("billing", "price", "provider"), "acme"),
+        (("billing", "budget", "key"), "platform-key"),
+    ],
+)
+def test_fields_that_search_while_typing_find_something(
+    owner: Client, newcomer: Client, world: World, field: tuple[str, str, str], expected: str
+) -> None:
+    query = dict(zip(("app_label", "model_name", "field_name"), field, strict=True)) | {"term": expected[:4]}
+
+    found = owner.get(reverse("admin:autocomplete"), query).json()["results"]
+
+    assert expected in [item["text"] for item in found]
+    assert newcomer.get(reverse("admin:autocomplete"), query).status_code == 403

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.contrib.auth.models import Group
 from django.utils import timezone
 
 from billing.models import Budget, Price, UsageRecord, UsageRollup
@@ -36,7 +37,7 @@ class World:
         return [
             self.cast.platform, self.key, self.office, self.provider, self.credential, self.deployment, self.alias,
             self.price, self.budget, self.record, self.cast.bob, RateLimit.objects.get(), AuthSource.objects.get(),
-            GatewaySettings.objects.get(),
+            GatewaySettings.objects.get(), Group.objects.get(name="Admins"),
         ]  # fmt: skip
 
 
