@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from providers.adapters.types import Usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PriceVersion:
     """What a model costs from a moment on, in pico-dollars per token (`request`: per request).
 
@@ -28,6 +29,18 @@ class PriceVersion:
     reasoning: int
     audio_output: int
     request: int = 0
+
+    @cached_property
+    def dearest_input(self) -> int:
+        """The most that one input token can cost."""
+        return max(
+            self.input, self.cache_read, self.cache_write_5m, self.cache_write_1h, self.audio_input, self.image_input
+        )
+
+    @cached_property
+    def dearest_output(self) -> int:
+        """The most that one output token can cost."""
+        return max(self.output, self.reasoning, self.audio_output)
 
 
 def cost(price: PriceVersion, usage: Usage) -> int:
@@ -56,8 +69,4 @@ def in_force(versions: tuple[PriceVersion, ...], moment: float) -> PriceVersion 
 
 def dearest(price: PriceVersion, *, input_tokens: int, output_tokens: int) -> int:
     """The most that so many tokens can cost at `price`, whichever buckets they turn out to be in."""
-    per_input = max(
-        price.input, price.cache_read, price.cache_write_5m, price.cache_write_1h, price.audio_input, price.image_input
-    )
-    per_output = max(price.output, price.reasoning, price.audio_output)
-    return input_tokens * per_input + output_tokens * per_output + price.request
+    return input_tokens * price.dearest_input + output_tokens * price.dearest_output + price.request

@@ -41,6 +41,8 @@ PROGRESS_S = 0.25
 """How often the journal notes how far streams have come, and takes the refusals."""
 SWEEP_S = 60.0
 SEED_AGAIN_S = 0.5
+GC_THRESHOLDS = (20_000, 20, 20)
+"""Requests make few cycles; looking for them at the default pace costs more than it frees."""
 ON_LOOP_S = 10.0
 
 Seeds = list[tuple[BudgetRule, float, int]]
@@ -255,6 +257,7 @@ async def start() -> Runtime:
             runtime.run()
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
             _runtime = runtime
     return _runtime
 

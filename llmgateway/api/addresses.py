@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from llmgateway.api.asgi_types import Scope
 from llmgateway.pipeline.snapshot import Networks, parse_address
 
@@ -26,6 +28,7 @@ class ClientAddress:
         return _plain(address)
 
 
+@lru_cache(maxsize=65_536)
 def _plain(address: str) -> str:
     parsed = parse_address(address)
     return str(parsed) if parsed is not None else ""

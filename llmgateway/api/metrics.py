@@ -58,6 +58,7 @@ class _Figures:
     def __init__(self, gateway: Gateway, status: Status) -> None:
         self._gateway = gateway
         self._status = status
+        self._series = list(gateway.telemetry.figures.series.items())
 
     def collect(self) -> Iterable[Metric]:
         yield from self._llmproxy()
@@ -65,58 +66,59 @@ class _Figures:
         yield from self._gateway_itself()
 
     def _llmproxy(self) -> Iterable[Metric]:
-        figures = self._gateway.telemetry.figures
+        series = self._series
         yield _counter(
             "llmproxy_requests",
             "Requests answered, refused ones included.",
             ("path", "stream", "backend", "status"),
-            {
-                (path, _flag(stream), backend, str(status)): n
-                for (path, stream, backend, status), n in figures.requests.items()
-            },
+            _summed(
+                (path, _flag(stream), backend, str(status), each.requests)
+                for (path, stream, backend, status, *_), each in series
+            ),
         )
         yield _histogram(
             "llmproxy_latency_ms",
             "Milliseconds from request to the end of the answer.",
             ("path", "stream", "backend"),
-            {(path, _flag(stream), backend): each for (path, stream, backend), each in figures.latency_ms.items()},
+            _merged(((path, _flag(stream), backend), each.duration_ms) for (path, stream, backend, *_), each in series),
         )
-        totals = {"prompt": 0, "completion": 0}
-        for (_, _, kind), count in figures.tokens.items():
-            totals[kind] += count
-        yield _counter("llmproxy_usage_tokens", "Tokens used.", ("type",), {(kind,): n for kind, n in totals.items()})
+        prompt, completion = sum(each.input_tokens for _, each in series), sum(each.output_tokens for _, each in series)
+        totals: dict[tuple[str, ...], float] = {("prompt",): prompt, ("completion",): completion}
+        yield _counter("llmproxy_usage_tokens", "Tokens used.", ("type",), totals)
         yield _counter("llmproxy_webhook_success", "Usage webhooks delivered.", (), {(): 0})
         yield _counter("llmproxy_webhook_failure", "Usage webhooks that failed.", (), {(): 0})
-        yield _counter(
-            "llmproxy_cost_usd",
-            "Cost in US dollars.",
-            ("provider", "model"),
-            {labels: float(usd(pico)) for labels, pico in figures.cost_pico_usd.items()},
-        )
+        cost = _summed((provider, model, each.cost_pico_usd) for (*_, provider, model), each in series if provider)
+        dollars = {labels: float(usd(int(pico))) for labels, pico in cost.items()}
+        yield _counter("llmproxy_cost_usd", "Cost in US dollars.", ("provider", "model"), dollars)
         build = GaugeMetricFamily("llmproxy_build_info", "Version of the gateway.", labels=("version",))
         build.add_metric((self._status.version,), 1)
         yield build
 
     def _gen_ai(self) -> Iterable[Metric]:
-        figures = self._gateway.telemetry.figures
-        kinds = {"prompt": "input", "completion": "output"}
+        series = [(labels, each) for labels, each in self._series if labels[5]]
+        kinds = (
+            item
+            for (*_, provider, model), each in series
+            for item in ((provider, model, "input", each.input_tokens), (provider, model, "output", each.output_tokens))
+        )
         yield _counter(
             "gen_ai_client_token_usage",
             "Tokens used, by OpenTelemetry's names; cached and reasoning tokens included.",
             ("gen_ai_provider_name", "gen_ai_request_model", "gen_ai_token_type"),
-            {(provider, model, kinds[kind]): n for (provider, model, kind), n in figures.tokens.items()},
+            _summed(kinds),
         )
         yield _histogram(
             "gen_ai_client_operation_duration_seconds",
             "Seconds from request to the end of the answer.",
             ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"),
-            figures.duration_s,
+            _merged((labels[4:], each.duration_ms) for labels, each in series),
+            unit=1000,
         )
         yield _histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "Seconds from request to the first piece of the answer.",
             ("gen_ai_provider_name", "gen_ai_request_model"),
-            figures.ttft_s,
+            _merged((labels[5:], each.ttft_s) for labels, each in series),
         )
 
     def _gateway_itself(self) -> Iterable[Metric]:
@@ -165,14 +167,32 @@ def _counter(
     return family
 
 
+def _summed(items: Iterable[tuple[Any, ...]]) -> dict[tuple[str, ...], float]:
+    """Items of labels and, last, a number: the sum per combination of labels."""
+    sums: dict[tuple[str, ...], float] = {}
+    for *labels, number in items:
+        sums[tuple(labels)] = sums.get(tuple(labels), 0) + number
+    return sums
+
+
+def _merged(items: Iterable[tuple[tuple[Any, ...], Histogram]]) -> dict[tuple[Any, ...], Histogram]:
+    """The sum of the histograms of each combination of labels."""
+    merged: dict[tuple[Any, ...], Histogram] = {}
+    for labels, histogram in items:
+        merged.setdefault(labels, Histogram(histogram.bounds)).add(histogram)
+    return merged
+
+
 def _histogram(
-    name: str, text: str, labels: tuple[str, ...], histograms: Mapping[Any, Histogram]
+    name: str, text: str, labels: tuple[str, ...], histograms: Mapping[Any, Histogram], *, unit: float = 1
 ) -> HistogramMetricFamily:
+    """`unit` is how many of the histogram's units make one of the metric's."""
     family = HistogramMetricFamily(name, text, labels=labels)
-    for label_values, histogram in list(histograms.items()):
+    for label_values, histogram in histograms.items():
         running, buckets = 0, []
-        for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+        bounds = [str(bound / unit) for bound in histogram.bounds]
+        for bound, count in zip((*bounds, "+Inf"), histogram.counts, strict=True):
             running += count
             buckets.append((bound, running))
-        family.add_metric(label_values, buckets=buckets, sum_value=histogram.total)
+        family.add_metric(label_values, buckets=buckets, sum_value=histogram.total / unit)
     return family

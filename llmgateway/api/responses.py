@@ -61,7 +61,7 @@ class DisconnectWatch:
         self._receive = receive
         self._task = asyncio.current_task()
         self.client_left = False
-        self._watcher = asyncio.ensure_future(self._watch())
+        self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -39,7 +39,8 @@ def expected_output(request: ModelRequest) -> int:
         return 0
     head = request.head
     cap = head.max_completion_tokens or head.max_tokens or EXPECTED_OUTPUT_TOKENS
-    return max(1, min(cap, EXPECTED_OUTPUT_TOKENS)) * max(1, head.n or 1)
+    expected = cap if 0 < cap < EXPECTED_OUTPUT_TOKENS else EXPECTED_OUTPUT_TOKENS
+    return expected * max(1, head.n or 1)
 
 
 async def admit(store: AdmissionStore, request: ModelRequest, key: Key, hold_pico_usd: int) -> Reservation:

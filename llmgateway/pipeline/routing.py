@@ -64,7 +64,7 @@ class Router:
 
     def _order(self, alias: Alias) -> tuple[Deployment, ...]:
         if alias.strategy == "priority" or len(alias.targets) < 2:
-            return tuple(target.deployment for target in alias.targets)
+            return tuple([target.deployment for target in alias.targets])
         balancer = self._balancers.get(alias.name)
         if balancer is None or balancer.targets is not alias.targets:
             balancer = self._balancers[alias.name] = SmoothWeighted(alias.targets)
@@ -72,12 +72,12 @@ class Router:
 
 
 def _able(alias: Alias, ordered: tuple[Deployment, ...], operation: Operation) -> tuple[Deployment, ...]:
-    offering = tuple(deployment for deployment in ordered if operation in deployment.adapter.operations)
+    offering = [deployment for deployment in ordered if operation in deployment.adapter.operations]
     if ordered and not offering:
         raise BadRequestError(
             f"The model '{alias.name}' does not offer {operation.value.replace('_', ' ')}.", param="model"
         )
-    usable = tuple(deployment for deployment in offering if not deployment.problem)
+    usable = tuple([deployment for deployment in offering if not deployment.problem])
     if not usable:
         raise NoTargetAvailableError(
             f"No deployment of the model '{alias.name}' can be called now. Ask an admin to check its deployments.",

@@ -39,32 +39,41 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def add(self, other: Histogram) -> None:
+        """Take another's counts in; both have the same bounds."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
+
+SeriesLabels = tuple[str, bool, str, int, str, str, str]
+"""Path, stream, backend (deployment), status, operation, provider, model."""
+
+
+class Series:
+    """All figures of one combination of labels, so that a request costs one look-up."""
+
+    __slots__ = ("cost_pico_usd", "duration_ms", "input_tokens", "output_tokens", "requests", "ttft_s")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.duration_ms = Histogram(LATENCY_BOUNDS_MS)
+        self.ttft_s = Histogram(DURATION_BOUNDS_S)
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.cost_pico_usd = 0
+
 
 @dataclass
 class Figures:
     """Everything counted since the process started. Labels are bounded by configuration, never by callers."""
 
-    requests: dict[tuple[str, bool, str, int], int] = field(default_factory=lambda: defaultdict(int))
-    """By path, stream, backend (deployment) and status."""
-    latency_ms: dict[tuple[str, bool, str], Histogram] = field(
-        default_factory=lambda: defaultdict(lambda: Histogram(LATENCY_BOUNDS_MS))
-    )
-    tokens: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
-    """By provider, model and type (`prompt`, `completion`)."""
-    cost_pico_usd: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-    """By provider and model."""
+    series: dict[SeriesLabels, Series] = field(default_factory=lambda: defaultdict(Series))
     refusals: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """By error code."""
-    phases_s: dict[str, Histogram] = field(default_factory=lambda: defaultdict(lambda: Histogram(PHASE_BOUNDS_S)))
+    phases_s: dict[str, Histogram] = field(
+        default_factory=lambda: {phase: Histogram(PHASE_BOUNDS_S) for phase in PHASES}
+    )
     """Time in the gateway itself, by phase."""
-    ttft_s: dict[tuple[str, str], Histogram] = field(
-        default_factory=lambda: defaultdict(lambda: Histogram(DURATION_BOUNDS_S))
-    )
-    """By provider and model."""
-    duration_s: dict[tuple[str, str, str], Histogram] = field(
-        default_factory=lambda: defaultdict(lambda: Histogram(DURATION_BOUNDS_S))
-    )
-    """By operation, provider and model."""
     inconsistent_usage: int = 0
     unpriced: int = 0
 
@@ -136,17 +145,18 @@ class Telemetry:
 
     def finished(self, path: str, row: Record, phases: Mapping[str, float]) -> None:
         """An admitted request has ended; `row` is its ledger row."""
-        figures, stream, backend = self.figures, row["stream"], row["deployment"]
-        provider, model = row["provider"], row["model"]
+        figures = self.figures
+        status = row["http_status"] or 499
+        labels = (path, row["stream"], row["deployment"], status, row["operation"], row["provider"], row["model"])
         input_tokens, output_tokens = _inclusive(row)
-        figures.requests[path, stream, backend, row["http_status"] or 499] += 1
-        figures.latency_ms[path, stream, backend].observe(row["duration_us"] / 1000)
-        figures.tokens[provider, model, "prompt"] += input_tokens
-        figures.tokens[provider, model, "completion"] += output_tokens
-        figures.cost_pico_usd[provider, model] += row["cost_pico_usd"]
-        figures.duration_s[row["operation"], provider, model].observe(row["duration_us"] / 1e6)
+        series = figures.series[labels]
+        series.requests += 1
+        series.input_tokens += input_tokens
+        series.output_tokens += output_tokens
+        series.cost_pico_usd += row["cost_pico_usd"]
+        series.duration_ms.observe(row["duration_us"] / 1000)
         if row["ttft_us"] is not None:
-            figures.ttft_s[provider, model].observe(row["ttft_us"] / 1e6)
+            series.ttft_s.observe(row["ttft_us"] / 1e6)
         if not row["priced"]:
             figures.unpriced += 1
         for phase, seconds in phases.items():
@@ -156,8 +166,9 @@ class Telemetry:
 
     def answered(self, path: str, line: Record) -> None:
         """The gateway answered by itself: a refusal, or a list of models. `line` holds what is known."""
-        self.figures.requests[path, line["stream"], "", line["http_status"]] += 1
-        self.figures.latency_ms[path, line["stream"], ""].observe(line["duration_ms"])
+        series = self.figures.series[path, line["stream"], "", line["http_status"], "", "", ""]
+        series.requests += 1
+        series.duration_ms.observe(line["duration_ms"])
         if line["error_type"]:
             self._count_refusal(line)
         if self._access_log is not None:
