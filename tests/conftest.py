@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -14,6 +15,8 @@ from tests.cast import Cast, create_cast
 from tests.fakes import FakeClock
 
 network_guard.install()
+# One line for each request of the tests' own clients would bury what a failure has to say.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 NOON = datetime(2026, 3, 14, 12, 0, tzinfo=UTC)
 """A Saturday in the middle of a month, of an hour and of a day."""

@@ -196,8 +196,8 @@ class Exchange:
         size = script.split or len(event)
         for at in range(0, len(event), size):
             await self._send({"type": "http.response.body", "body": event[at : at + size], "more_body": True})
-            if script.split:
-                await asyncio.sleep(0)
+            # Sending waits for nobody while the client keeps up, or once it is gone; other tasks need their turn.
+            await asyncio.sleep(0)
         self.record.pieces_sent += 1
 
     def _usual_headers(self) -> dict[str, str]:

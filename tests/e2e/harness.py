@@ -205,16 +205,17 @@ class Product:
         [row] = [row for row in self.usage() if row["request_id"] == request_id]
         return row
 
-    def log_line(self, request_id: str) -> dict[str, Any]:
-        """The one access line of a request; lines are written shortly after the answer."""
-        lines = wait_for(lambda: self._log_lines(request_id), f"the log line of {request_id}")
+    def log_line(self, request_id: str = "", **fields: str) -> dict[str, Any]:
+        """The one access line of a request, by its id or other fields; lines are written shortly after the answer."""
+        wanted = {**fields, **({"request_id": request_id} if request_id else {})}
+        lines = wait_for(lambda: self._log_lines(wanted), f"the log line of {wanted}")
         assert len(lines) == 1, lines
         line: dict[str, Any] = lines[0]
         return line
 
-    def _log_lines(self, request_id: str) -> list[dict[str, Any]]:
+    def _log_lines(self, wanted: dict[str, str]) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.child.output.splitlines() if line.startswith("{")]
-        return [line for line in lines if line.get("request_id") == request_id]
+        return [line for line in lines if wanted.items() <= line.items()]
 
 
 @contextlib.contextmanager
