@@ -91,6 +91,7 @@ class ConfigFollower:
         self._thread = threading.Thread(target=self._run, name="config-follower", daemon=True)
 
     def start(self) -> None:
+        self._waking.open()
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> None:
@@ -317,27 +318,32 @@ class _Waking:
     """Waits for a time, a wake from another thread, or something to read on a descriptor."""
 
     def __init__(self) -> None:
-        self._from, self._to = socket.socketpair()
-        self._from.setblocking(False)
-        self._to.setblocking(False)
+        self._ends: tuple[socket.socket, socket.socket] | None = None
+
+    def open(self) -> None:
+        self._ends = socket.socketpair()
+        for end in self._ends:
+            end.setblocking(False)
 
     def wake(self) -> None:
-        with contextlib.suppress(OSError):  # Full: it wakes anyway. Closed: nobody waits any more.
-            self._to.send(b"!")
+        if self._ends is not None:
+            with contextlib.suppress(OSError):  # Full: it wakes anyway. Closed: nobody waits any more.
+                self._ends[1].send(b"!")
 
     def wait(self, seconds: float, descriptor: int | None = None) -> None:
         """At most `seconds`, which may be none at all."""
+        assert self._ends is not None
         with selectors.DefaultSelector() as selector:
-            selector.register(self._from, selectors.EVENT_READ)
+            selector.register(self._ends[0], selectors.EVENT_READ)
             if descriptor is not None:
                 selector.register(descriptor, selectors.EVENT_READ)
             selector.select(max(seconds, 0))
         with contextlib.suppress(BlockingIOError):
-            self._from.recv(4096)
+            self._ends[0].recv(4096)
 
     def close(self) -> None:
-        self._from.close()
-        self._to.close()
+        for end in self._ends or ():
+            end.close()
 
 
 class _Pruning:

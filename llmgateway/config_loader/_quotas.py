@@ -92,7 +92,7 @@ def load_teams(problems: list[ConfigProblem]) -> dict[int, TeamFacts]:
 def _is_time_zone(name: str) -> bool:
     try:
         ZoneInfo(name)
-    except (OSError, ValueError):
+    except (KeyError, OSError, ValueError):
         return False
     return True
 

@@ -1,0 +1,224 @@
+"""A patched snapshot is what a full load gives, whatever changed, and the old one stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from django.utils import timezone
+
+from billing.models import Budget, Price
+from llmgateway.config_loader import FILE, MOST_CHANGES, Change, load_snapshot, patch_snapshot
+from llmgateway.models import (
+    ApiKey,
+    AuthSource,
+    ConfigChange,
+    GatewaySettings,
+    KeyNetwork,
+    NetworkList,
+    RateLimit,
+    Team,
+)
+from llmgateway.pipeline.snapshot import LogPosition, Snapshot
+from llmgateway.services import key_create
+from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
+from tests.llmgateway.live_config.conftest import NEW_YEAR, World, key_of, tie
+
+
+def _changes_since(snapshot: Snapshot) -> set[Change]:
+    rows = ConfigChange.objects.filter(id__gt=snapshot.position.watermark)
+    return {Change(*row) for row in rows.values_list("table_name", "row_id", "owner")}
+
+
+def _comparable(snapshot: Snapshot) -> Snapshot:
+    return replace(snapshot, position=LogPosition(), problems=tuple(sorted(snapshot.problems, key=str)))
+
+
+def _move_a_limit_to_another_key(world: World) -> None:
+    RateLimit.objects.filter(key=world.strict).update(key=world.plain)
+
+
+def _new_key(world: World) -> None:
+    key, _ = key_create(team=world.research, name="new", networks=[world.office])
+    RateLimit.objects.create(key=key, amount=1)
+
+
+def _unusable_credential(world: World) -> None:
+    world.credential.set_secret("env:NO_SUCH_VARIABLE")
+    world.credential.save()
+
+
+def _move_a_key_to_another_team(world: World) -> None:
+    ApiKey.objects.filter(pk=world.strict.pk).update(team=world.platform)
+
+
+EDITS: list[Callable[[World], object]] = [
+    _new_key,
+    _move_a_limit_to_another_key,
+    _move_a_key_to_another_team,
+    _unusable_credential,
+    lambda w: ApiKey.objects.filter(pk=w.plain.pk).update(enabled=False),
+    lambda w: ApiKey.objects.filter(pk=w.strict.pk).update(revoked_at=timezone.now()),
+    lambda w: ApiKey.objects.filter(pk=w.strict.pk).update(digest="ef" * 32),
+    lambda w: ApiKey.objects.filter(pk=w.strict.pk).update(allowed_models="oops", pepper_id="0123456789abcdef"),
+    lambda w: w.strict.delete(),
+    lambda w: Team.objects.update(name="renamed") if w.research.keys.all().delete() and w.research.delete() else None,
+    lambda w: Team.objects.filter(pk=w.research.pk).update(name="labs", time_zone="Asia/Tokyo"),
+    lambda w: Team.objects.filter(pk=w.research.pk).update(time_zone="Mars/Olympus"),
+    lambda w: NetworkList.objects.filter(pk=w.office.pk).update(networks=["172.16.0.0/12"]),
+    lambda w: NetworkList.objects.filter(pk=w.office.pk).update(networks=["garbage"]),
+    lambda w: tie(w.plain, w.office),
+    lambda w: KeyNetwork.objects.all().delete(),
+    lambda w: RateLimit.objects.filter(key=w.strict).delete(),
+    lambda w: RateLimit.objects.filter(team=w.platform).update(amount=51),
+    lambda w: RateLimit.objects.filter(team=w.platform).update(team=w.research),
+    lambda w: RateLimit.objects.filter(key=None, team=None).delete(),
+    lambda w: RateLimit.objects.filter(key=None, team=None).update(key=w.plain),
+    lambda w: RateLimit.objects.filter(key=w.strict).update(metric="bananas"),
+    lambda w: Budget.objects.filter(name="own").update(limit_pico_usd=9),
+    lambda w: Budget.objects.filter(name="own").delete(),
+    lambda w: Budget.objects.filter(name="month").update(window="week"),
+    lambda w: Budget.objects.filter(name="all").update(enabled=False),
+    lambda w: Budget.objects.create(name="second", key=w.plain, limit_pico_usd=4),
+    lambda w: Provider.objects.update(enabled=False),
+    lambda w: Credential.objects.update(enabled=False),
+    lambda w: Deployment.objects.update(model="other"),
+    lambda w: ModelAlias.objects.update(name="tiny"),
+    lambda w: AliasTarget.objects.update(weight=7),
+    lambda w: AliasTarget.objects.all().delete(),
+    lambda w: Price.objects.create(provider=w.provider, model="small-1", effective_from=timezone.now(), input=99),
+    lambda w: GatewaySettings.objects.create(pk=1, retry_attempts=9, request_body_limit_mb=1),
+    lambda w: AuthSource.objects.create(name="db", kind="database"),
+    lambda w: AuthSource.objects.create(name="file", kind="static_file", path="/no/such/file"),
+]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_patch_equals_a_full_load(world: World, edit: Callable[[World], object]) -> None:
+    before = load_snapshot(revision=1)
+    untouched = load_snapshot(revision=1)
+
+    edit(world)
+    changes = _changes_since(before)
+    patched = patch_snapshot(before, changes, revision=2)
+
+    assert changes
+    assert _comparable(patched) == _comparable(load_snapshot(revision=2))
+    assert _comparable(patched) != _comparable(replace(before, revision=2))
+    assert before == untouched
+
+
+def test_problems_go_when_their_cause_goes(world: World) -> None:
+    _unusable_credential(world)
+    RateLimit.objects.filter(key=world.strict).update(metric="bananas")
+    Team.objects.filter(pk=world.research.pk).update(time_zone="Mars/Olympus")
+    ApiKey.objects.filter(pk=world.plain.pk).update(pepper_id="0123456789abcdef")
+    before = load_snapshot()
+    assert len(before.problems) == 4
+
+    world.credential.set_secret("sk-better")
+    world.credential.save()
+    RateLimit.objects.filter(key=world.strict).update(metric="requests")
+    Team.objects.filter(pk=world.research.pk).update(time_zone="UTC")
+    ApiKey.objects.filter(pk=world.plain.pk).update(pepper_id=world.plain.pepper_id)
+
+    assert patch_snapshot(before, _changes_since(before), revision=2).problems == ()
+
+
+def test_a_key_that_did_not_change_is_not_read_again(world: World) -> None:
+    before = load_snapshot()
+
+    ApiKey.objects.filter(pk=world.strict.pk).update(user_id="ana")
+    patched = patch_snapshot(before, _changes_since(before), revision=2)
+
+    assert key_of(patched, world.plain) is key_of(before, world.plain)
+    assert patched.aliases is before.aliases
+
+
+def test_routing_leaves_the_keys_alone(world: World) -> None:
+    before = load_snapshot()
+
+    ModelAlias.objects.update(name="tiny")
+
+    assert patch_snapshot(before, _changes_since(before), revision=2).keys is before.keys
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Change("llmgateway_apikey", ""),
+        Change("llmgateway_apikey", "seven"),
+        Change("llmgateway_ratelimit", "1", "robot:3"),
+        Change("llmgateway_unheard_of", "1"),
+    ],
+)
+def test_what_is_unclear_reads_everything(world: World, change: Change) -> None:
+    before = load_snapshot()
+    ModelAlias.objects.update(name="tiny")
+
+    patched = patch_snapshot(before, {change}, revision=2)
+
+    assert "tiny" in patched.aliases
+    assert patched.position.watermark > before.position.watermark
+
+
+def test_too_many_changes_read_everything(world: World) -> None:
+    before = load_snapshot()
+    ModelAlias.objects.update(name="tiny")
+
+    changes = {Change("llmgateway_apikey", str(number)) for number in range(MOST_CHANGES + 1)}
+
+    assert "tiny" in patch_snapshot(before, changes, revision=2).aliases
+
+
+def test_the_position_is_the_readers(world: World) -> None:
+    position = LogPosition(12, frozenset({3}))
+
+    patched = patch_snapshot(load_snapshot(), {Change("providers_provider", "1")}, revision=5, position=position)
+
+    assert (patched.position, patched.revision) == (position, 5)
+
+
+def test_a_changed_file_is_read_again(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text("keys: []")
+    secret = tmp_path / "secret"
+    secret.write_text("sk-old")
+    AuthSource.objects.create(name="file", kind="static_file", path=str(file))
+    world.credential.set_secret(f"file:{secret}")
+    world.credential.save()
+    before = load_snapshot()
+    assert before.watched_files == (str(file), str(secret))
+
+    file.write_text(f"keys: [{{name: a, sha256: {'ab' * 32}}}]")
+    secret.write_text("sk-new")
+    patched = patch_snapshot(before, {Change(FILE, str(file))}, revision=2)
+
+    assert [entry.key.name for entry in patched.sources[0].keys.values()] == ["a"]
+    assert patched.aliases["small"].targets[0].deployment.headers == ((b"authorization", b"Bearer sk-new"),)
+    assert patched.watched_files == before.watched_files
+
+
+def test_keys_of_a_file_follow_their_team(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(f"keys: [{{name: a, team: platform, sha256: {'ab' * 32}}}]")
+    AuthSource.objects.create(name="file", kind="static_file", path=str(file))
+    before = load_snapshot()
+
+    RateLimit.objects.filter(team=world.platform).update(amount=7)
+    patched = patch_snapshot(before, _changes_since(before), revision=2)
+
+    (entry,) = patched.sources[0].keys.values()
+    assert [limit.amount for limit in entry.key.limits] == [7, 500]
+
+
+def test_prices_of_the_past_stay(world: World) -> None:
+    before = load_snapshot()
+
+    Price.objects.create(provider=world.provider, model="small-1", effective_from=timezone.now(), input=99)
+    prices = patch_snapshot(before, _changes_since(before), revision=2).aliases["small"].targets[0].deployment.prices
+
+    assert [price.input for price in prices] == [10, 99]
+    assert prices[0].effective_from == NEW_YEAR.timestamp()
