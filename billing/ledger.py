@@ -122,8 +122,7 @@ class JournalDrain:
             try:
                 return self._step(until, quietly=quietly)
             except BaseException:
-                # A commit whose answer was lost may have happened: only the database knows the offset now.
-                self._position = self._journal.drained = None
+                self._forget_position()
                 raise
 
     def _step(self, until: Position | None, *, quietly: bool) -> bool:
@@ -139,7 +138,7 @@ class JournalDrain:
         return True
 
     def _commit(self, batch: Batch) -> None:
-        self._position = None
+        self._forget_position()
         try:
             rows = self._store(batch)
         except OffsetMovedError:
@@ -206,6 +205,12 @@ class JournalDrain:
             out.flush()
             os.fsync(out.fileno())
         log.critical("A usage record cannot be stored and was put into %s: %s", file, error)
+
+    def _forget_position(self) -> None:
+        """A commit whose answer was lost may have happened: until one succeeds, only the database knows the offset."""
+        self._position = None
+        if self._journal is not None:
+            self._journal.drained = None
 
     def _tell_journal(self, position: Position) -> None:
         if self._journal is not None:

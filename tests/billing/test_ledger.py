@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -324,6 +325,61 @@ def test_a_database_restored_from_a_backup_goes_on(make_journal: MakeJournal) ->
 
     assert ids()[-1] == "g"
     assert len(ids()) == sum(UsageRollup.objects.values_list("requests", flat=True))
+
+
+def _fail_syncs(journal: Journal) -> None:
+    """The disk refuses one sync; the journal's thread then rescues what is not drained."""
+    with failing(os, "fdatasync", _raise(OSError(5, "Input/output error"))):
+        journal._sync()
+
+
+def test_records_rescued_from_a_failing_segment_are_stored_once(journal: Journal) -> None:
+    write(journal, "a")
+    journal.open(opened("early"))
+    mover = drain(journal)
+    write(journal, "b")
+    journal.open(opened("late"))
+    _fail_syncs(journal)
+    write(journal, "c")
+    journal.close(closed("early"))
+
+    mover.drain()
+    journal.close(closed("late"))
+    mover.drain()
+
+    assert ids() == ["a", "b", "c", "early", "late"]
+    assert segment_numbers(journal.folder) == [3]
+
+
+def test_a_worker_killed_after_a_rescue_is_adopted_once(journal: Journal) -> None:
+    write(journal, "a")
+    journal.open(opened("early"))
+    drain(journal)
+    write(journal, "b")
+    _fail_syncs(journal)
+    write(journal, "c")
+    journal.stop()
+
+    drain_orphans(journal.folder.parent)
+
+    statuses = dict(UsageRecord.objects.values_list("id", "status"))
+    assert statuses == {"a": "completed", "b": "completed", "c": "completed", "early": "interrupted"}
+    assert not (journal.folder.parent / "rejected.jsonl").exists()
+
+
+def test_nothing_is_rescued_while_it_is_unknown_what_is_stored(journal: Journal) -> None:
+    write(journal, "a")
+    with failing(ledger, "add_rollups", _raise(OperationalError("the answer to the commit was lost"))):
+        with pytest.raises(OperationalError):
+            drain(journal)
+        _fail_syncs(journal)
+    assert segment_numbers(journal.folder) == [1]
+
+    drain(journal)
+    journal._sync()
+    drain(journal)
+
+    assert ids() == ["a"]
 
 
 @contextmanager
