@@ -222,7 +222,10 @@ class UsageRollup(models.Model):
                 name="one_rollup_per_hour",
             ),
         )
-        indexes = (models.Index(fields=("team_id", "hour"), name="rollup_by_team"),)
+        indexes = (
+            models.Index(fields=("team_id", "hour"), name="rollup_by_team"),
+            models.Index(fields=("key_id", "hour"), name="rollup_by_key"),
+        )
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H}h {self.alias}"

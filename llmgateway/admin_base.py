@@ -47,6 +47,8 @@ class GatewayAdmin(ModelAdmin):  # type: ignore[misc]  # the theme has no types
     list_filter_submit = True
     warn_unsaved_form = True
     change_form_outer_after_template = "gateway_admin/recent_changes.html"
+    empty_text = ""
+    """What to say where there are no rows: what they would be for."""
 
     def changeform_view(
         self,

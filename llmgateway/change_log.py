@@ -52,6 +52,12 @@ def entries_of(instance: Model) -> QuerySet[Any]:
     return entries.select_related("actor", "content_type").order_by("-timestamp", "-id")
 
 
+def latest(limit: int) -> QuerySet[Any]:
+    """The newest entries of all objects."""
+    entries: QuerySet[Any] = get_logentry_model().objects.select_related("actor", "content_type")
+    return entries.order_by("-timestamp", "-id")[:limit]
+
+
 def changes_of(instance: Model, *, limit: int) -> list[Change]:
     return describe(entries_of(instance)[:limit])
 

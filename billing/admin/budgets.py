@@ -10,7 +10,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import display
 
-from billing.admin.spending import spending
+from billing.admin.spending import Spending, spending
 from billing.models import Budget
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd, pico_from_usd, plain, usd
 from llmgateway.admin_base import AmountField, DistinctFormSet, GatewayAdmin, GatewayInline, badge
@@ -42,20 +42,28 @@ class BudgetFormSet(DistinctFormSet):
     distinct_fields = ("name",)
 
 
+def _spending_of(budget: Any) -> Spending:
+    # Three columns show it; the row is asked for it once.
+    if not hasattr(budget, "present_spending"):
+        budget.present_spending = spending(budget)
+    found: Spending = budget.present_spending
+    return found
+
+
 class SpendingDisplay:
     """What a budget's present window has cost (settled) and holds for requests under way (held)."""
 
     @display(description="Settled")  # type: ignore[untyped-decorator]
     def settled(self, budget: Budget) -> str:
-        return format_usd(spending(budget).settled_pico_usd) if budget.pk else "–"
+        return format_usd(_spending_of(budget).settled_pico_usd) if budget.pk else "–"
 
     @display(description="Held")  # type: ignore[untyped-decorator]
     def held(self, budget: Budget) -> str:
-        return format_usd(spending(budget).held_pico_usd) if budget.pk else "–"
+        return format_usd(_spending_of(budget).held_pico_usd) if budget.pk else "–"
 
     @display(description="Used")  # type: ignore[untyped-decorator]
     def used(self, budget: Budget) -> SafeString:
-        now = spending(budget)
+        now = _spending_of(budget)
         share = now.share_of(budget.limit_pico_usd)
         tone = "bad" if share >= 100 else "warning" if share >= 80 else "good"
         return badge(f"{share} %", tone)
@@ -80,6 +88,9 @@ class TeamBudgetInline(BudgetInline):
 @admin.register(Budget)
 class BudgetAdmin(SpendingDisplay, GatewayAdmin):
     form = BudgetForm
+    empty_text = (
+        "Without budgets keys may spend as much as they like. Budgets of one key or team stand on its page, too."
+    )
     list_display = ("name", "scope", "window", "limit", "settled", "held", "used", "enabled")
     list_display_links = ("name",)
     list_select_related = ("key__team", "team")

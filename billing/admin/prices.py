@@ -103,6 +103,7 @@ def _shown(name: str) -> Any:
 @admin.register(Price)
 class PriceAdmin(GatewayAdmin):
     form = PriceForm
+    empty_text = "Without a price a model's requests cost nothing in the ledger, and are marked as not priced."
     list_display = (
         "model",
         "provider",
@@ -187,7 +188,9 @@ class PriceAdmin(GatewayAdmin):
         # Not `billing.add_price` itself: the theme would look that up in the database while checking, before `migrate`.
         return bool(self.has_add_permission(request))
 
-    @action(description="New version of this price", url_path="new-version", permissions=["new_version"], icon="add_circle")  # type: ignore[untyped-decorator]
+    @action(
+        description="New version of this price", url_path="new-version", permissions=["new_version"], icon="add_circle"
+    )  # type: ignore[untyped-decorator]
     def new_version(self, request: HttpRequest, object_id: str) -> HttpResponse:
         if self.get_object(request, object_id) is None:
             raise Http404(f"There is no price with id {object_id}.")

@@ -83,6 +83,7 @@ def _key_ids(name: str) -> list[str]:
 
 @admin.register(UsageRecord)
 class UsageRecordAdmin(GatewayAdmin):
+    empty_text = "Each request that was admitted stands here a moment after it ended."
     list_display = (
         "started_at",
         "outcome",

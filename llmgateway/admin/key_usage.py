@@ -1,49 +1,36 @@
-"""What a key was used for in the last two weeks, for its page. Read from the rollups alone."""
+"""What a key was used for in the last two weeks, as its page shows it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date
 
 from django.utils import timezone
 
-from billing.models import UsageRollup
 from billing.money import format_usd
+from billing.selectors import DayUsage, key_usage_by_day
 
 DAYS = 14
-REFUSED = "refused"
 
 
-@dataclass(slots=True)
-class DayOfUse:
-    """The sums of one day. `width` is its share of the busiest day's requests in percent, for the bar beside it."""
+@dataclass(frozen=True, slots=True)
+class UseShown:
+    """The sums of one day, or of all of them."""
 
-    day: date
-    requests: int = 0
-    refused: int = 0
-    tokens: int = 0
-    cost_pico_usd: int = 0
+    requests: int
+    refused: int
+    tokens: int
+    cost: str
+    day: date | None = None
     width: int = 0
-
-    @property
-    def cost(self) -> str:
-        return format_usd(self.cost_pico_usd)
+    """The day's share of the busiest day's requests in percent, for the bar beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecentUse:
-    days: list[DayOfUse]
+    total: UseShown
+    days: list[UseShown]
     """Newest first."""
-
-    @property
-    def total(self) -> DayOfUse:
-        whole = DayOfUse(day=self.days[0].day)
-        for day in self.days:
-            whole.requests += day.requests
-            whole.refused += day.refused
-            whole.tokens += day.tokens
-            whole.cost_pico_usd += day.cost_pico_usd
-        return whole
 
     @property
     def is_empty(self) -> bool:
@@ -52,21 +39,26 @@ class RecentUse:
 
 def recent_usage(key_id: str) -> RecentUse:
     """The last 14 days of a key, today included, in the zone of the admin."""
-    today = timezone.localdate()
-    first = timezone.make_aware(datetime.combine(today - timedelta(days=DAYS - 1), time.min))
-    days = {day: DayOfUse(day) for day in (today - timedelta(days=number) for number in range(DAYS))}
-    for row in UsageRollup.objects.filter(key_id=key_id, hour__gte=first).order_by():
-        _add(days[timezone.localtime(row.hour).date()], row)
-    busiest = max(day.requests for day in days.values())
-    for day in days.values():
-        day.width = round(100 * day.requests / busiest) if busiest else 0
-    return RecentUse(list(days.values()))
+    days = key_usage_by_day(key_id, days=DAYS, time_zone=timezone.get_current_timezone_name())
+    busiest = max(day.requests for day in days)
+    return RecentUse(_total(days), [_day(day, busiest) for day in reversed(days)])
 
 
-def _add(day: DayOfUse, row: UsageRollup) -> None:
-    if row.status == REFUSED:
-        day.refused += row.requests
-        return
-    day.requests += row.requests
-    day.tokens += row.input_tokens + row.output_tokens
-    day.cost_pico_usd += row.cost_pico_usd
+def _day(day: DayUsage, busiest: int) -> UseShown:
+    return UseShown(
+        requests=day.requests,
+        refused=day.refused,
+        tokens=day.input_tokens + day.output_tokens,
+        cost=format_usd(day.cost_pico_usd),
+        day=day.day,
+        width=round(100 * day.requests / busiest) if busiest else 0,
+    )
+
+
+def _total(days: list[DayUsage]) -> UseShown:
+    return UseShown(
+        requests=sum(day.requests for day in days),
+        refused=sum(day.refused for day in days),
+        tokens=sum(day.input_tokens + day.output_tokens for day in days),
+        cost=format_usd(sum(day.cost_pico_usd for day in days)),
+    )

@@ -53,6 +53,7 @@ class StateFilter(admin.SimpleListFilter):
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(KeyPages, GatewayAdmin):
+    empty_text = "An application sends a key with each request. A new key's secret is shown once."
     list_display = ("name", "masked_key", "state", "team", "models", "expires_at", "created_at")
     list_select_related = ("team",)
     list_filter = (StateFilter, ("team", AutocompleteSelectFilter))

@@ -44,6 +44,7 @@ class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in th
 @admin.register(RateLimit)
 class RateLimitAdmin(GatewayAdmin):
     form = RateLimitForm
+    empty_text = "Without limits keys may send as many requests as the providers take. Limits of one key or team stand on its page, too."
     list_display = ("limit", "scope", "burst", "enabled")
     list_select_related = ("key", "team")
     list_filter = (("key", AutocompleteSelectFilter), ("team", AutocompleteSelectFilter), "enabled")

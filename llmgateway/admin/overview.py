@@ -11,10 +11,12 @@ from django.utils import timezone
 
 from billing.models import UsageRollup
 from billing.money import format_usd
+from llmgateway import change_log
 from llmgateway.models import ApiKey
 from llmgateway.selectors import usable_keys
 from providers.models import Deployment, ModelAlias, Provider
 
+LATEST_CHANGES = 5
 REFUSED = "refused"
 
 
@@ -37,7 +39,21 @@ def add_overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any
     """Called by the theme for the first page. Each figure is for those who may see what it counts."""
     context["figures"] = [*_stock(request), *_today(request)]
     context["missing"] = _missing_steps(request)
+    context["areas"] = _areas(context["sidebar_navigation"])
+    if request.user.has_perm("auditlog.view_logentry"):
+        context["latest_changes"] = change_log.describe(change_log.latest(LATEST_CHANGES))
+    context["title"] = "Overview"
     return context
+
+
+def _areas(navigation: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups of the side bar, which a telephone hides, with what this person may open."""
+    groups = [
+        {"title": group["title"], "items": [item for item in group["items"] if item["has_permission"]]}
+        for group in navigation
+        if "title" in group
+    ]
+    return [group for group in groups if group["items"]]
 
 
 def _stock(request: HttpRequest) -> list[Figure]:

@@ -61,6 +61,7 @@ if admin.site.is_registered(LogEntry):
 
 @admin.register(get_logentry_model())
 class ChangeAdmin(ReadOnlyAdmin):
+    empty_text = "Each change through the admin, imports and commands will stand here, with who, when and what."
     list_display = ("timestamp", "verb", "subject", "who", "source", "remote_addr")
     list_display_links = ("timestamp", "subject")
     list_select_related = ("actor", "content_type")
@@ -102,6 +103,7 @@ for _model in (AccessAttempt, AccessFailureLog, AccessLog):
 class AccessAttemptAdmin(GatewayAdmin):
     """Deleting a row lets that person try again at once."""
 
+    empty_text = "Failed log-ins stand here until they are forgotten."
     list_display = ("attempt_time", "username", "ip_address", "failures_since_start")
     search_fields = ("username", "ip_address")
     fields = ("attempt_time", "username", "ip_address", "user_agent", "failures_since_start")

@@ -17,6 +17,7 @@ from llmgateway.models import AuthSource, GatewaySettings
 
 @admin.register(AuthSource)
 class AuthSourceAdmin(GatewayAdmin):
+    empty_text = "Without sources keys are looked up in the database."
     list_display = ("name", "kind", "position", "enabled")
     search_fields = ("name",)
     fields = ("name", "kind", "path", "position", "enabled")

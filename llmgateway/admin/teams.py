@@ -26,6 +26,7 @@ class MembershipInline(GatewayInline):
 
 @admin.register(Team)
 class TeamAdmin(GatewayAdmin):
+    empty_text = "A team is a group of people and keys that shares budgets and a dashboard."
     list_display = ("name", "keys", "members", "time_zone", "created_at")
     search_fields = ("name",)
     fields = ("name", "time_zone", "created_at")
@@ -64,11 +65,14 @@ class NetworkListForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in 
 @admin.register(NetworkList)
 class NetworkListAdmin(GatewayAdmin):
     form = NetworkListForm
+    empty_text = "A list names addresses and networks once, for all keys that may be used from there."
     list_display = ("name", "size", "used_by")
     search_fields = ("name",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[NetworkList]:
-        found: QuerySet[NetworkList] = super().get_queryset(request).annotate(key_count=Count("key_networks")).order_by("name")
+        found: QuerySet[NetworkList] = (
+            super().get_queryset(request).annotate(key_count=Count("key_networks")).order_by("name")
+        )
         return found
 
     @display(description="Networks")  # type: ignore[untyped-decorator]

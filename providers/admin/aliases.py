@@ -21,6 +21,7 @@ class TargetInline(GatewayInline):
 
 @admin.register(ModelAlias)
 class ModelAliasAdmin(GatewayAdmin):
+    empty_text = "An alias is the model name that applications call; its targets are the deployments that answer."
     list_display = ("name", "strategy", "target_list", "enabled")
     list_filter = ("enabled", "strategy")
     search_fields = ("name", "=targets__deployment__name")

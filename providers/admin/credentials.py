@@ -82,6 +82,7 @@ class CredentialInline(SecretDisplay, GatewayInline):
 @admin.register(Credential)
 class CredentialAdmin(SecretDisplay, GatewayAdmin):
     form = CredentialForm
+    empty_text = "A credential is the key that a provider gave you, kept encrypted."
     list_display = ("name", "provider", "present_secret", "enabled")
     list_select_related = ("provider",)
     list_filter = (("provider", AutocompleteSelectFilter), "enabled")

@@ -23,6 +23,7 @@ MAX_TESTED = 10
 
 @admin.register(Deployment)
 class DeploymentAdmin(GatewayAdmin):
+    empty_text = "A deployment is a model at a provider, reached with a credential."
     list_display = ("name", "provider", "model", "credential", "enabled")
     list_select_related = ("provider", "credential__provider")
     list_filter = (("provider", AutocompleteSelectFilter), "enabled")

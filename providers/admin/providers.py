@@ -45,6 +45,7 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the
 @admin.register(Provider)
 class ProviderAdmin(GatewayAdmin):
     form = ProviderForm
+    empty_text = "A provider is a vendor's API, or a server of your own that speaks one."
     list_display = ("name", "adapter", "address", "deployment_count", "enabled")
     list_filter = ("enabled",)
     search_fields = ("name", "base_url")
@@ -52,7 +53,9 @@ class ProviderAdmin(GatewayAdmin):
     inlines = (CredentialInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Provider]:
-        found: QuerySet[Provider] = super().get_queryset(request).annotate(deployed=Count("deployments")).order_by("name")
+        found: QuerySet[Provider] = (
+            super().get_queryset(request).annotate(deployed=Count("deployments")).order_by("name")
+        )
         return found
 
     @method_decorator(sensitive_post_parameters())

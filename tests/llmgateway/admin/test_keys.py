@@ -278,6 +278,7 @@ def test_the_page_shows_the_usage_of_the_last_days(owner: Client, world: World) 
     usage = owner.get(_page(world.key, "change")).context["usage"]
 
     assert [day.requests for day in usage.days] == [1, 1, *[0] * 12]
+    assert [day.width for day in usage.days[:3]] == [100, 100, 0]
     assert (usage.total.requests, usage.total.tokens, usage.total.cost) == (2, 2400, "$3.00")
 
 
