@@ -22,7 +22,7 @@ def apply_limits(session: Session, owner: Owner, stored: Iterable[RateLimit], en
         if row is None:
             row = RateLimit(**_scope(owner), metric=entry.metric, per=entry.per)
         wanted = {"amount": entry.amount, "burst": entry.burst, **_enabled(entry.enabled)}
-        session.put(row, "limit", label, entry, wanted)
+        session.put(row, "limit", label, entry, wanted, unique=True)
     for (metric, per), row in rows.items():
         session.unnamed(row, "limit", _label(owner, f"{metric} per {per}"))
 
@@ -46,6 +46,7 @@ def apply_budgets(session: Session, owner: Owner, stored: Iterable[Budget], entr
             wanted,
             names={"limit_pico_usd": "limit_usd"},
             show={"limit_pico_usd": _dollars},
+            unique=True,
         )
     for row in rows.values():
         session.unnamed(row, "budget", _label(owner, row.name))

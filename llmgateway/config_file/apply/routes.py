@@ -176,4 +176,4 @@ def _apply_alias(session: Session, entry: AliasEntry) -> bool:
 
 def _apply_target(session: Session, row: AliasTarget, entry: TargetEntry, position: int) -> None:
     label = f"{row.alias.name} → {row.deployment.name}"
-    session.put(row, "target", label, entry, {"weight": entry.weight, "position": position})
+    session.put(row, "target", label, entry, {"weight": entry.weight, "position": position}, unique=True)

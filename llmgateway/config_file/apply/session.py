@@ -95,9 +95,12 @@ class Session:
         *,
         names: Mapping[str, str] | None = None,
         show: Mapping[str, Show] | None = None,
+        unique: bool = False,
     ) -> bool:
         """Make `row` say `wanted`; write it only if it does not. `names` maps columns to fields of the file.
 
+        With `unique` the caller has seen that no other row stands for the same; asking the database again for each of
+        many rows would take most of an import's time.
         Returns whether the row is as wanted; otherwise what is wrong has been told, under the field's name.
         """
         names, show = names or {}, show or {}
@@ -113,7 +116,7 @@ class Session:
         differing = [column for column, value in wanted.items() if new or not _says(row, column, value)]
         for column in differing:
             setattr(row, column, wanted[column])
-        if not self.clean(row, entry, names):
+        if not self.clean(row, entry, names, unique=unique):
             return False
         row.save(update_fields=None if new else differing)
         told = tuple(change for change in changes if not new or change.new != as_text(None))
@@ -131,11 +134,11 @@ class Session:
         else:
             self.report.kept.append(f"{kind} {label}")
 
-    def clean(self, row: Model, entry: Entry, names: Mapping[str, str] | None = None) -> bool:
+    def clean(self, row: Model, entry: Entry, names: Mapping[str, str] | None = None, *, unique: bool = False) -> bool:
         """Whether the row is valid; otherwise what is wrong has been told."""
         names = names or {}
         try:
-            row.full_clean()
+            row.full_clean(validate_unique=not unique, validate_constraints=not unique)
         except ValidationError as error:
             for column, messages in error.message_dict.items():
                 place = entry.place if column == "__all__" else entry.at(names.get(column, column))
