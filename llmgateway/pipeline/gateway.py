@@ -108,7 +108,12 @@ class Gateway:
                 call.settle_cancelled("client_left" if presence.client_left else "shutdown")
                 raise
             await self._out_of_time(call, client)
+        except GatewayError as error:
+            call.progress.http_status = error.status
+            call.settle("failed", error_type=error.code, refund_limits=True)
+            await client.error(error, gateway_headers(call))
         except BaseException:
+            call.progress.http_status = call.progress.http_status or 500
             call.settle("failed", error_type="internal_error")
             raise
         finally:

@@ -69,9 +69,9 @@ class MemoryStore:
             window = self._windows.setdefault(name, _Window())
             window.held -= reservation.held_pico_usd
             window.settled += cost_pico_usd
-            booked.add(budget.id)
+            booked.add(_sums(budget))
         for budget in budgets:
-            if budget.id not in booked:
+            if _sums(budget) not in booked:
                 self._windows[self._name(budget)].settled += cost_pico_usd
         if refund_limits:
             self._give_back(reservation.limits)
@@ -158,3 +158,8 @@ class MemoryStore:
         if name not in self._windows:
             self._windows[name] = _Window(ends_at=end)
         return name
+
+
+def _sums(budget: BudgetRule) -> tuple[int, str, str]:
+    """What tells counters of a budget apart, whatever the time: after an edit of the window it counts anew."""
+    return budget.id, budget.window, budget.time_zone

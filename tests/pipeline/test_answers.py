@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 from llmgateway.http import httpx
+from llmgateway.pipeline.errors import LedgerUnavailableError
+from llmgateway.pipeline.protocols import Record
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
 
@@ -188,3 +190,29 @@ async def test_a_long_retry_after_is_passed_on_at_once() -> None:
 
     assert (response.status_code, response.headers["retry-after"]) == (429, "30")
     assert len(upstream.requests) == 1
+
+
+async def test_when_a_later_attempt_cannot_be_recorded_the_request_ends_there_with_one_row() -> None:
+    upstream = ScriptedUpstream(httpx.ConnectError("refused"), Reply.json(CHAT))
+    house = House(upstream, snapshot(alias("gpt", deployment("first"), deployment("second", 2))))
+
+    def refuse(request_id: str, record: Record) -> None:
+        raise LedgerUnavailableError("The usage journal cannot be written. Free disk space.")
+
+    house.ledger.attempt = refuse  # type: ignore[method-assign]
+    response = await house.chat()
+
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "ledger_unavailable")
+    assert (house.row["status"], house.row["error_type"]) == ("failed", "ledger_unavailable")
+    assert len(upstream.requests) == 1
+
+
+async def test_an_error_inside_the_gateway_is_a_500_that_is_settled() -> None:
+    upstream = ScriptedUpstream(RuntimeError("a bug"))
+    house = House(upstream)
+
+    response = await house.chat()
+
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+    assert "a bug" not in response.text
+    assert (house.row["status"], house.row["error_type"]) == ("failed", "internal_error")

@@ -120,6 +120,14 @@ class StoreContract:
 
         assert store.state(TOTAL).settled_pico_usd == 100
 
+    async def test_a_budget_whose_window_was_edited_meanwhile_is_booked_too(self, store: AdmissionStore) -> None:
+        reservation = await self.admitted(store, (), (DAY,), 600)
+        monthly = replace(DAY, window="month")
+
+        store.settle(reservation, cost_pico_usd=100, budgets=(monthly,), refund_limits=False)
+
+        assert store.state(monthly).settled_pico_usd == 100
+
     async def test_a_new_window_begins_empty_and_late_costs_go_to_the_old_one(
         self, store: AdmissionStore, clock: FakeClock
     ) -> None:
