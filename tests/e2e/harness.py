@@ -145,7 +145,7 @@ class Product:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
-        self._environment = environment(
+        self.environment = environment(
             GATEWAY_DATA_DIR=str(self.data),
             HOST="127.0.0.1",
             PORT=str(self.port),
@@ -162,7 +162,7 @@ class Product:
 
     def _serve(self, *options: str) -> Child:
         command = (sys.executable, "manage.py", "serve", *options)
-        child = Child(*command, log=self._folder / "gateway.log", env=self._environment)
+        child = Child(*command, log=self._folder / "gateway.log", env=self.environment)
 
         def is_ready() -> bool:
             child.check_running()
@@ -191,7 +191,7 @@ class Product:
         """The output of a management command that runs beside the server."""
         done = subprocess.run(
             (sys.executable, "manage.py", *command),
-            cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=60, check=False,
+            cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}"
         return done.stdout
