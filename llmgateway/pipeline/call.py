@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from billing.pricing import in_force
 from llmgateway.pipeline.exchanges import Exchange
-from llmgateway.pipeline.metering import Metered, Progress, attempt_record, ledger_row, metered
+from llmgateway.pipeline.metering import Metered, Progress, attempt_record, identity, ledger_row, metered
 from llmgateway.pipeline.protocols import Record, Reservation
 from llmgateway.pipeline.requests import ModelRequest, Presence
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key
@@ -38,6 +38,7 @@ class Call:
         self.reservation = reservation
         self.exchange = exchange
         self.input_estimate = input_estimate
+        self.asked = identity(request, key, alias)
         self.progress = Progress()
         self.phases: dict[str, float] = {}
         """Seconds in the gateway itself, by phase."""
@@ -109,14 +110,13 @@ class Call:
         if self.running:
             self.end_attempt(progress.upstream_status, error_type or status, cost_pico_usd=self.outcome.cost_pico_usd)
         row = ledger_row(
-            self.request,
-            self.key,
-            self.alias,
+            self.asked,
             progress,
             self.outcome,
             status=status,
             error_type=error_type,
             held_pico_usd=self.reservation.held_pico_usd,
+            received=self.request.received,
             now=self.now(),
         )
         gateway.ledger.close(row)

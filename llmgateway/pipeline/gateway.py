@@ -177,9 +177,7 @@ class Gateway:
 
     def _open(self, call: Call, first: Deployment) -> None:
         record = opening(
-            call.request,
-            call.key,
-            call.alias,
+            call.asked,
             input_estimate=call.input_estimate,
             held_pico_usd=call.reservation.held_pico_usd,
             windows=[[name, budget.id] for name, budget in call.reservation.windows],

@@ -63,26 +63,11 @@ class Progress:
     """What the client has been told; 0: nothing yet."""
 
 
-def ledger_row(
-    request: ModelRequest,
-    key: Key,
-    alias: Alias,
-    progress: Progress,
-    outcome: Metered,
-    *,
-    status: str,
-    error_type: str,
-    held_pico_usd: int,
-    now: float,
-) -> Record:
-    """The journal's `close` record: the columns of `UsageRecord` by name. `now` is monotonic seconds."""
-    usage, deployment = outcome.usage, progress.deployment
+def identity(request: ModelRequest, key: Key, alias: Alias) -> Record:
+    """What the `open` and the `close` record of a request have in common: who asked for what, when, from where."""
     return {
         "id": request.id,
         "started_at": request.started_at,
-        "status": status,
-        "http_status": progress.http_status,
-        "error_type": error_type,
         "key_id": key.id,
         "key_name": key.name,
         "team_id": key.team_id,
@@ -92,11 +77,35 @@ def ledger_row(
         "client_ip": request.client_ip,
         "operation": request.operation.value,
         "alias": alias.name,
+        "stream": bool(request.head.stream),
+    }
+
+
+def ledger_row(
+    asked: Record,
+    progress: Progress,
+    outcome: Metered,
+    *,
+    status: str,
+    error_type: str,
+    held_pico_usd: int,
+    received: float,
+    now: float,
+) -> Record:
+    """The journal's `close` record: the columns of `UsageRecord` by name. `asked` is the request's `identity`.
+
+    `received` and `now` are monotonic seconds.
+    """
+    usage, deployment = outcome.usage, progress.deployment
+    return {
+        **asked,
+        "status": status,
+        "http_status": progress.http_status,
+        "error_type": error_type,
         "provider": deployment.provider if deployment else "",
         "deployment": deployment.name if deployment else "",
         "model": deployment.model if deployment else "",
         "response_model": outcome.response_model,
-        "stream": bool(request.head.stream),
         "input": usage.input,
         "cache_read": usage.cache_read,
         "cache_write_5m": usage.cache_write_5m,
@@ -112,40 +121,16 @@ def ledger_row(
         "held_pico_usd": held_pico_usd,
         "price_id": progress.price.id if progress.price else None,
         "priced": progress.price is not None or deployment is None,
-        "duration_us": int((now - request.received) * 1e6),
-        "ttft_us": int((progress.first_chunk - request.received) * 1e6) if progress.first_chunk else None,
-        "overhead_us": int(((progress.sent or now) - request.received) * 1e6),
+        "duration_us": int((now - received) * 1e6),
+        "ttft_us": int((progress.first_chunk - received) * 1e6) if progress.first_chunk else None,
+        "overhead_us": int(((progress.sent or now) - received) * 1e6),
         "attempts": progress.attempts,
     }
 
 
-def opening(
-    request: ModelRequest,
-    key: Key,
-    alias: Alias,
-    *,
-    input_estimate: int,
-    held_pico_usd: int,
-    windows: list[list[object]],
-) -> Record:
+def opening(asked: Record, *, input_estimate: int, held_pico_usd: int, windows: list[list[object]]) -> Record:
     """The journal's `open` record, without the attempt's fields."""
-    return {
-        "id": request.id,
-        "started_at": request.started_at,
-        "key_id": key.id,
-        "key_name": key.name,
-        "team_id": key.team_id,
-        "team_name": key.team_name,
-        "end_user": request.end_user or key.user_id,
-        "client_request_id": request.client_request_id,
-        "client_ip": request.client_ip,
-        "operation": request.operation.value,
-        "alias": alias.name,
-        "stream": bool(request.head.stream),
-        "held_pico_usd": held_pico_usd,
-        "windows": windows,
-        "input_estimate": input_estimate,
-    }
+    return {**asked, "held_pico_usd": held_pico_usd, "windows": windows, "input_estimate": input_estimate}
 
 
 def attempt_record(deployment: Deployment, price: PriceVersion | None) -> Record:
