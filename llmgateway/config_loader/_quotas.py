@@ -22,7 +22,7 @@ METRICS = frozenset(RateLimit.Metric.values)
 PERIODS = frozenset(RateLimit.Period.values)
 WINDOWS = frozenset(Budget.Window.values)
 
-T = TypeVar("T", Limit, BudgetRule)
+T = TypeVar("T", bound=Limit | BudgetRule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +44,17 @@ class Quotas(Generic[T]):
     @classmethod
     def of(cls, rules: Iterable[tuple[int | None, int | None, T]]) -> Quotas[T]:
         """From (key id, team id, rule); neither id means everyone."""
-        keys: dict[int, list[T]] = {}
-        teams: dict[int, list[T]] = {}
-        everyone: list[T] = []
-        for of_key, of_team, rule in rules:
-            if of_key is not None:
-                keys.setdefault(of_key, []).append(rule)
-            elif of_team is not None:
-                teams.setdefault(of_team, []).append(rule)
+        by_key: dict[int, tuple[T, ...]] = {}
+        by_team: dict[int, tuple[T, ...]] = {}
+        everyone: tuple[T, ...] = ()
+        for key_id, team_id, rule in rules:
+            if key_id is not None:
+                by_key[key_id] = (*by_key.get(key_id, ()), rule)
+            elif team_id is not None:
+                by_team[team_id] = (*by_team.get(team_id, ()), rule)
             else:
-                everyone.append(rule)
-        shared = tuple(everyone)
-        return cls(
-            shared,
-            {team_id: tuple(team_rules) + shared for team_id, team_rules in teams.items()},
-            {key_id: tuple(key_rules) for key_id, key_rules in keys.items()},
-        )
+                everyone = (*everyone, rule)
+        return cls(everyone, {team_id: own + everyone for team_id, own in by_team.items()}, by_key)
 
     def shared(self, team_id: int) -> tuple[T, ...]:
         """What binds every key of the team."""
