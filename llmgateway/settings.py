@@ -16,7 +16,8 @@ from llmgateway.secrets_file import ensure_secrets
 
 
 def _load() -> Conf:
-    ensure_secrets(conf_module.conf.secrets_file)
+    # `--data` may have come after conf was first imported, so the folder is asked for anew.
+    ensure_secrets(Conf(dict(os.environ)).secrets_file)
     conf_module.conf = Conf(read_environment(dict(os.environ)))
     return conf_module.conf
 
@@ -213,5 +214,6 @@ LOGGING: dict[str, Any] = {
         "uvicorn.error": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},
         "axes": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},  # It logs every URL, and a URL may hold a key.
     },
 }
