@@ -41,7 +41,7 @@ PROGRESS_S = 0.25
 """How often the journal notes how far streams have come, and takes the refusals."""
 SWEEP_S = 60.0
 SEED_AGAIN_S = 0.5
-GC_THRESHOLDS = (20_000, 20, 20)
+GC_THRESHOLDS = (50_000, 20, 100)
 """Requests make few cycles; looking for them at the default pace costs more than it frees."""
 ON_LOOP_S = 10.0
 

@@ -8,12 +8,16 @@ a body is abandoned, and tries once more when a kept connection turns out to be 
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextvars import ContextVar
 
 import aiohttp
+from aiohttp import hdrs
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
+from aiohttp.payload import BytesPayload
+from aiohttp.typedefs import LooseHeaders
+from multidict import CIMultiDict
 from yarl import URL
 
 from llmgateway.http import httpx
@@ -29,10 +33,21 @@ was_sent: ContextVar[bool] = ContextVar("was_sent", default=False)
 """Whether this task's latest request had a connection to go out on. Whoever sends sets it to False before."""
 
 
-Wire = tuple[list[tuple[str, str]], bytes]
+Wire = tuple[CIMultiDict[str], bytes]
 
 
 class _Request(ClientRequest):
+    """A request whose headers are taken as they are given, plus `Host` and, where absent, `Accept`."""
+
+    def update_headers(self, headers: LooseHeaders | None) -> None:
+        self.headers: CIMultiDict[str] = CIMultiDict(headers or ())
+        if hdrs.HOST not in self.headers:
+            self.headers[hdrs.HOST] = self.url.host_port_subcomponent or ""
+
+    def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
+        if hdrs.ACCEPT not in self.headers:
+            self.headers[hdrs.ACCEPT] = "*/*"
+
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         protocol = conn.protocol
         was_sent.set(True)
@@ -76,7 +91,6 @@ class PooledTransport(httpx.AsyncBaseTransport):
             connector=connector,
             request_class=_Request,
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
             auto_decompress=False,
             trust_env=False,
         )
@@ -105,12 +119,12 @@ class PooledTransport(httpx.AsyncBaseTransport):
             self._session = self._open_session()
         extensions = request.extensions
         wire: Wire | None = extensions.get("wire")
-        headers, body = wire or (request.headers.multi_items(), await request.aread())
+        headers, body = wire or (CIMultiDict(request.headers.multi_items()), await request.aread())
         return await self._session.request(
             request.method,
             extensions.get("prepared_url") or URL(str(request.url), encoded=True),
             headers=headers,
-            data=body or None,
+            data=BytesPayload(body) if body else None,
             allow_redirects=False,
             timeout=extensions.get("client_timeout") or client_timeout(extensions.get("timeout", {}).get("connect")),
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from llmgateway.http import httpx
@@ -87,7 +88,7 @@ class Upstream:
             extensions={
                 "prepared_url": route.prepared_url,
                 "client_timeout": route.timeout,
-                "wire": ([(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent], body),
+                "wire": (_decoded(sent), body),
             },
         )
         try:
@@ -111,6 +112,10 @@ class Upstream:
 
     async def aclose(self) -> None:
         await self._transport.aclose()
+
+
+def _decoded(headers: RawHeaders) -> CIMultiDict[str]:
+    return CIMultiDict([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
 
 
 def has_reached_provider() -> bool:
