@@ -27,6 +27,12 @@ from tests.billing.records import NOON, closed, opened, write
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+REFUSAL: Record = {
+    "hour": int(NOON), "team_id": 3, "team_name": "red", "key_id": "7", "key_name": "alice-key",
+    "alias": "gpt-4o-mini", "code": "rate_limit_exceeded", "count": 4,
+}  # fmt: skip
+
+
 def ids() -> list[str]:
     return list(UsageRecord.objects.order_by("id").values_list("id", flat=True))
 
@@ -115,7 +121,9 @@ def test_a_copy_of_a_drained_journal_stores_nothing_again(journal: Journal, tmp_
 
 
 def test_two_drains_of_one_journal_store_each_row_once(journal: Journal) -> None:
-    write(journal, *(f"{number:04}" for number in range(400)))
+    for number in range(400):
+        write(journal, f"{number:04}")
+        journal.refused([REFUSAL])
     first, second = (JournalDrain(journal.folder) for _ in range(2))
     first._most = second._most = 7
 
@@ -124,11 +132,14 @@ def test_two_drains_of_one_journal_store_each_row_once(journal: Journal) -> None
         first._most = second._most = 7
 
     assert len(ids()) == 400
-    assert sum(UsageRollup.objects.values_list("requests", flat=True)) == 400
+    counted = dict(UsageRollup.objects.values_list("status", "requests"))
+    assert counted == {"completed": 400, "refused": 400 * REFUSAL["count"]}
+    assert not (journal.folder.parent / "rejected.jsonl").exists(), "the offset decides, not the unique key"
 
 
 def test_the_loser_of_a_race_rolls_back(journal: Journal) -> None:
     write(journal, "a")
+    journal.refused([REFUSAL])
     mover = JournalDrain(journal.folder)
     mover._position = START
     JournalDrain(journal.folder).drain()
@@ -136,6 +147,8 @@ def test_the_loser_of_a_race_rolls_back(journal: Journal) -> None:
     mover.drain()
 
     assert ids() == ["a"]
+    assert UsageRollup.objects.get(status="refused").requests == REFUSAL["count"]
+    assert not (journal.folder.parent / "rejected.jsonl").exists(), "the offset decides, not the unique key"
 
 
 def test_an_unusable_record_is_set_aside_and_stops_no_other(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
@@ -197,11 +210,7 @@ def test_rollups_equal_the_sums_of_the_ledger(make_journal: MakeJournal) -> None
 
 
 def test_refusals_are_counted_in_rollups_alone(journal: Journal) -> None:
-    refusal = {
-        "hour": int(NOON), "team_id": 3, "team_name": "red", "key_id": "7", "key_name": "alice-key",
-        "alias": "gpt-4o-mini", "code": "rate_limit_exceeded", "count": 4,
-    }  # fmt: skip
-    journal.refused([refusal, {**refusal, "code": "insufficient_quota", "count": 2}])
+    journal.refused([REFUSAL, {**REFUSAL, "code": "insufficient_quota", "count": 2}])
 
     drain(journal)
 
