@@ -18,23 +18,34 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import PaginationInlineFormSet
+from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from llmgateway import change_log
 
 RECENT_CHANGES = 5
-COUNTED_ROWS = 10_000
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Pages of the first 10,000 rows. Counting stops there, for an exact count reads a large table from end to end."""
+    """Pages of the first rows. Counting stops there, for an exact count reads a large table from end to end."""
+
+    counted_rows = 10_000
 
     @cached_property
     def count(self) -> int:
         rows = self.object_list
         if isinstance(rows, QuerySet):
-            return rows.order_by()[:COUNTED_ROWS].count()
+            return rows.order_by()[: self.counted_rows].count()
         return len(rows)
+
+
+class GatewayChangeList(ChangeList):  # type: ignore[misc]  # the theme has no types
+    """Says how many rows were found, and offers all of them, only where a search or filter left some out."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if not (self.query or self.has_active_filters):
+            self.full_result_count = self.result_count
 
 
 class GatewayAdmin(ModelAdmin):  # type: ignore[misc]  # the theme has no types
@@ -43,12 +54,15 @@ class GatewayAdmin(ModelAdmin):  # type: ignore[misc]  # the theme has no types
     paginator = CappedPaginator
     show_full_result_count = False
     list_max_show_all = 0
-    list_per_page = 50
+    list_per_page = 30
     list_filter_submit = True
     warn_unsaved_form = True
     change_form_outer_after_template = "gateway_admin/recent_changes.html"
     empty_text = ""
     """What to say where there are no rows: what they would be for."""
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return GatewayChangeList
 
     def changeform_view(
         self,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from auditlog import get_logentry_model
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import Field, Model, Q, QuerySet
+from django.db.models import DateTimeField, Field, Model, Q, QuerySet
 
 from billing.money import format_usd, plain, usd, usd_per_million
 from llmgateway.audit import HIDDEN, object_reference
@@ -123,6 +123,8 @@ def _text(field: Field[Any, Any] | None, value: Any) -> str:
         return _related(field, value)
     if field is not None and field.choices:
         return str(dict(field.flatchoices).get(value, value))
+    if isinstance(field, DateTimeField):
+        return f"{str(value).partition('.')[0]} UTC"
     if field is not None and isinstance(value, int):
         return _number(field, value)
     return _shortened(str(value))

@@ -27,7 +27,10 @@ CURL = """curl {base_url}/chat/completions \\
 
 SDK = """from openai import OpenAI
 
-client = OpenAI(base_url="{base_url}", api_key="{secret}")
+client = OpenAI(
+    base_url="{base_url}",
+    api_key="{secret}",
+)
 answer = client.chat.completions.create(
     model="{model}",
     messages=[{{"role": "user", "content": "Hello"}}],

@@ -38,7 +38,7 @@ class ReadOnlyAdmin(GatewayAdmin):
         return False
 
     def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
-        return {}
+        return {"show_history": False}
 
 
 class KindFilter(admin.SimpleListFilter):
@@ -82,7 +82,7 @@ class ChangeAdmin(ReadOnlyAdmin):
 
     @display(description="Who", ordering="actor")  # type: ignore[untyped-decorator]
     def who(self, entry: LogEntry) -> str:
-        return entry.actor.get_username() if entry.actor else entry.actor_email or "nobody known"
+        return entry.actor.get_username() if entry.actor else entry.actor_email or "–"
 
     @display(description="Through")  # type: ignore[untyped-decorator]
     def source(self, entry: LogEntry) -> str:
@@ -116,4 +116,4 @@ class AccessAttemptAdmin(GatewayAdmin):
         return False
 
     def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
-        return {}
+        return {"show_history": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import time_machine
@@ -218,7 +219,7 @@ def test_people_see_the_keys_of_their_own_teams_alone(cast: Cast) -> None:
 def test_the_state_of_a_key_says_whether_it_would_be_let_in(team: Team) -> None:
     now, day = timezone.now(), timedelta(days=1)
     key, _ = services.key_create(team=team, name="app")
-    states = {
+    states: dict[str, dict[str, Any]] = {
         "active": {},
         "not yet valid": {"starts_at": now + day},
         "expired": {"expires_at": now - day},

@@ -69,7 +69,7 @@ def test_a_new_key_is_shown_once_with_snippets_that_use_it(owner: Client, world:
     text = unescape(page)
     assert "curl http://testserver/v1/chat/completions" in text
     assert f"Authorization: Bearer {secret}" in text
-    assert f'OpenAI(base_url="http://testserver/v1", api_key="{secret}")' in text
+    assert f'base_url="http://testserver/v1",\n    api_key="{secret}"' in text
     assert 'model="small"' in text
 
 

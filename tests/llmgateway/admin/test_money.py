@@ -194,7 +194,7 @@ def test_what_no_index_finds_is_looked_for_among_the_newest_rows(
 def test_a_page_of_the_ledger_counts_no_further_than_it_shows(
     owner: Client, world: World, django_assert_max_num_queries: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmgateway.admin_base.COUNTED_ROWS", 3)
+    monkeypatch.setattr(usage.LedgerPaginator, "counted_rows", 3)
     for number in range(6):
         create_record(world.key, record_id=f"more-{number}")
 
