@@ -1,0 +1,52 @@
+"""“Test connection” as each provider sees it: the right address, authenticated as the adapter says."""
+
+from __future__ import annotations
+
+import pytest
+import respx
+
+from llmgateway.http import httpx
+from providers.adapters.registry import adapter_names, get_adapter
+from providers.connection_check import check_connection
+from providers.models import Credential, Deployment, Provider
+
+ELSEWHERE = "https://llm.example.org/v1"
+
+
+def deployment_at(adapter: str, *, base_url: str = "") -> Deployment:
+    """A deployment that was never saved."""
+    provider = Provider(name=adapter, adapter=adapter, base_url=base_url, allow_private_network=True)
+    credential = Credential(provider=provider)
+    credential.set_secret("sk-secret")
+    return Deployment(name="main", provider=provider, credential=credential, model="some-model")
+
+
+@pytest.mark.parametrize("name", sorted(adapter_names()))
+def test_every_adapter_asks_its_own_address_for_models(name: str, respx_mock: respx.MockRouter) -> None:
+    base_url = "" if get_adapter(name).base_url else ELSEWHERE
+    url = f"{get_adapter(name).base_url or ELSEWHERE}/models"
+    route = respx_mock.get(url).respond(json={"object": "list", "data": [{"id": "some-model"}]})
+
+    result = check_connection(deployment_at(name, base_url=base_url))
+
+    assert route.call_count == 1
+    assert route.calls.last.request.headers["authorization"] == "Bearer sk-secret"
+    assert result.ok
+    assert "some-model is available" in result.detail
+
+
+def test_a_redirect_is_not_followed(respx_mock: respx.MockRouter) -> None:
+    """It would take the secret to an address that nobody allowed."""
+    respx_mock.get(f"{ELSEWHERE}/models").respond(302, headers={"location": "http://169.254.169.254/"})
+
+    assert not check_connection(deployment_at("vllm", base_url=ELSEWHERE)).ok
+
+
+def test_a_refused_connection_is_told_without_the_secret(respx_mock: respx.MockRouter) -> None:
+    respx_mock.get(f"{ELSEWHERE}/models").mock(side_effect=httpx.ConnectError("refused"))
+
+    result = check_connection(deployment_at("vllm", base_url=ELSEWHERE))
+
+    assert not result.ok
+    assert "ConnectError" in result.detail
+    assert "sk-secret" not in result.headline + result.detail
