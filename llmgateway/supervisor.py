@@ -7,6 +7,7 @@ finds the connections that came meanwhile.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -240,16 +241,19 @@ def open_listener(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         raise StartError(_why_not_bound(host, port, error)) from error
-    listener.set_inheritable(True)
     return listener
 
 
 def _why_not_bound(host: str, port: int, error: OSError) -> str:
-    if error.errno == 98 or "in use" in str(error):
+    if error.errno == errno.EADDRINUSE:
         return f"port {port} on {host} is in use: stop the program that has it, or choose another with --port."
     if isinstance(error, PermissionError):
         return f"port {port} needs more rights than this user has: choose one above 1023 with --port."

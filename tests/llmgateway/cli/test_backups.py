@@ -1,0 +1,160 @@
+"""Backups of a data folder: complete, private, and refused when they are not what was saved."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from llmgateway import backups
+from llmgateway.backups import BackupError, restore, save
+from llmgateway.conf import Conf
+from llmgateway.supervisor import StartError, lock_data_folder
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Conf:
+    """A data folder with a database, secrets and two journals."""
+    data_dir = tmp_path / "data"
+    for journal in ("a", "b"):
+        (data_dir / "journal" / journal).mkdir(parents=True)
+        (data_dir / "journal" / journal / "00000001.journal").write_bytes(journal.encode() * 1000)
+    (data_dir / "secrets.env").write_text("SECRET_KEY=one\n")
+    with sqlite3.connect(data_dir / "gateway.sqlite3") as database:
+        database.execute("CREATE TABLE kept (word TEXT)")
+        database.execute("INSERT INTO kept VALUES ('before')")
+    return Conf({"GATEWAY_DATA_DIR": str(data_dir)})
+
+
+def words(folder: Path) -> list[str]:
+    with sqlite3.connect(folder / "gateway.sqlite3") as database:
+        return [word for (word,) in database.execute("SELECT word FROM kept")]
+
+
+def into(folder: Path) -> Conf:
+    return Conf({"GATEWAY_DATA_DIR": str(folder)})
+
+
+def test_a_restored_folder_holds_what_was_saved(conf: Conf, tmp_path: Path) -> None:
+    file = save(conf, tmp_path / "b.tar.gz")
+
+    restore(into(tmp_path / "copy"), file, force=False)
+
+    copy = tmp_path / "copy"
+    assert words(copy) == ["before"]
+    assert (copy / "secrets.env").read_text() == "SECRET_KEY=one\n"
+    assert (copy / "journal" / "b" / "00000001.journal").read_bytes() == b"b" * 1000
+    assert stat.S_IMODE((copy / "secrets.env").stat().st_mode) == 0o600
+    assert not list(copy.glob(".restore-*"))
+
+
+def test_a_backup_is_readable_by_its_owner_only(conf: Conf, tmp_path: Path) -> None:
+    file = save(conf, tmp_path)
+
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("gateway-backup-")]
+
+
+def test_the_database_is_copied_beside_a_writer(conf: Conf, tmp_path: Path) -> None:
+    with sqlite3.connect(conf.data_dir / "gateway.sqlite3") as writer:
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("INSERT INTO kept VALUES ('committed')")
+        writer.commit()
+        writer.execute("INSERT INTO kept VALUES ('not committed')")
+
+        file = save(conf, tmp_path / "b.tar.gz")
+
+        writer.rollback()
+    restore(into(tmp_path / "copy"), file, force=False)
+    assert words(tmp_path / "copy") == ["before", "committed"]
+
+
+def test_a_journal_that_goes_meanwhile_makes_the_database_be_copied_again(
+    conf: Conf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records are in the database by then, but not in the copy that was made before."""
+    copy_database, copies = backups._copy_database, []
+
+    def drained_after_the_copy(conf: Conf, copy: Path) -> None:
+        copy_database(conf, copy)
+        if not copies:
+            with sqlite3.connect(conf.data_dir / "gateway.sqlite3") as database:
+                database.execute("INSERT INTO kept VALUES ('drained')")
+            (conf.journal_dir / "a" / "00000001.journal").unlink()
+        copies.append(1)
+
+    monkeypatch.setattr(backups, "_copy_database", drained_after_the_copy)
+    file = save(conf, tmp_path / "b.tar.gz")
+
+    restore(into(tmp_path / "copy"), file, force=False)
+    assert len(copies) == 2
+    assert words(tmp_path / "copy") == ["before", "drained"]
+    assert not (tmp_path / "copy" / "journal" / "a").exists()
+
+
+def test_data_is_overwritten_only_by_force(conf: Conf, tmp_path: Path) -> None:
+    file = save(conf, tmp_path / "b.tar.gz")
+    with sqlite3.connect(conf.data_dir / "gateway.sqlite3") as database:
+        database.execute("INSERT INTO kept VALUES ('after')")
+
+    with pytest.raises(BackupError, match="holds data already"):
+        restore(conf, file, force=False)
+    assert words(conf.data_dir) == ["before", "after"]
+
+    restore(conf, file, force=True)
+    assert words(conf.data_dir) == ["before"]
+
+
+def test_nothing_is_restored_under_a_running_gateway(conf: Conf, tmp_path: Path) -> None:
+    file = save(conf, tmp_path / "b.tar.gz")
+    lock = lock_data_folder(conf.data_dir, wait_s=0)
+
+    with pytest.raises(StartError, match="another gateway"):
+        restore(conf, file, force=True)
+
+    assert lock
+
+
+def test_an_empty_folder_is_not_saved(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+
+    with pytest.raises(BackupError, match="no database in"):
+        save(into(tmp_path / "data"), tmp_path / "b.tar.gz")
+
+    assert not (tmp_path / "b.tar.gz").exists()
+
+
+def archive(file: Path, members: dict[str, bytes], wanted: dict[str, str]) -> Path:
+    manifest = json.dumps({"database": "sqlite", "files": wanted}).encode()
+    with tarfile.open(file, "w:gz") as made:
+        for name, content in {"manifest.json": manifest, **members}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("members", "wanted", "says"),
+    [
+        ({"secrets.env": b"x"}, {"secrets.env": "0" * 64}, "is not what was saved"),
+        ({}, {"secrets.env": "0" * 64}, "is incomplete"),
+        ({"secrets.env": b"x"}, {}, "its manifest does not name"),
+        ({"../escaped": b"x"}, {"../escaped": "0" * 64}, "its manifest does not name"),
+    ],
+)
+def test_a_damaged_backup_changes_nothing(
+    tmp_path: Path, members: dict[str, bytes], wanted: dict[str, str], says: str
+) -> None:
+    file = archive(tmp_path / "b.tar.gz", members, wanted)
+
+    with pytest.raises(BackupError, match=says):
+        restore(into(tmp_path / "copy"), file, force=False)
+
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["gateway.lock"]
+    assert not (tmp_path / "escaped").exists()
