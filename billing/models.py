@@ -223,12 +223,37 @@ class UsageRollup(models.Model):
             ),
         )
         indexes = (
-            models.Index(fields=("team_id", "hour"), name="rollup_by_team"),
+            # The keys of a team's page are summed from this index alone, for rows carry wide histograms.
+            models.Index(
+                fields=("team_id", "hour", "key_id", "status", "requests", "cost_pico_usd", "key_name"),
+                name="rollup_by_team",
+            ),
             models.Index(fields=("key_id", "hour"), name="rollup_by_key"),
         )
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H}h {self.alias}"
+
+
+class TeamHour(models.Model):
+    """Sums of one hour of one team over all its keys: what the team's page reads. Written with the rollups.
+
+    `by_model` maps a model and a status to sums (see `billing.team_hours`), refused requests included.
+    """
+
+    hour = models.DateTimeField()
+    team_id = models.BigIntegerField()
+    by_model = models.JSONField(default=dict)
+    ttft_histogram = models.JSONField(default=dict)
+    duration_histogram = models.JSONField(default=dict)
+    overhead_histogram = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ("-hour",)
+        constraints = (models.UniqueConstraint(fields=("team_id", "hour"), name="one_row_per_team_and_hour"),)
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H}h team {self.team_id}"
 
 
 class JournalOffset(models.Model):
@@ -243,4 +268,4 @@ class JournalOffset(models.Model):
         return f"{self.journal}/{self.segment}@{self.offset}"
 
 
-__all__ = ["TOKEN_BUCKETS", "Budget", "JournalOffset", "Price", "UsageRecord", "UsageRollup"]
+__all__ = ["TOKEN_BUCKETS", "Budget", "JournalOffset", "Price", "TeamHour", "UsageRecord", "UsageRollup"]

@@ -15,6 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from billing.histogram import Histogram, add, merge
 from billing.journal_files import from_json, to_json
 from billing.models import UsageRecord
+from billing.team_hours import add_team_hours
 from llmgateway.pipeline.protocols import Record
 
 KEY = ("hour", "team_id", "key_id", "alias", "provider", "deployment", "model", "status")
@@ -126,6 +127,7 @@ def add_rollups(connection: BaseDatabaseWrapper, added: dict[Key, Sum]) -> None:
         _create_missing(connection, keys[start : start + CHUNK], added)
     for start in range(0, len(keys), CHUNK):
         _add(connection, keys[start : start + CHUNK], added)
+    add_team_hours(connection, added)
 
 
 def _parameters(connection: BaseDatabaseWrapper, key: Key) -> tuple[Any, ...]:

@@ -13,12 +13,14 @@ from functools import cache, reduce
 from operator import add
 from typing import Any
 
-from django.db.models import F, Max, Q, QuerySet, Sum
+import orjson
+from django.db.models import F, Max, Q, QuerySet, Sum, TextField
 from django.db.models.expressions import CombinedExpression
+from django.db.models.functions import Cast
 
-from billing.histogram import Histogram, merge
+from billing.histogram import Histogram
 from billing.holds import Holds
-from billing.models import TOKEN_BUCKETS, Budget, Price, UsageRecord, UsageRollup
+from billing.models import TOKEN_BUCKETS, Budget, Price, TeamHour, UsageRecord, UsageRollup
 from billing.windows import window_bounds
 from llmgateway.conf import conf
 
@@ -33,9 +35,9 @@ _HALF = 10**6
 HISTOGRAMS = ("duration_histogram", "ttft_histogram", "overhead_histogram")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
-    """Sums over some rollups. `requests` are those in the ledger; the refused never reached a provider."""
+    """Sums over some rollups, never changed: not frozen, for pages add up tens of thousands of them. `requests` are those in the ledger; the refused never reached a provider."""
 
     requests: int = 0
     refused: int = 0
@@ -48,14 +50,14 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
-            requests=self.requests + other.requests,
-            refused=self.refused + other.refused,
-            errors=self.errors + other.errors,
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cost_pico_usd=self.cost_pico_usd + other.cost_pico_usd,
-            estimated_requests=self.estimated_requests + other.estimated_requests,
-            unpriced_requests=self.unpriced_requests + other.unpriced_requests,
+            self.requests + other.requests,
+            self.refused + other.refused,
+            self.errors + other.errors,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cost_pico_usd + other.cost_pico_usd,
+            self.estimated_requests + other.estimated_requests,
+            self.unpriced_requests + other.unpriced_requests,
         )
 
     @property
@@ -90,17 +92,43 @@ class HourLatency:
     overhead: Histogram
 
 
-def usage_by_model_and_hour(team_id: int, start: datetime, end: datetime) -> list[ModelHour]:
-    rows = _summed(_rollups(start, end).filter(team_id=team_id), "hour", "model")
-    return [ModelHour(row["hour"], row["model"], _usage(row)) for row in rows]
+def usage_by_hour(team_id: int, start: datetime, end: datetime) -> tuple[list[ModelHour], list[HourLatency]]:
+    """The team's hours in this span: what each model was used for, and how long requests took."""
+    rows = TeamHour.objects.filter(team_id=team_id, hour__gte=start, hour__lt=end).order_by("hour")
+    # As text: Django would decode each column by a slower way, which is most of what the page takes.
+    texts = [Cast(name, TextField()) for name in ("by_model", *HISTOGRAMS)]
+    models: list[ModelHour] = []
+    latency: list[HourLatency] = []
+    for hour, *columns in rows.values_list("hour", *texts):
+        by_model, *histograms = map(orjson.loads, columns)
+        models += [ModelHour(hour, model, _usage_of_statuses(by_status)) for model, by_status in by_model.items()]
+        latency.append(HourLatency(hour, *histograms))
+    return models, latency
+
+
+def _usage_of_statuses(by_status: dict[str, list[int]]) -> Usage:
+    return reduce(add, (_usage_of_status(status, sums) for status, sums in by_status.items()))
+
+
+def _usage_of_status(status: str, sums: list[int]) -> Usage:
+    requests, *others = sums
+    if status == REFUSED:
+        return Usage(0, requests, 0, *others)
+    return Usage(requests, 0, requests if status in ERRORS else 0, *others)
 
 
 def usage_by_key(team_id: int, start: datetime, end: datetime, *, limit: int) -> list[KeyUsage]:
-    """The team's dearest keys, the dearest first; of equal cost, the busiest first."""
-    rows: Any = _summed(_rollups(start, end).filter(team_id=team_id), "key_id")
+    """The team's dearest keys, the dearest first; of equal cost, the busiest first. Tokens are left out.
+
+    All that is read stands in the index `rollup_by_team`: a team with many keys has many rows.
+    """
+    rows: Any = _rollups(start, end).filter(team_id=team_id).order_by().values("key_id")
     whole, rest = F("cost") + F("cost_rest") / _HALF, F("cost_rest") % _HALF
-    dearest = rows.annotate(name=Max("key_name")).order_by(whole.desc(), rest.desc(), "-admitted", "key_id")[:limit]
-    return [KeyUsage(row["key_id"], row["name"], _usage(row)) for row in dearest]
+    dearest = rows.annotate(**_COUNTS, name=Max("key_name")).order_by(whole.desc(), rest.desc(), "-admitted", "key_id")
+    return [
+        KeyUsage(row["key_id"], row["name"], Usage(row["admitted"], row["refused"], row["errors"], 0, 0, _cost(row)))
+        for row in dearest[:limit]
+    ]
 
 
 def usage_by_team(team_ids: Collection[int], start: datetime, end: datetime) -> dict[int, Usage]:
@@ -110,15 +138,6 @@ def usage_by_team(team_ids: Collection[int], start: datetime, end: datetime) -> 
 
 def team_usage(team_id: int, start: datetime, end: datetime) -> Usage:
     return _usage_of(_rollups(start, end).filter(team_id=team_id))
-
-
-def latency_by_hour(team_id: int, start: datetime, end: datetime) -> list[HourLatency]:
-    """The histograms of each hour that has any."""
-    rows = _rollups(start, end).filter(team_id=team_id).exclude(status=REFUSED)
-    hours: dict[datetime, list[tuple[Histogram, ...]]] = {}
-    for hour, *histograms in rows.order_by().values_list("hour", *HISTOGRAMS):
-        hours.setdefault(hour, []).append(tuple(histograms))
-    return [HourLatency(hour, *map(merge, zip(*hours[hour], strict=True))) for hour in sorted(hours)]
 
 
 def recent_requests(
@@ -153,24 +172,33 @@ def _rollups(start: datetime, end: datetime) -> QuerySet[UsageRollup]:
     return UsageRollup.objects.filter(hour__gte=start, hour__lt=end)
 
 
+_ADMITTED = ~Q(status=REFUSED)
+_COUNTS: dict[str, Any] = {
+    "admitted": Sum("requests", filter=_ADMITTED, default=0),
+    "refused": Sum("requests", filter=~_ADMITTED, default=0),
+    "errors": Sum("requests", filter=Q(status__in=ERRORS), default=0),
+    "cost": Sum(F("cost_pico_usd") / _HALF),
+    "cost_rest": Sum(F("cost_pico_usd") % _HALF),
+}
+
+
 def _summed(rows: QuerySet[UsageRollup], *by: str) -> QuerySet[UsageRollup, dict[str, Any]]:
-    admitted = ~Q(status=REFUSED)
     summed: QuerySet[UsageRollup, dict[str, Any]] = (
         rows.order_by()
         .values(*by)
         .annotate(
-            admitted=Sum("requests", filter=admitted, default=0),
-            refused=Sum("requests", filter=~admitted, default=0),
-            errors=Sum("requests", filter=Q(status__in=ERRORS), default=0),
+            **_COUNTS,
             input=Sum("input_tokens"),
             output=Sum("output_tokens"),
-            cost=Sum(F("cost_pico_usd") / _HALF),
-            cost_rest=Sum(F("cost_pico_usd") % _HALF),
             estimated=Sum("estimated_requests"),
             unpriced=Sum("unpriced_requests"),
         )
     )
     return summed
+
+
+def _cost(row: dict[str, Any]) -> int:
+    return int(row["cost"]) * _HALF + int(row["cost_rest"])
 
 
 def _usage_of(rows: QuerySet[UsageRollup]) -> Usage:
@@ -185,7 +213,7 @@ def _usage(row: dict[str, Any]) -> Usage:
         errors=row["errors"],
         input_tokens=row["input"],
         output_tokens=row["output"],
-        cost_pico_usd=int(row["cost"]) * _HALF + int(row["cost_rest"]),
+        cost_pico_usd=_cost(row),
         estimated_requests=row["estimated"],
         unpriced_requests=row["unpriced"],
     )

@@ -59,11 +59,11 @@ class TeamReport:
 def team_report(team: ShownTeam, period: Period, now: datetime) -> TeamReport:
     spans = buckets(period, team.zone, now)
     start, end = spans.starts[0], spans.end
-    by_model = _by_model(usage_selectors.usage_by_model_and_hour(team.id, start, end), spans)
+    model_hours, hours = usage_selectors.usage_by_hour(team.id, start, end)
+    by_model = _by_model(model_hours, spans)
     by_span = tuple(map(_total, zip(*(model.by_span for model in by_model), strict=True))) or (Usage(),) * len(
         spans.starts
     )
-    hours = usage_selectors.latency_by_hour(team.id, start, end)
     return TeamReport(
         period=period,
         spans=spans,

@@ -9,8 +9,9 @@ import pytest
 from django.db.models import Sum
 from django.test import Client
 
+from billing import usage_selectors
 from billing.histogram import percentile
-from billing.models import Budget, UsageRecord, UsageRollup
+from billing.models import Budget, UsageRecord
 from billing.money import PICO_PER_USD
 from dashboard.report import TeamReport
 from tests.cast import Cast
@@ -145,16 +146,18 @@ def test_refused_requests_are_counted_apart(bob: Client, cast: Cast) -> None:
 
 def test_costs_beyond_64_bits_add_up_exactly(bob: Client, cast: Cast) -> None:
     cost = 2**63 - 1
-    for key in ("1", "2", "3"):
-        UsageRollup.objects.create(
-            hour=NOON, team_id=cast.platform.id, key_id=key, alias="a", model="m", status="completed", requests=1,
-            cost_pico_usd=cost - int(key),
-        )  # fmt: skip
+    save(
+        row(NOON - timedelta(hours=key), id=f"r{key}", team_id=cast.platform.id, key_id=str(key),
+            cost_pico_usd=cost - key)
+        for key in (1, 2, 3)
+    )  # fmt: skip
 
     report = report_of(bob)
 
     assert report.total.cost_pico_usd == 3 * cost - 6
     assert [key.key_id for key in report.keys] == ["1", "2", "3"]
+    week = usage_selectors.team_usage(cast.platform.id, NOON - timedelta(days=1), NOON)
+    assert week.cost_pico_usd == 3 * cost - 6
 
 
 def test_many_models_are_shown_as_the_dearest_and_the_others(bob: Client, cast: Cast) -> None:
