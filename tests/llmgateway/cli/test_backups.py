@@ -78,7 +78,8 @@ def test_a_journal_that_goes_meanwhile_makes_the_database_be_copied_again(
     conf: Conf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its records are in the database by then, but not in the copy that was made before."""
-    copy_database, copies = backups._copy_database, []
+    copy_database = backups._copy_database
+    copies: list[int] = []
 
     def drained_after_the_copy(conf: Conf, copy: Path) -> None:
         copy_database(conf, copy)

@@ -32,7 +32,7 @@ def test_help_lists_every_command_with_one_line_each(capsys: pytest.CaptureFixtu
 
 
 def test_an_unknown_command_suggests_a_known_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["exprot"]) == 2
+    assert cli.run(["exports"]) == 2
 
     assert "did you mean `./gateway export`?" in capsys.readouterr().err
 
