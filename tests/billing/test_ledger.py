@@ -138,7 +138,7 @@ def test_two_drains_of_one_journal_store_each_row_once(journal: Journal) -> None
 
 
 def test_the_loser_of_a_race_rolls_back(journal: Journal) -> None:
-    write(journal, "a")
+    """Counts have no unique key that could stand in for the compare-and-set of the offset."""
     journal.refused([REFUSAL])
     mover = JournalDrain(journal.folder)
     mover._position = START
@@ -146,9 +146,7 @@ def test_the_loser_of_a_race_rolls_back(journal: Journal) -> None:
 
     mover.drain()
 
-    assert ids() == ["a"]
-    assert UsageRollup.objects.get(status="refused").requests == REFUSAL["count"]
-    assert not (journal.folder.parent / "rejected.jsonl").exists(), "the offset decides, not the unique key"
+    assert UsageRollup.objects.get().requests == REFUSAL["count"]
 
 
 def test_an_unusable_record_is_set_aside_and_stops_no_other(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
