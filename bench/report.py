@@ -19,6 +19,8 @@ from bench.run import SATURATED, Plan, Result, Sample, as_json
 from bench.scenarios import SCENARIOS, Scenario
 from bench.targets import Nginx
 
+BUSY = 0.5
+"""Load average per CPU from which on figures are marked as taken on a busy machine."""
 TITLES = {"direct": "mock upstream", "echo": "ASGI echo", "nginx": "nginx proxy_pass", "gateway": "gateway, all on"}
 
 
@@ -161,6 +163,11 @@ def _closing(result: Result, measured: list[Row]) -> str:
             "≥: load generator and mock upstream used up their core, so the target could have answered more: "
             f"{', '.join(saturated)}. CPU per request is not touched by that."
         )
+    if result.load_average > BUSY * len(ALL_CPUS):
+        said.append(
+            f"The machine was busy before the run (load average {result.load_average:.1f} on {len(ALL_CPUS)} CPUs): time slices "
+            "begin with cold caches, which costs large programs most. Run it again when it is quiet."
+        )
     if len(ALL_CPUS) < 2:
         said.append(
             "Target, load and upstream shared one CPU: expect more spread, and read requests/s as a lower bound."
@@ -192,7 +199,6 @@ def _machine() -> dict[str, Any]:
         "cpu": model[1] if model else platform.machine(),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
-        "load_average": os.getloadavg(),
     }
 
 

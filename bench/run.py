@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -52,6 +53,8 @@ class Result:
     rss_mb: dict[str, dict[str, float]] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
     ledger: dict[str, int] | None = None
+    load_average: float = 0.0
+    """Of the machine in the minute before the run: what others were doing on it."""
 
     @property
     def problems(self) -> list[str]:
@@ -136,8 +139,9 @@ def started(names: Sequence[str]) -> Iterator[Bench]:
 
 def measure(plan: Plan, *, say: Callable[[str], None]) -> Result:
     """Carry out `plan`: every round visits every target, in alternating order, so that drift of the machine evens out."""
+    load_average = os.getloadavg()[0]
     with started(plan.targets) as bench:
-        result = Result()
+        result = Result(load_average=load_average)
         result.rss_mb = {target.name: {"before": round(target.rss_mb(), 1)} for target in bench.targets}
         bench.warm_up(plan.scenarios)
         for number in range(1, plan.rounds + 1):
@@ -161,5 +165,6 @@ def as_json(result: Result) -> dict[str, Any]:
         "rss_mb": result.rss_mb,
         "requests": result.requests,
         "ledger": result.ledger,
+        "load_average_before": result.load_average,
         "problems": result.problems,
     }

@@ -110,3 +110,17 @@ def test_processes_are_read_from_the_kernel() -> None:
         assert child.read_line() == b"done\n"
         assert cpu_seconds(child.pid) > 0.05
         assert descendants(child.pid) == []
+
+
+@pytest.mark.slow
+def test_the_gateway_is_measured_with_everything_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The ledger must hold every request at its exact price, or the run fails."""
+    file = tmp_path / "run.json"
+
+    code = main(
+        ["--scenarios", "json,burst", "--targets", "gateway", "--rounds", "1", "--seconds", "0.3", "--json", str(file)]
+    )
+
+    assert code == 0, capsys.readouterr().out
+    written = msgspec.json.decode(file.read_bytes())
+    assert written["ledger"]["rows"] == written["ledger"]["with_provider_usage"] == written["requests"]["gateway"] > 16

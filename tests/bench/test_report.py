@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from bench.gateway_target import COST_PICO_USD
 from bench.load import Outcome
 from bench.report import Figure, rows, table
@@ -65,6 +67,14 @@ def test_the_table_compares_with_nginx_and_marks_what_the_harness_held_back() ->
     assert "| gateway, all on  |             70.5 | 70.0–75.0 |    4.86 |" in text
     assert "≥ 1,000" in text
     assert "3,003 rows for 3,003 requests" in text
+
+
+def test_a_busy_machine_is_told() -> None:
+    quiet, busy = result(three_rounds()), result(three_rounds())
+    busy.load_average = 40.0 * (os.cpu_count() or 1)
+
+    assert "machine was busy" not in table(quiet, PLAN)
+    assert "machine was busy before the run (load average" in table(busy, PLAN)
 
 
 def test_errors_are_a_problem() -> None:
