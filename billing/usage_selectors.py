@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, reduce
 from operator import add
 from typing import Any
@@ -295,15 +295,24 @@ def _holds() -> Holds:
 
 def _budget_use(budget: Budget, team_id: int, time_zone: str, now: datetime, held: int) -> BudgetUse:
     start, end = window_bounds(budget.window, time_zone, now.timestamp())
-    rows = UsageRollup.objects.filter(team_id=team_id, hour__gte=datetime.fromtimestamp(start, UTC))
-    if budget.key_id:
-        rows = rows.filter(key_id=str(budget.key_id))
     return BudgetUse(
         name=budget.name,
         key_name=budget.key.name if budget.key else "",
         window=budget.window,
         resets_at=datetime.fromtimestamp(end, UTC) if end is not None else None,
         limit_pico_usd=budget.limit_pico_usd,
-        settled_pico_usd=_usage_of(rows).cost_pico_usd,
+        settled_pico_usd=_settled(budget, team_id, datetime.fromtimestamp(start, UTC)),
         held_pico_usd=held,
     )
+
+
+def _settled(budget: Budget, team_id: int, start: datetime) -> int:
+    """From the rollups, and from the ledger what precedes the first whole hour: midnight need not be one of UTC's."""
+    whole_hour = start if not start.minute else start.replace(minute=0) + timedelta(hours=1)
+    rollups = UsageRollup.objects.filter(team_id=team_id, hour__gte=whole_hour)
+    records = UsageRecord.objects.filter(team_id=team_id, started_at__gte=start, started_at__lt=whole_hour)
+    if budget.key_id:
+        rollups = rollups.filter(key_id=str(budget.key_id))
+        records = records.filter(key_id=str(budget.key_id))
+    before = sum(records.values_list("cost_pico_usd", flat=True)) if start < whole_hour else 0
+    return before + _usage_of(rollups).cost_pico_usd

@@ -193,6 +193,23 @@ def test_budgets_show_what_the_ledger_settled_in_their_window(bob: Client, cast:
     assert day["resets_at"] == "Mar 15, 00:00"
 
 
+@pytest.mark.parametrize("of_key", [False, True])
+def test_a_budget_counts_from_its_midnight_also_within_an_hour_of_utc(bob: Client, cast: Cast, of_key: bool) -> None:
+    cast.platform.time_zone = "Asia/Kolkata"
+    cast.platform.save()
+    owner = {"key": cast.platform_key} if of_key else {"team": cast.platform}
+    Budget.objects.create(name="day", window="day", limit_pico_usd=10 * PICO_PER_USD, **owner)
+    midnight, key = datetime(2026, 3, 13, 18, 30, tzinfo=UTC), str(cast.platform_key.pk)
+    save(
+        row(
+            midnight + timedelta(minutes=after), team_id=cast.platform.id, key_id=key, cost_pico_usd=cost * PICO_PER_USD
+        )
+        for after, cost in ((-1, 1), (0, 2), (20, 2), (90, 3))
+    )
+
+    assert context_of(bob)["live"]["budgets"][0]["settled"] == "$7.00"
+
+
 def test_charts_come_with_tables_that_say_the_same(bob: Client, cast: Cast) -> None:
     save([row(NOON, team_id=cast.platform.id, cost_pico_usd=1_234_500_000_000)])
 
