@@ -131,6 +131,15 @@ class GatewayInline(TabularInline):  # type: ignore[misc]  # the theme has no ty
     extra = 0
     hide_title = True
 
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        formset = super().get_formset(request, obj, **kwargs)
+        for name, field in formset.form.base_fields.items():
+            # The column's head is no label to a screen reader.
+            label = str(field.label or name.replace("_", " "))
+            widget = getattr(field.widget, "widget", field.widget)
+            widget.attrs.setdefault("aria-label", label[:1].upper() + label[1:])
+        return formset
+
 
 class LinesField(forms.CharField):
     """A list of texts, one a line."""

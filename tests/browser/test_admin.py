@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from django.urls import reverse
 from playwright.sync_api import expect
 
@@ -86,3 +87,28 @@ def test_a_target_is_added_to_an_alias(visit_as_owner: VisitorFactory, world: Wo
     page.wait_for_load_state("networkidle")
 
     expect(page.locator("#result_list")).to_contain_text("acme-small 100 %")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_people_out(visit_as_owner: VisitorFactory, world: World, scheme: Scheme) -> None:
+    """No finding of axe that is serious or worse."""
+    visit = visit_as_owner(1280, scheme)
+    key = reverse("admin:llmgateway_apikey_change", args=[world.key.pk])
+
+    for path in (
+        "/admin/",
+        key,
+        "/admin/llmgateway/apikey/",
+        "/admin/billing/price/add/",
+        "/admin/billing/usagerecord/",
+    ):
+        page = visit.open(path)
+        page.wait_for_timeout(200)  # The library makes its selects after the page has loaded.
+
+        found = [
+            f"{finding['id']}: {node['html']}"
+            for finding in Axe().run(page).response["violations"]
+            if finding["impact"] in {"serious", "critical"}
+            for node in finding["nodes"]
+        ]
+        assert found == [], path
