@@ -150,6 +150,12 @@ class LaunchedGateway:
                 return pid
         raise AssertionError("there is no server process")
 
+    @staticmethod
+    def cpu_s(pid: int) -> float:
+        """Processor time that a process has used."""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def send(self, number: signal.Signals) -> int:
         """Send a signal and wait for the end; the exit status."""
         self.process.send_signal(number)
