@@ -22,7 +22,7 @@ from llmgateway.roles import ADMINS, AUDITORS
 from providers.models import Credential, Provider
 from tests.cast import Cast
 
-OBSERVED = {"ConfigChange", "UsageRecord", "UsageRollup", "JournalOffset"}
+OBSERVED = {"ConfigChange", "UsageRecord", "UsageRollup", "TeamHour", "JournalOffset"}
 
 
 def test_every_configuration_model_is_recorded() -> None:
