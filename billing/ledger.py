@@ -31,7 +31,7 @@ from llmgateway.pipeline.protocols import Record
 log = logging.getLogger(__name__)
 
 BATCH_ROWS = 1000
-POLL_S = 0.2
+POLL_S = 0.5
 ADOPT_EVERY_S = 5.0
 QUIET_COMMIT_S = 1.0
 """How often an offset is written that moved past no row: `open` records alone are worth no commit each."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -33,6 +34,8 @@ _JSON = tuple(place for place, field in enumerate(_FIELDS) if isinstance(field, 
 _STARTED_AT, _DAY = COLUMNS.index("started_at"), COLUMNS.index("day")
 _NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 _EPOCH = date(1970, 1, 1)
+_ROWS_AT_ONCE = 200
+"""Of one SQLite statement; times the columns, it stays far below the 32,766 parameters that SQLite takes."""
 _values = itemgetter(*COLUMNS)
 
 
@@ -82,11 +85,19 @@ def _copy(connection: BaseDatabaseWrapper, rows: Sequence[Record]) -> None:
 
 
 def _execute_many(connection: BaseDatabaseWrapper, rows: Sequence[Record]) -> None:
-    statement = f"INSERT INTO billing_usagerecord ({_NAMES}) VALUES ({', '.join(['%s'] * len(COLUMNS))})"  # noqa: S608  # our own names
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            statement, [_stored(row, _sqlite_moment(row["started_at"]), row["day"].isoformat()) for row in rows]
-        )
+    values = [_stored(row, _sqlite_moment(row["started_at"]), row["day"].isoformat()) for row in rows]
+    with connection.wrap_database_errors, connection.cursor() as cursor:
+        execute = cursor.connection.execute  # Past Django's cursor, which looks at every parameter.
+        for start in range(0, len(values), _ROWS_AT_ONCE):
+            chunk = values[start : start + _ROWS_AT_ONCE]
+            execute(_insert_statement(len(chunk)), list(chain.from_iterable(chunk)))
+
+
+@lru_cache(maxsize=_ROWS_AT_ONCE)
+def _insert_statement(rows: int) -> str:
+    """One statement for many rows: each statement hands the interpreter over to the event loop and back."""
+    row = f"({', '.join('?' * len(COLUMNS))})"
+    return f"INSERT INTO billing_usagerecord ({_NAMES}) VALUES {', '.join([row] * rows)}"  # noqa: S608  # our own names
 
 
 def _stored(row: Record, started_at: object, day: object) -> list[Any]:
