@@ -30,6 +30,8 @@ def test(arguments: list[str]) -> int:
         say("there is no Chromium here, so the browser tests are left out; install chromium to run them.")
         arguments = without_browser(arguments)
     with _scratch_data_folder() as environment:
+        # The tests bring settings of their own, and a variable would win over pyproject.toml.
+        environment.pop("DJANGO_SETTINGS_MODULE", None)
         return _run([sys.executable, "-m", "pytest", *arguments], environment)
 
 
