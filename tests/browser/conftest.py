@@ -47,7 +47,7 @@ class Visit:
 VisitorFactory = Callable[[int, Scheme], Visit]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # The driver runs an event loop in this thread, from which Django would refuse to use the database.
