@@ -15,6 +15,10 @@ PATHS = {
 }
 
 
+MAX_COUNT = 10**9
+"""Tokens that one answer can have used. More is a provider's fault, and would not fit the ledger as money."""
+
+
 class OpenAICompatible(Adapter):
     """An OpenAI-shaped API: bearer token, `/chat/completions`, `usage.prompt_tokens`."""
 
@@ -87,6 +91,6 @@ def _count(raw: JSONObject, name: str) -> int:
     value = raw.get(name)
     if value is None:
         return 0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_COUNT:
         raise MalformedUsageError(f"{name} is {value!r}, not a count of tokens")
     return int(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,6 +17,9 @@ from providers.adapters.types import JSONObject
 
 ATTACHMENT_MIN = 1024
 """Base64 shorter than this counts as text; longer is an image, a file or sound."""
+
+MAX_CHOICES = 10_000
+"""Choices that a request may ask for. Far more than any provider takes; what such a request holds fits the ledger."""
 
 _MODEL = b'"model"'
 # How the letters of `model` look if somebody escapes them; no encoder does that unasked.
@@ -35,7 +38,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     stream_options: JSONObject | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    n: int | None = None
+    n: Annotated[int, msgspec.Meta(le=MAX_CHOICES)] | None = None
     user: str | None = None
 
     @property
@@ -73,7 +76,8 @@ def _wrong_field(text: str) -> MalformedBodyError:
         return MalformedBodyError(f"The request body lacks `{missing[1]}`.", param=missing[1])
     if field := _FIELD.search(text):
         reason = text.partition(" - at ")[0].replace("`", "")
-        return MalformedBodyError(f"`{field[1]}` has the wrong type: {reason[0].lower()}{reason[1:]}.", param=field[1])
+        fault = "is too large" if "<=" in reason else "has the wrong type"
+        return MalformedBodyError(f"`{field[1]}` {fault}: {reason[0].lower()}{reason[1:]}.", param=field[1])
     return MalformedBodyError("The request body must be a JSON object.", param="")
 
 

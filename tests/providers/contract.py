@@ -121,7 +121,7 @@ class ProviderContract:
         assert raw is not None
         assert self.adapter.usage({**raw, "brand_new_tokens": {"a": [1]}}) == self.adapter.usage(raw)
 
-    @pytest.mark.parametrize("wrong", ["many", -1, True, [1]])
+    @pytest.mark.parametrize("wrong", ["many", -1, True, [1], 10**10, 10**30, float("nan")])
     def test_usage_that_is_no_count_is_refused(self, wrong: object) -> None:
         with pytest.raises(MalformedUsageError):
             self.adapter.usage({"prompt_tokens": wrong, "completion_tokens": 1})

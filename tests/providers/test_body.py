@@ -47,6 +47,10 @@ def test_the_head_of_an_ordinary_request() -> None:
         (b'{"model":"m","stream_options":[]}', "stream_options"),
         (b'{"model":"m","max_tokens":"many"}', "max_tokens"),
         (b'{"model":"m","n":1.5}', "n"),
+        (
+            b'{"model":"m","n":10001}',
+            "n",
+        ),  # Else what it holds grows past what the ledger can store, and its row is lost.
         (b'{"model":"m","user":{}}', "user"),
     ],
 )
