@@ -9,12 +9,17 @@ from datetime import UTC, datetime
 import pytest
 import time_machine
 from blockbuster import blockbuster_ctx
+from hypothesis import settings
 
 from tests import network_guard
 from tests.cast import Cast, create_cast
 from tests.fakes import FakeClock
 
 network_guard.install()
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("gateway", deadline=None)
+settings.load_profile("gateway")
 # One line for each request of the tests' own clients would bury what a failure has to say.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 

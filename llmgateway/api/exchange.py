@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from llmgateway.api.asgi_types import Receive
 from llmgateway.api.inbound import Inbound
@@ -11,8 +11,7 @@ from llmgateway.pipeline.snapshot import Key
 from providers.adapters.body import RequestHead
 
 
-@dataclass(slots=True)
-class HttpExchange:
+class HttpExchange(msgspec.Struct):
     """What is known of a request so far. Endpoints fill in `key` and `head`, so that a refusal can be logged with them."""
 
     request_id: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from urllib.parse import parse_qs
+
+import msgspec
 
 from llmgateway.api.asgi_types import RawHeaders, Receive, Scope
 from llmgateway.pipeline.errors import RequestTooLargeError, UnsupportedMediaTypeError
@@ -21,8 +22,7 @@ _NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-gateway-", b"sec-", b"access-con
 _CLIENT_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
-@dataclass(slots=True)
-class Inbound:
+class Inbound(msgspec.Struct):
     """The headers of a request that the gateway itself looks at, and those that it passes on."""
 
     forwarded: RawHeaders

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from billing.pricing import PriceVersion, cost
 from llmgateway.pipeline.protocols import Record
@@ -14,8 +14,7 @@ from providers.adapters.types import JSONObject, Usage
 NOTHING = Usage()
 
 
-@dataclass(frozen=True, slots=True)
-class Metered:
+class Metered(msgspec.Struct, frozen=True):
     """What one answer used and cost."""
 
     usage: Usage = NOTHING
@@ -44,11 +43,10 @@ def metered(
     return Metered(usage, source, raw, cost(price, usage) if price else 0, response_model)
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """How far an admitted request has come: what the conductor writes down as it goes, for row and log."""
 
-    attempts: list[Record] = field(default_factory=list)
+    attempts: list[Record] = msgspec.field(default_factory=list)
     deployment: Deployment | None = None
     """Of the present attempt."""
     price: PriceVersion | None = None

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
 
 
@@ -24,8 +26,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True):
     """What an admitted request took, to be settled exactly once. `id` is the gateway's request id."""
 
     id: str

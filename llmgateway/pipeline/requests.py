@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from llmgateway.pipeline.errors import GatewayError
 from providers.adapters.body import RequestHead
 from providers.adapters.types import Operation
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
+class ModelRequest(msgspec.Struct, frozen=True):
     """One call of a model. The body stays the caller's bytes; `head` is the little that decisions need."""
 
     id: str

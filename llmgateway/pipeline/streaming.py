@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import msgspec
 import orjson
 
 from billing.money import plain, usd
@@ -78,8 +79,7 @@ class Failure:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An attempt whose first piece has arrived: from here on no other target can take over."""
 
     response: httpx.Response

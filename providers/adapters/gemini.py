@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
+
+import msgspec
 
 from providers.adapters._openai_compatible import OpenAICompatible
 from providers.adapters.types import ErrorKind, JSONObject, Operation, Usage
@@ -20,7 +21,7 @@ class Gemini(OpenAICompatible):
         # Thinking is billed as output, but only `total_tokens` counts it.
         total = raw.get("total_tokens")
         thinking = total - usage.total_tokens if isinstance(total, int) else 0
-        return replace(usage, reasoning=usage.reasoning + thinking) if thinking > 0 else usage
+        return msgspec.structs.replace(usage, reasoning=usage.reasoning + thinking) if thinking > 0 else usage
 
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:
         # A key that is not valid is a 400 here.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 
 class Operation(enum.StrEnum):
@@ -15,8 +16,7 @@ class Operation(enum.StrEnum):
     EMBEDDINGS = "embeddings"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """What one call used, in disjoint buckets of tokens.
 
     The buckets add up to what the provider reported: cached tokens are not in `input`, reasoning not in `output`.
