@@ -55,6 +55,9 @@ class Progress(msgspec.Struct):
     sent: float = 0.0
     """Monotonic seconds when the first upstream request went out."""
     first_chunk: float | None = None
+    """Monotonic seconds when the first piece of the answer came."""
+    first_token: float | None = None
+    """The same for the first piece that says something: roles and comments do not count."""
     upstream_status: int = 0
     """What the present attempt's provider has answered; 0: nothing yet."""
     http_status: int = 0
@@ -95,6 +98,7 @@ def ledger_row(
     `received` and `now` are monotonic seconds.
     """
     usage, deployment = outcome.usage, progress.deployment
+    first = progress.first_token or progress.first_chunk
     return {
         **asked,
         "status": status,
@@ -120,7 +124,7 @@ def ledger_row(
         "price_id": progress.price.id if progress.price else None,
         "priced": progress.price is not None or deployment is None,
         "duration_us": int((now - received) * 1e6),
-        "ttft_us": int((progress.first_chunk - received) * 1e6) if progress.first_chunk else None,
+        "ttft_us": int((first - received) * 1e6) if first else None,
         "overhead_us": int(((progress.sent or now) - received) * 1e6),
         "attempts": progress.attempts,
     }

@@ -210,11 +210,13 @@ async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: Asyn
 
 async def _relay(call: Call, client: Client, scanner: UsageScanner, first: bytes, rest: AsyncIterator[bytes]) -> str:
     """Pass chunks on as they come. Returns what broke the stream off, or nothing."""
-    exchange, idle_s = call.exchange, _idle_s(call)
+    exchange, progress, idle_s = call.exchange, call.progress, _idle_s(call)
     chunk = first
     try:
         while chunk:
             onward = scanner.feed(chunk)
+            if progress.first_token is None and scanner.first_token:
+                progress.first_token = call.now()
             if scanner.done:
                 _settle_stream(call, scanner, "")
             exchange.wait(call.now(), idle_s)

@@ -243,3 +243,15 @@ async def test_progress_counts_what_running_streams_have_brought() -> None:
 
     assert [tokens for _, tokens in counted] == [2]
     assert house.row["error_type"] == "shutdown"
+
+
+async def test_the_time_to_first_token_does_not_count_what_says_nothing() -> None:
+    role = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
+    house = House(ScriptedUpstream(Reply.events(b": keep-alive\n\n", role, 0.05, event("Hello"), DONE)))
+    running = asyncio.create_task(house.chat({"stream": True}))
+    await asyncio.sleep(0.01)
+
+    house.clock.advance(2)
+    await running
+
+    assert house.row["ttft_us"] == 2_000_000
