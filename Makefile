@@ -13,9 +13,9 @@ run:
 dev:
 	@DEBUG=true LOG_LEVEL=debug ./gateway
 test:
-	@./gateway test -m "not slow"
-test-all:
 	@./gateway test
+test-all:
+	@./gateway test -m ""
 check:
 	@./gateway check
 fmt:

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmgateway.conf import PROJECT_ROOT
+from llmgateway.coverage_floors import floors, too_low
 from llmgateway.environment import EnvironmentFailedError, ensure
 from llmgateway.launch import child_environment
 from llmgateway.supervisor import say
 
+FLOORS = "--floors"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CACHES = (".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "htmlcov", "build", "dist", "bench/results")
 
@@ -23,31 +25,44 @@ Step = tuple[str, Sequence[str], dict[str, str]]
 
 
 def test(arguments: list[str]) -> int:
-    """Run pytest. Tests that need a browser are left out where there is none, and that is said."""
+    """Run pytest, without slow tests unless `-m` says otherwise. `--floors` also holds coverage at its floors."""
     if not _set_up():
         return 1
-    if not any(shutil.which(browser) for browser in BROWSERS):
+    has_browser = any(shutil.which(browser) for browser in BROWSERS)
+    if not has_browser:
         say("there is no Chromium here, so the browser tests are left out; install chromium to run them.")
-        arguments = without_browser(arguments)
     with _scratch_data_folder() as environment:
         # The tests bring settings of their own, and a variable would win over pyproject.toml.
         environment.pop("DJANGO_SETTINGS_MODULE", None)
-        return _run([sys.executable, "-m", "pytest", *arguments], environment)
+        hold_floors = FLOORS in arguments
+        pytest = [sys.executable, "-m", "pytest", *selected(arguments, has_browser=has_browser)]
+        if not hold_floors:
+            return _run(pytest, environment)
+        report = Path(environment["GATEWAY_DATA_DIR"], "coverage.json")
+        return _run([*pytest, "--cov", "--cov-report=", f"--cov-report=json:{report}"], environment) or _hold(report)
 
 
-def without_browser(arguments: list[str]) -> list[str]:
-    """pytest's arguments with the browser tests deselected on top of what `-m` says; pytest heeds the last `-m` only."""
+def _hold(report: Path) -> int:
+    complaints = too_low(report, floors())
+    for complaint in complaints:
+        say(complaint)
+    return 1 if complaints else 0
+
+
+def selected(arguments: list[str], *, has_browser: bool) -> list[str]:
+    """pytest's arguments with one `-m`, for pytest heeds the last only: what was asked for, or all but slow tests."""
     kept: list[str] = []
-    expressions = []
+    expression = "not slow"
     words = iter(arguments)
     for word in words:
         if word == "-m":
-            expressions.append(next(words, ""))
+            expression = next(words, "")
         elif word.startswith("-m") and not word.startswith("--"):
-            expressions.append(word.removeprefix("-m").removeprefix("="))
-        else:
+            expression = word.removeprefix("-m").removeprefix("=")
+        elif word != FLOORS:
             kept.append(word)
-    expression = f"({expressions[-1]}) and not browser" if expressions and expressions[-1] else "not browser"
+    if not has_browser:
+        expression = f"({expression}) and not browser" if expression else "not browser"
     return ["-m", expression, *kept]
 
 

@@ -51,6 +51,7 @@ async def test_a_stream_comes_as_it_was_sent_when_the_caller_wants_usage() -> No
     assert upstream.bodies[0]["stream_options"] == {"include_usage": True}
     assert response.headers["content-type"] == "text/event-stream"
     assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["x-accel-buffering"] == "no"
 
 
 async def test_usage_is_asked_for_and_its_chunk_removed_when_the_caller_does_not() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from llmgateway import cli, setting_sources
 from llmgateway.conf import Conf
-from llmgateway.development import without_browser
+from llmgateway.development import selected
 from llmgateway.reports import env_check_command, version_command
 from llmgateway.version import version
 
@@ -110,16 +110,21 @@ def test_env_check_masks_provider_keys(capsys: pytest.CaptureFixture[str], monke
 
 
 @pytest.mark.parametrize(
-    ("given", "becomes"),
+    ("given", "has_browser", "becomes"),
     [
-        ([], ["-m", "not browser"]),
-        (["-n", "2", "tests/x.py"], ["-m", "not browser", "-n", "2", "tests/x.py"]),
-        (["-m", "not slow"], ["-m", "(not slow) and not browser"]),
-        (["-mslow", "-q"], ["-m", "(slow) and not browser", "-q"]),
+        (["-q"], True, ["-m", "not slow", "-q"]),
+        (["-q", "--floors"], False, ["-m", "(not slow) and not browser", "-q"]),
+        (["-m", "e2e", "-x"], True, ["-m", "e2e", "-x"]),
+        (["-m=e2e or slow"], False, ["-m", "(e2e or slow) and not browser"]),
+        (["-m", ""], True, ["-m", ""]),
+        (["-m", ""], False, ["-m", "not browser"]),
+        (["--maxfail=1"], True, ["-m", "not slow", "--maxfail=1"]),
     ],
 )
-def test_browser_tests_are_left_out_on_top_of_what_was_asked(given: list[str], becomes: list[str]) -> None:
-    assert without_browser(given) == becomes
+def test_slow_and_browser_tests_are_left_out_beside_what_is_asked_for(
+    given: list[str], has_browser: bool, becomes: list[str]
+) -> None:
+    assert selected(given, has_browser=has_browser) == becomes
 
 
 def test_every_target_of_the_makefile_calls_a_command_that_exists() -> None:
