@@ -28,6 +28,7 @@ from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.budgets import BudgetIndex
 from llmgateway.pipeline.exchanges import TICK_S
 from llmgateway.pipeline.gateway import Gateway
+from llmgateway.pipeline.lean_transport import LeanTransport
 from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
 from llmgateway.pipeline.telemetry import AccessLog, Telemetry
 from llmgateway.pipeline.transport import PooledTransport
@@ -44,6 +45,9 @@ SEED_AGAIN_S = 0.5
 GC_THRESHOLDS = (50_000, 20, 100)
 """Requests make few cycles; looking for them at the default pace costs more than it frees."""
 ON_LOOP_S = 10.0
+
+TRANSPORTS: dict[str, type[PooledTransport | LeanTransport]] = {"aiohttp": PooledTransport, "lean": LeanTransport}
+"""By the value of `UPSTREAM_TRANSPORT`."""
 
 Seeds = list[tuple[BudgetRule, float, int]]
 """Budget, start of its current window, pico-dollars settled in it."""
@@ -71,7 +75,7 @@ class Runtime:
             self._store.seed(budget, window_start=window_start, settled_pico_usd=settled)
         self.journal = Journal(conf.journal_dir, fsync=conf.journal_fsync, max_bytes=conf.journal_max_mb * 2**20)
         self.drain = Drain(self.journal)
-        self._upstream = Upstream(PooledTransport(max_connections=conf.max_upstream_connections))
+        self._upstream = Upstream(TRANSPORTS[conf.upstream_transport](max_connections=conf.max_upstream_connections))
         self.gateway = Gateway(
             snapshot=snapshot,
             authenticator=Authenticator(tuple(bytes.fromhex(pepper) for pepper in conf.key_peppers)),

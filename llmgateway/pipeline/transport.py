@@ -8,7 +8,7 @@ a body is abandoned, and tries once more when a kept connection turns out to be 
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextvars import ContextVar
 
 import aiohttp
@@ -21,19 +21,15 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from llmgateway.http import httpx
-
-KEEP_ALIVE_S = 50.0
-"""Below the 60 s after which most servers and load balancers close an idle connection."""
+from llmgateway.pipeline.departure import KEEP_ALIVE_S, was_sent
 
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 """Whether the connection that this task's latest request went out on had served before."""
 
 
-was_sent: ContextVar[bool] = ContextVar("was_sent", default=False)
-"""Whether this task's latest request had a connection to go out on. Whoever sends sets it to False before."""
-
-
-Wire = tuple[CIMultiDict[str], bytes]
+RawHeaders = Sequence[tuple[bytes, bytes]]
+Wire = tuple[RawHeaders, bytes]
+"""What goes out: headers and body."""
 
 
 class _Request(ClientRequest):
@@ -78,7 +74,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 over pooled connections. One per event loop; made and closed on it.
 
     Request extensions spare work: `prepared_url` (a `yarl.URL` equal to the request's), `client_timeout` (an
-    `aiohttp.ClientTimeout`), and `wire` (headers as aiohttp wants them, and the body).
+    `aiohttp.ClientTimeout`), and `wire` (headers, and the body).
     """
 
     def __init__(self, *, max_connections: int) -> None:
@@ -119,11 +115,11 @@ class PooledTransport(httpx.AsyncBaseTransport):
             self._session = self._open_session()
         extensions = request.extensions
         wire: Wire | None = extensions.get("wire")
-        headers, body = wire or (CIMultiDict(request.headers.multi_items()), await request.aread())
+        headers, body = wire or (request.headers.raw, await request.aread())
         return await self._session.request(
             request.method,
             extensions.get("prepared_url") or URL(str(request.url), encoded=True),
-            headers=headers,
+            headers=_decoded(headers),
             data=BytesPayload(body) if body else None,
             allow_redirects=False,
             timeout=extensions.get("client_timeout") or client_timeout(extensions.get("timeout", {}).get("connect")),
@@ -132,6 +128,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def _decoded(headers: RawHeaders) -> CIMultiDict[str]:
+    return CIMultiDict([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
 
 
 def client_timeout(connect_s: float | None) -> aiohttp.ClientTimeout:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiohttp
-from multidict import CIMultiDict
 from yarl import URL
 
 from llmgateway.http import httpx
+from llmgateway.pipeline.departure import was_sent
 from llmgateway.pipeline.snapshot import Deployment
-from llmgateway.pipeline.transport import client_timeout, was_sent
+from llmgateway.pipeline.transport import client_timeout
 from providers.adapters.types import Operation
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -88,7 +88,7 @@ class Upstream:
             extensions={
                 "prepared_url": route.prepared_url,
                 "client_timeout": route.timeout,
-                "wire": (_decoded(sent), body),
+                "wire": (sent, body),
             },
         )
         try:
@@ -112,10 +112,6 @@ class Upstream:
 
     async def aclose(self) -> None:
         await self._transport.aclose()
-
-
-def _decoded(headers: RawHeaders) -> CIMultiDict[str]:
-    return CIMultiDict([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
 
 
 def has_reached_provider() -> bool:

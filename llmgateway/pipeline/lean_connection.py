@@ -1,0 +1,287 @@
+"""One HTTP/1.1 connection to an upstream: an asyncio protocol around httptools' parser.
+
+It carries one exchange at a time and knows neither pools nor httpx requests. Nothing here runs in a task of its own:
+bytes are parsed where they arrive, and the one reader is woken once per arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+
+from llmgateway.http import httpx
+
+MAX_HEAD_BYTES = 65_536
+"""Of a response's head; also of trailers, chunk extensions and interim responses between two pieces of body."""
+MAX_HEADERS = 200
+MAX_BUFFERED_BYTES = 262_144
+"""Body that waits for its reader before the upstream is made to wait."""
+SLICE_BYTES = 65_536
+"""Of a request body. A larger body is written as fast as the upstream takes it."""
+
+_RESETS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
+
+
+class _HeadIsAllError(Exception):
+    """Ends the parsing of the answer to HEAD, whose framing headers speak of a body that does not follow."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection and the exchange that it carries. Made by the pool; `on_closed` is called once, at once.
+
+    Between `begin` and `is_complete` the exchange is running. `error` is set when it broke; what arrived before is
+    still there to `take`.
+    """
+
+    __slots__ = (
+        "_body_length", "_is_head", "_is_reading_paused", "_is_writing_paused", "_loop", "_on_closed", "_overhead",
+        "_parser", "_pieces", "_transport", "_unsent", "_unsent_from", "_waiter", "_wants_close", "error", "has_begun",
+        "has_head", "headers", "idle_since", "is_busy", "is_closed", "is_complete", "is_reusable", "is_stale", "served",
+        "status",
+    )  # fmt: skip
+
+    def __init__(self, on_closed: Callable[[Connection], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_closed = on_closed
+        self._transport: asyncio.Transport
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._pieces: list[bytes] = []
+        self._body_length = 0
+        self._overhead = 0
+        self._unsent: memoryview | None = None
+        self._unsent_from = 0
+        self._is_head = self._wants_close = self._is_reading_paused = self._is_writing_paused = False
+        self.is_busy = self.is_closed = self.served = False
+        self.idle_since = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.error: httpx.TransportError | None = None
+        self.has_begun = self.has_head = self.is_complete = self.is_reusable = self.is_stale = False
+
+    # The exchange, as its caller sees it.
+
+    async def exchange(self, head: bytes, body: bytes, *, is_head: bool, wants_close: bool) -> None:
+        """Send a request and return when the head of its answer is there. Whatever goes wrong closes the connection.
+
+        Raises:
+            httpx.TransportError: the connection broke, or what came is no HTTP. `is_stale` tells whether it had been
+                dead before the request.
+        """
+        if self.served:
+            self._reset()
+        self.is_busy = True
+        self._is_head = is_head
+        self._wants_close = wants_close
+        if len(body) <= SLICE_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._unsent = memoryview(body)
+            self._unsent_from = 0
+            self._write_unsent()
+        try:
+            while not (self.has_head or self.error):
+                await self.arrival()
+        except BaseException:
+            self.close()
+            raise
+        if not self.has_head and self.error is not None:
+            raise self.error
+
+    async def arrival(self) -> None:
+        """Wait until something has changed: bytes have come, or the connection is gone."""
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    @property
+    def has_pieces(self) -> bool:
+        return bool(self._pieces)
+
+    def take(self) -> bytes:
+        """All of the body that has arrived since it was last taken."""
+        pieces = self._pieces
+        taken = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._body_length = 0
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            if not self.is_closed:
+                self._transport.resume_reading()
+        return taken
+
+    def abandon(self, error: httpx.TransportError) -> None:
+        """Close, and let whoever still reads know why."""
+        if not self.is_complete and self.error is None:
+            self.error = error
+        self.close()
+        self._wake()
+
+    def close(self) -> None:
+        """At once: nothing that waits to be written is worth sending any more."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self._unsent = None
+        self._transport.abort()
+        self._on_closed(self)
+
+    def is_alive(self) -> bool:
+        return not (self.is_closed or self._transport.is_closing())
+
+    # What the event loop tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclass of asyncio's, though they have all its methods.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.is_busy or self.is_complete or self.is_closed or self._parser is None:
+            # Nobody asked for this: whatever it is, it must not become the next request's answer.
+            self.is_reusable = False
+            if not self.is_busy:
+                self.close()
+            return
+        self.has_begun = True
+        self._overhead += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._on_unparsable(error)
+        else:
+            if self._overhead > MAX_HEAD_BYTES:
+                self._on_overhead()
+            elif self._body_length > MAX_BUFFERED_BYTES and not self.is_complete and not self._is_reading_paused:
+                self._is_reading_paused = True
+                self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        self._end(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc)
+        # The parser holds methods of this object: without the cycle nothing waits for the garbage collector.
+        self._parser = None
+
+    def pause_writing(self) -> None:
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        self._write_unsent()
+
+    def _write_unsent(self) -> None:
+        while (unsent := self._unsent) is not None and not self._is_writing_paused:
+            start = self._unsent_from
+            self._unsent_from = start + SLICE_BYTES
+            if self._unsent_from >= len(unsent):
+                self._unsent = None
+            self._transport.write(unsent[start : start + SLICE_BYTES])
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _on_unparsable(self, error: Exception) -> None:
+        if self.is_complete:
+            self.is_reusable = False
+            return
+        if isinstance(error, httptools.HttpParserUpgrade):
+            reason = "it switched protocols without being asked"
+        else:
+            reason = str(error.__context__ or error)
+        self._break(f"The upstream does not speak HTTP/1.1 properly: {reason}")
+
+    def _on_overhead(self) -> None:
+        what = "framing without a piece of body" if self.has_head else "headers"
+        self._break(f"The upstream sent over {MAX_HEAD_BYTES} bytes of {what}")
+
+    def _break(self, reason: str) -> None:
+        self.error = httpx.RemoteProtocolError(reason)
+        self.close()
+
+    def _end(self, exc: Exception | None) -> None:
+        """The upstream has closed. Where nothing else tells the length of a body, this is its end."""
+        if self.is_closed:
+            return
+        if self.is_busy and not self.is_complete and self.error is None:
+            if exc is None and self.has_head and not self._is_framed():
+                self.is_complete = True
+            else:
+                self._on_broken(exc)
+        self.is_reusable = False
+        self.close()
+        self._wake()
+
+    def _is_framed(self) -> bool:
+        return any(name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
+
+    def _on_broken(self, exc: Exception | None) -> None:
+        where = "in the middle of its answer" if self.has_begun else "without an answer"
+        self.is_stale = self.served and not self.has_begun and (exc is None or isinstance(exc, _RESETS))
+        if exc is None:
+            self.error = httpx.RemoteProtocolError(f"The upstream closed the connection {where}")
+        elif self._unsent is not None and not self.has_begun:
+            self.error = httpx.WriteError(f"The connection broke while the request was being sent: {exc}")
+        else:
+            self.error = httpx.ReadError(f"The connection broke {where}: {exc}")
+
+    # What the parser tells.
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            self.is_reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.has_head:
+            return  # A trailer. Nobody reads them, and as headers they could claim what the head did not.
+        if len(name) == 17 and name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise ValueError("a transfer encoding other than chunked, which was not asked for")
+        headers = self.headers
+        headers.append((name, value.rstrip(b" \t")))
+        if len(headers) > MAX_HEADERS:
+            raise ValueError(f"more than {MAX_HEADERS} headers")
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        if status < 200:
+            if status < 100 or status == 101:
+                raise ValueError(f"status {status}")
+            self.headers = []
+            return
+        if self._overhead > MAX_HEAD_BYTES and sum(len(n) + len(v) + 4 for n, v in self.headers) > MAX_HEAD_BYTES:
+            raise ValueError(f"more than {MAX_HEAD_BYTES} bytes of headers")
+        self.status = status
+        self.has_head = True
+        if self._unsent is not None and status >= 300:
+            # A refusal while the body is still being sent: the rest would be read by nobody.
+            self._unsent = None
+            self._wants_close = True
+        if self._is_head:
+            self.is_complete = True
+            raise _HeadIsAllError
+
+    def on_body(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._body_length += len(piece)
+        self._overhead = 0
+
+    def on_message_complete(self) -> None:
+        if not self.has_head:
+            return  # An interim response; the real one follows.
+        assert self._parser is not None
+        self.is_complete = True
+        self._overhead = 0
+        self.is_reusable = self._parser.should_keep_alive() and self._unsent is None and not self._wants_close
