@@ -62,6 +62,7 @@ def visit(chromium: Browser, site: str) -> Iterator[Visitor]:
 def log_in(visit: Visit, name: str = "bob") -> Page:
     """By keyboard alone: the name has the focus when the page opens."""
     page = visit.open("/login/")
+    expect(page.get_by_label("User name")).to_be_focused()
     page.keyboard.type(name)
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)
