@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self.is_complete:
-            self.is_reusable = False
+            raise ValueError("something follows the answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.has_head:

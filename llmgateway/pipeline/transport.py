@@ -8,6 +8,7 @@ a body is abandoned, and tries once more when a kept connection turns out to be 
 from __future__ import annotations
 
 import errno
+import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextvars import ContextVar
 
@@ -77,12 +78,15 @@ class PooledTransport(httpx.AsyncBaseTransport):
     `aiohttp.ClientTimeout`), and `wire` (headers, and the body).
     """
 
-    def __init__(self, *, max_connections: int) -> None:
+    def __init__(self, *, max_connections: int, tls: ssl.SSLContext | None = None) -> None:
         self._max_connections = max_connections
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     def _open_session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=KEEP_ALIVE_S)
+        connector = aiohttp.TCPConnector(
+            limit=self._max_connections, keepalive_timeout=KEEP_ALIVE_S, ssl=self._tls or True
+        )
         return aiohttp.ClientSession(
             connector=connector,
             request_class=_Request,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import openai
@@ -9,6 +10,9 @@ import pytest
 
 from llmgateway.http import httpx
 from tests.e2e.harness import KEY, Product, Provider, running_product, running_provider
+
+SETTINGS = {"UPSTREAM_TRANSPORT": os.environ.get("E2E_UPSTREAM_TRANSPORT", "")}
+"""`E2E_UPSTREAM_TRANSPORT=lean` runs these tests on the other transport. Empty: the default."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Product, Provider]]:
     folder = tmp_path_factory.mktemp("gateway")
-    with running_provider(folder) as provider, running_product(folder, provider) as product:
+    with running_provider(folder) as provider, running_product(folder, provider, **SETTINGS) as product:
         yield product, provider
 
 

@@ -1,0 +1,121 @@
+"""An upstream on a real loopback socket that sends exactly the bytes it is told to, and notes what it was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@dataclass
+class Peer:
+    """One connection, as the upstream sees it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    number: int
+
+    async def request(self) -> tuple[bytes, bytes]:
+        """Head and body of the next request. Raises `IncompleteReadError` when the client has left."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = _CONTENT_LENGTH.search(head)
+        return head, await self.reader.readexactly(int(length[1]) if length else 0)
+
+    async def send(self, *pieces: bytes) -> None:
+        """Each piece by itself, so that it can arrive by itself."""
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+            if len(pieces) > 1:
+                await asyncio.sleep(0)
+
+    async def closed(self) -> None:
+        """Returns when the client has closed."""
+        with contextlib.suppress(ConnectionError):
+            while await self.reader.read(65536):
+                pass
+
+    def reset(self) -> None:
+        # Without lingering, closing a socket is a reset.
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+Script = Callable[[Peer], Awaitable[None]]
+
+
+@dataclass
+class Upstream:
+    port: int = 0
+    scheme: str = "http"
+    connections: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}/v1/chat/completions?x=1"
+
+
+@contextlib.asynccontextmanager
+async def upstream(script: Script, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
+    """Runs `script` for every connection. The connection is closed when the script ends."""
+    state = Upstream(scheme="https" if tls else "http")
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        peer = Peer(reader, writer, state.connections)
+        state.connections += 1
+        try:
+            await script(peer)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # The client has left, or the test is over.
+        finally:
+            tasks.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    state.port = server.sockets[0].getsockname()[1]
+    try:
+        yield state
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def answering(*answers: bytes, byte_by_byte: bool = False) -> Script:
+    """Answers each request of a connection in turn, the last answer for ever; then waits for the client to close."""
+
+    async def script(peer: Peer) -> None:
+        turn = 0
+        while True:
+            await peer.request()
+            answer = answers[min(turn, len(answers) - 1)]
+            await peer.send(*([answer[at : at + 1] for at in range(len(answer))] if byte_by_byte else [answer]))
+            turn += 1
+
+    return script
+
+
+def answering_once(*pieces: bytes, pause_s: float = 0) -> Script:
+    """Answers one request, and closes."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        for piece in pieces:
+            await peer.send(piece)
+            await asyncio.sleep(pause_s)
+
+    return script
