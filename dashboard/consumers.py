@@ -82,6 +82,13 @@ class TeamConsumer(AsyncJsonWebsocketConsumer):
         return figures
 
 
+class NoSuchSocket(AsyncJsonWebsocketConsumer):
+    """Every other path. Without it, anybody's wrong path would be an error with a traceback in the log."""
+
+    async def connect(self) -> None:
+        await self.close(FORBIDDEN)
+
+
 @database_sync_to_async
 def find_team(user_id: int | None, name: str) -> ShownTeam | None:
     """The team if this user may see it now. The user is read again, for rights change while a page is open."""

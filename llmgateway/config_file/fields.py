@@ -20,7 +20,7 @@ from llmgateway.config_file.reading import Fields, Scalar, Sequence, Value
 T = TypeVar("T")
 
 _INTEGER = re.compile(r"[+-]?[0-9](?:_?[0-9])*")
-_SECONDS = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?")
+_SECONDS = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,30})?")
 _YES = frozenset({"true", "yes", "on"})
 _NO = frozenset({"false", "no", "off"})
 

@@ -172,3 +172,12 @@ async def test_the_polling_answer_is_what_the_socket_sends(people: Cast, connect
         return live_figures(team, timezone.now())
 
     assert sent == await sync_to_async(polled)()
+
+
+@pytest.mark.parametrize("path", ["/", "/ws/", "/ws/teams//", "/teams/platform/"])
+async def test_a_path_that_no_socket_has_is_refused_quietly(path: str) -> None:
+    application: Any = URLRouter(websocket_urlpatterns)
+
+    accepted, code = await WebsocketCommunicator(application, path).connect()
+
+    assert (accepted, code) == (False, consumers.FORBIDDEN)

@@ -193,7 +193,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 "model": draw(NAMES),
                 "credential": draw(st.sampled_from([*credentials, None])),
                 "inject_usage": draw(st.booleans()),
-                "timeouts": {"connect_s": draw(st.integers(1, 86_400)), "idle_s": draw(st.integers(1, 9)) / 4},
+                "timeouts": {"connect_s": draw(st.integers(1, 86_400)), "idle_s": draw(st.floats(0.001, 86_400))},
                 "enabled": draw(st.booleans()),
             }
             for name in deployments
