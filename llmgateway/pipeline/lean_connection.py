@@ -88,7 +88,8 @@ class Connection(asyncio.Protocol):
             self._write_unsent()
         try:
             while not (self.has_head or self.error):
-                await self.arrival()
+                self._waiter = self._loop.create_future()
+                await self._waiter
         except BaseException:
             self.close()
             raise
@@ -97,11 +98,8 @@ class Connection(asyncio.Protocol):
 
     async def arrival(self) -> None:
         """Wait until something has changed: bytes have come, or the connection is gone."""
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+        self._waiter = self._loop.create_future()
+        await self._waiter
 
     @property
     def has_pieces(self) -> bool:
@@ -248,14 +246,13 @@ class Connection(asyncio.Protocol):
             return  # A trailer. Nobody reads them, and as headers they could claim what the head did not.
         if len(name) == 17 and name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
             raise ValueError("a transfer encoding other than chunked, which was not asked for")
-        headers = self.headers
-        headers.append((name, value.rstrip(b" \t")))
-        if len(headers) > MAX_HEADERS:
-            raise ValueError(f"more than {MAX_HEADERS} headers")
+        self.headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         status = self._parser.get_status_code()
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError(f"more than {MAX_HEADERS} headers")
         if status < 200:
             if status < 100 or status == 101:
                 raise ValueError(f"status {status}")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -72,7 +73,7 @@ class ConnectionPool:
         idle = origin.idle
         while idle:
             connection, _ = idle.popitem()
-            if connection.is_alive() and asyncio.get_running_loop().time() - connection.idle_since < self._keep_alive_s:
+            if connection.is_alive() and time.monotonic() - connection.idle_since < self._keep_alive_s:
                 return connection
             connection.close()
         return None
@@ -104,11 +105,10 @@ class ConnectionPool:
         if self._waiters:
             self._hand_over(connection)
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = time.monotonic()
         self._connections[connection].idle[connection] = None
         if self._sweeper is None:
-            self._sweeper = loop.call_later(min(SWEEP_S, self._keep_alive_s), self._sweep)
+            self._sweep_later()
 
     def close(self) -> None:
         """Everything, at once, also what is in use."""
@@ -194,8 +194,7 @@ class ConnectionPool:
 
     def _sweep(self) -> None:
         self._sweeper = None
-        loop = asyncio.get_running_loop()
-        latest_end = loop.time() - self._keep_alive_s
+        latest_end = time.monotonic() - self._keep_alive_s
         is_any_left = False
         for origin in self._origins.values():
             for connection in list(origin.idle):
@@ -204,7 +203,11 @@ class ConnectionPool:
                     break
                 connection.close()
         if is_any_left:
-            self._sweeper = loop.call_later(min(SWEEP_S, self._keep_alive_s), self._sweep)
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(min(SWEEP_S, self._keep_alive_s), self._sweep)
 
     # Opening.
 

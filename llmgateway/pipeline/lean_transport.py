@@ -20,6 +20,9 @@ from llmgateway.pipeline.lean_connection import Connection
 from llmgateway.pipeline.lean_pool import ConnectionPool, Origin
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
+Wire = tuple[RawHeaders, bytes]
+
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r"[!-~]+")
@@ -125,8 +128,8 @@ class LeanTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 over pooled connections. One per event loop; made anywhere, used and closed on it.
 
     Request extensions spare work: `prepared_url` (a `yarl.URL` equal to the request's), `client_timeout` (an
-    `aiohttp.ClientTimeout`, of which `connect` counts), and `wire` (headers, unused here, and the body). Without them
-    the request itself says it all, `timeout` included. Later waits are bounded by the caller.
+    `aiohttp.ClientTimeout`, of which `connect` counts), and `wire` (headers, and the body). Without them the request
+    itself says it all, `timeout` included. Later waits are bounded by the caller.
     """
 
     def __init__(self, *, max_connections: int, tls: ssl.SSLContext | None = None) -> None:
@@ -138,9 +141,9 @@ class LeanTransport(httpx.AsyncBaseTransport):
         extensions = request.extensions
         url = extensions.get("prepared_url") or URL(str(request.url), encoded=True)
         route = self._routes.get(url) or self._new_route(url)
-        wire = extensions.get("wire")
-        body: bytes = wire[1] if wire else await request.aread()
-        head, wants_close = self._head(request, route, len(body))
+        wire: Wire | None = extensions.get("wire")
+        headers, body = wire or (request.headers.raw, await request.aread())
+        head, wants_close = self._head(request.method, route, headers, len(body))
         pool = self._pool
         connection = pool.take_idle(route.origin)
         if connection is None:
@@ -172,10 +175,11 @@ class LeanTransport(httpx.AsyncBaseTransport):
             self._routes[url] = route
         return route
 
-    def _head(self, request: httpx.Request, route: _Route, body_length: int) -> tuple[bytes, bool]:
+    def _head(self, method: str, route: _Route, headers: RawHeaders, body_length: int) -> tuple[bytes, bool]:
         """The request's head, and whether it asks the upstream to close."""
-        method = request.method
-        lines, wants_close = self._lines(request, route)
+        if method not in _METHODS and not _TOKEN.fullmatch(method.encode("latin-1", "replace")):
+            raise httpx.LocalProtocolError(f"{method!r} is no HTTP method")
+        lines, wants_close = self._lines(method, route, headers)
         if body_length or method in {"POST", "PUT", "PATCH"}:
             lines.append(b"Content-Length: %d" % body_length)
         head = b"\r\n".join(lines)
@@ -183,16 +187,14 @@ class LeanTransport(httpx.AsyncBaseTransport):
         # Every line break is ours, or somebody hides a header, or a request, in a value.
         if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
             raise httpx.LocalProtocolError("A header of the request contains a line break or a NUL")
-        if not _TOKEN.fullmatch(head, 0, len(method)):
-            raise httpx.LocalProtocolError(f"{method!r} is no HTTP method")
         return head + b"\r\n\r\n", wants_close
 
-    def _lines(self, request: httpx.Request, route: _Route) -> tuple[list[bytes], bool]:
+    def _lines(self, method: str, route: _Route, headers: RawHeaders) -> tuple[list[bytes], bool]:
         host = route.host
         has_accept = wants_close = False
         kinds = self._kinds
-        lines = [request.method.encode("ascii", "replace") + b" " + route.target + b" HTTP/1.1", b""]
-        for name, value in request.headers.raw:
+        lines = [b"%b %b HTTP/1.1" % (method.encode(), route.target), b""]
+        for name, value in headers:
             kind = kinds[name]
             if not kind:
                 lines.append(name + b": " + value)

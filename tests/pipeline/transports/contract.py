@@ -531,6 +531,23 @@ class TransportContract:
 
         assert server.connections == 1
 
+    async def test_leaving_a_stream_over_tls_closes_at_once(self, authority: Authority) -> None:
+        transport = type(self).make_transport(max_connections=5, tls=authority.client())
+        closed = asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(CHUNKED + chunk(b"one"))
+            await peer.closed()
+            closed.set()
+
+        async with upstream(script, tls=authority.server("127.0.0.1")) as server:
+            response = await transport.handle_async_request(request_to(server))
+            await response.aclose()
+            async with asyncio.timeout(SOON_S):
+                await closed.wait()
+            await transport.aclose()
+
     @pytest.mark.parametrize("trusted", [True, False])
     async def test_tls_that_is_not_to_be_trusted(self, authority: Authority, trusted: bool) -> None:
         """For another name by a known authority, or for the right name by an unknown one."""
