@@ -18,7 +18,7 @@ def ensure_secrets(file: Path) -> None:
     """Create `file` with fresh secrets unless it exists; never changes one that does."""
     if file.exists():
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_secrets(file, fresh_secrets(), replace=False)
 
 
