@@ -233,10 +233,8 @@ class ConfigFollower:
         for problem in snapshot.problems:
             if problem not in old.problems:
                 logger.warning("Configuration: %s", problem)
-        try:
-            self._on_change(snapshot)
-        except Exception:
-            logger.exception("A new configuration (revision %d) could not be handed over.", snapshot.revision)
+        # If it fails everything is read and handed over again: else a revoked key would live until the next change.
+        self._on_change(snapshot)
 
     def _release_retired(self) -> None:
         while self._retired and self._retired[0][0] <= time.monotonic():

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 
 from billing.journal import Journal
 from billing.journal_files import Position
@@ -164,8 +164,12 @@ class Runtime:
             load_zone(budget.time_zone)
         before = self.gateway.budget_index
         index = before if before.budgets == snapshot.budgets else BudgetIndex(snapshot.budgets)
+        # While the last new budgets are not counted, nothing says which these were.
+        counted = self.gateway.budgets_ready.is_set()
         fresh = [
-            budget for number, budget in snapshot.budgets.items() if _counts_anew(before.budgets.get(number), budget)
+            budget
+            for number, budget in snapshot.budgets.items()
+            if not counted or _counts_anew(before.budgets.get(number), budget)
         ]
         if not fresh:
             self._loop.call_soon_threadsafe(self.gateway.use, snapshot, index)
@@ -173,7 +177,7 @@ class Runtime:
         while not self._shutdown.is_set():
             try:
                 self._take_over(snapshot, index, fresh)
-            except DatabaseError as error:
+            except (DatabaseError, InterfaceError, OSError) as error:
                 logger.warning("new budgets cannot be counted yet, trying again: %s", error)
                 self._shutdown.wait(SEED_AGAIN_S)
             else:

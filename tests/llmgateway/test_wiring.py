@@ -1,0 +1,74 @@
+"""The composition root: how new budgets take over when the database fails in the middle of it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import pytest
+from django.db import DatabaseError, InterfaceError
+
+from billing.journal import Journal
+from billing.journal_files import Position
+from billing.standing import Window
+from llmgateway import wiring
+from llmgateway.conf import Conf
+from llmgateway.pipeline.protocols import BudgetState
+from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
+from llmgateway.wiring import Runtime
+
+TOTAL = BudgetRule(1, "total", "global", "", "total", 1000, "UTC")
+Mark = Callable[[], Position]
+
+
+@pytest.fixture
+async def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
+    """Built, but without its threads and timers."""
+    monkeypatch.setattr(wiring, "SEED_AGAIN_S", 0.0)
+    runtime = Runtime(Conf({"GATEWAY_DATA_DIR": str(tmp_path)}), Snapshot(), [])
+    yield runtime
+    await runtime.stop()
+
+
+class FailingLedger:
+    """`settled_up_to` that fails after its mark, once, and then says 7."""
+
+    def __init__(self, error: Exception) -> None:
+        self.errors = [error]
+
+    def __call__(self, journal: Journal, windows: Sequence[Window], mark: Mark) -> list[int]:
+        mark()
+        if self.errors:
+            raise self.errors.pop()
+        return [7] * len(windows)
+
+
+async def counted(runtime: Runtime) -> BudgetState:
+    await asyncio.wait_for(runtime.gateway.budgets_ready.wait(), 2)
+    return runtime.gateway.store.state(TOTAL)
+
+
+@pytest.mark.parametrize("error", [DatabaseError("away"), InterfaceError("connection is closed"), TimeoutError()])
+async def test_a_new_budget_is_counted_once_the_database_is_back(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(wiring, "settled_up_to", FailingLedger(error))
+
+    await asyncio.to_thread(runtime.follower._on_change, Snapshot(budgets={1: TOTAL}))
+
+    assert await counted(runtime) == BudgetState(7, 0)
+
+
+async def test_a_budget_that_could_not_be_counted_is_with_the_next_snapshot(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = Snapshot(revision=2, budgets={1: TOTAL})
+    monkeypatch.setattr(wiring, "settled_up_to", FailingLedger(RuntimeError("a fault")))
+    with pytest.raises(RuntimeError, match="a fault"):
+        await asyncio.to_thread(runtime.follower._on_change, snapshot)
+
+    await asyncio.to_thread(runtime.follower._on_change, dataclasses.replace(snapshot, revision=3))
+
+    assert await counted(runtime) == BudgetState(7, 0)
