@@ -6,7 +6,9 @@ values that an admin may also set there say so by having no default (`None` mean
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import zoneinfo
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, overload
@@ -73,15 +75,40 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def networks(*words_too: str) -> Callable[[str], list[str]]:
+    """Reads a comma-separated list of addresses and networks; `words_too` are taken as well."""
+
+    def read(text: str) -> list[str]:
+        for word in words(text):
+            if word not in words_too:
+                ipaddress.ip_network(word)
+        return words(text)
+
+    return read
+
+
+def time_zone_name(text: str) -> str:
+    if text not in zoneinfo.available_timezones():
+        raise ValueError("expected a time zone such as Europe/Berlin or UTC")
+    return text
+
+
+def whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("expected a whole number") from None
+
+
 def positive(text: str) -> int:
-    number = int(text)
+    number = whole(text)
     if number < 0:
         raise ValueError("expected a number of at least 0")
     return number
 
 
 def port_number(text: str) -> int:
-    number = int(text)
+    number = whole(text)
     if not 0 < number < 65536:
         raise ValueError("expected a port between 1 and 65535")
     return number
@@ -139,12 +166,12 @@ class Conf:
         "HTTPS", boolean, False, "Set when a proxy ends TLS: secure cookies, HSTS, and `X-Forwarded-Proto` is trusted."
     )
     trusted_proxies = Setting[list[str]](
-        "TRUSTED_PROXIES", words, [],
+        "TRUSTED_PROXIES", networks(), [],
         "Addresses or networks of proxies whose `X-Forwarded-For` is believed. Empty: the peer is the client.",
     )  # fmt: skip
     cors_origins = Setting("CORS_ORIGINS", words, ["*"], "Origins that browsers may call the API from; `*` for all.")
     metrics_access = Setting(
-        "METRICS_ACCESS", words, ["loopback"],
+        "METRICS_ACCESS", networks("loopback", "open"), ["loopback"],
         "Who may read `/metrics`: `loopback`, `open`, or addresses and networks.",
     )  # fmt: skip
     metrics_token = Setting("METRICS_TOKEN", str, "", "A bearer token that may read `/metrics` from anywhere.")
@@ -189,7 +216,7 @@ class Conf:
     health_details = Setting(
         "HEALTH_DETAILS", boolean, True, "Whether `/health` lists providers (never addresses or reasons)."
     )
-    time_zone = Setting("TIME_ZONE", str, "UTC", "Zone in which the admin and dashboard show times.")
+    time_zone = Setting("TIME_ZONE", time_zone_name, "UTC", "Zone in which the admin and dashboard show times.")
     email_url = Setting(
         "EMAIL_URL", str, "", "Where mail goes, as `smtp+tls://user:password@host:587`. Empty: written to the log."
     )
