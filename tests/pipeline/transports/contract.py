@@ -379,6 +379,9 @@ class TransportContract:
 
         async with upstream(script) as server, asyncio.timeout(5):
             assert await send(transport, server, body=bytes(30_000_000)) == (413, b"big")
+            assert await send(transport, server) == (413, b"big")
+
+        assert server.connections == 2
 
     async def test_a_refused_connection(self, transport: httpx.AsyncBaseTransport) -> None:
         async with upstream(answering(OK)) as server:

@@ -51,22 +51,34 @@ def open_places(transport: LeanTransport) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("answer", "message"),
     [
-        (b"", httpx.RemoteProtocolError),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc", httpx.RemoteProtocolError),
-        (b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", httpx.RemoteProtocolError),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", httpx.RemoteProtocolError),
-        (b"HTTP/1.1 000 Nothing\r\ncontent-length: 0\r\n\r\n", httpx.RemoteProtocolError),
-        (CHUNKED + chunk(b"a") + b"0\r\nx: " + b"a" * 300_000, httpx.RemoteProtocolError),
-        (CHUNKED + b"1;" + b"x" * 300_000, httpx.RemoteProtocolError),
-        (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, httpx.RemoteProtocolError),
+        (b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", "101"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "transfer encoding"),
+        (b"HTTP/1.1 000 Nothing\r\ncontent-length: 0\r\n\r\n", "status 0"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 201 + b"\r\n", "more than 200 headers"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"a" * 70_000 + b"\r\n\r\n", "65536 bytes of headers"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"a" * 300_000, "65536 bytes of headers"),
+        (CHUNKED + chunk(b"a") + b"0\r\nx: " + b"a" * 300_000, "65536 bytes of framing"),
+        (CHUNKED + b"1;" + b"x" * 300_000, "65536 bytes of framing"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, "65536 bytes of headers"),
     ],
-    ids=["silence", "short", "upgrade", "gzip", "status 0", "endless trailer", "endless extension", "endless interim"],
-)
-async def test_what_is_no_http_is_said_so(lean: LeanTransport, answer: bytes, error: type[Exception]) -> None:
+    ids=["upgrade", "gzip", "status 0", "many headers", "long header", "endless header", "endless trailer",
+         "endless extension", "endless interim"],
+)  # fmt: skip
+async def test_what_is_no_http_is_said_so(lean: LeanTransport, answer: bytes, message: str) -> None:
+    """Although the upstream keeps the connection open."""
+    async with upstream(answering(answer)) as server, asyncio.timeout(5):
+        with pytest.raises(httpx.RemoteProtocolError, match=message):
+            await send(lean, server)
+
+        assert open_places(lean) == (0, 0)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc"])
+async def test_an_early_end_is_said_so(lean: LeanTransport, answer: bytes) -> None:
     async with upstream(answering_once(answer)) as server:
-        with pytest.raises(error):
+        with pytest.raises(httpx.RemoteProtocolError, match="closed the connection"):
             await send(lean, server)
 
     assert open_places(lean) == (0, 0)
@@ -192,15 +204,109 @@ async def test_bytes_on_an_idle_connection_close_it(lean: LeanTransport) -> None
 
 async def test_an_idle_connection_makes_room_for_another_host() -> None:
     lean = LeanTransport(max_connections=1)
-    async with upstream(answering(OK)) as one, upstream(answering(OK)) as two:
-        for _ in range(2):
-            assert await send(lean, one) == (200, b"{}")
-            assert await send(lean, two) == (200, b"{}")
+    async with upstream(answering(OK)) as one, upstream(answering(b"HTTP/1.1 204 No Content\r\n\r\n")) as two:
+        expected = [(200, b"{}"), (204, b"")] * 4
+        for server, answer in zip((one, two) * 2, expected, strict=False):
+            assert await send(lean, server) == answer
         # And those who wait for one host do not keep out who waits for the other.
         async with asyncio.timeout(2):
-            await asyncio.gather(*[send(lean, server) for server in (one, two) * 4])
+            assert await asyncio.gather(*[send(lean, server) for server in (one, two) * 4]) == expected
         await lean.aclose()
 
+    assert open_places(lean) == (0, 0)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_who_gives_up_when_served_passes_the_place_on(kept: bool) -> None:
+    lean = LeanTransport(max_connections=1)
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(CHUNKED + chunk(b"one"))
+            await asyncio.sleep(0.005)
+            if kept:
+                await peer.send(b"0\r\n\r\n")
+
+    async with upstream(script) as server:
+        response = await lean.handle_async_request(request_to(server))
+        waiting = asyncio.create_task(send(lean, server))
+        await asyncio.sleep(0.01)
+        await response.aclose()
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+
+        async with asyncio.timeout(2):
+            response = await lean.handle_async_request(request_to(server))
+        await response.aclose()
+        await lean.aclose()
+
+    assert open_places(lean) == (0, 0)
+
+
+async def test_the_second_try_takes_a_new_connection(lean: LeanTransport) -> None:
+    """What killed one kept connection, a restart perhaps, killed the others too."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.sleep(0.02)
+        await peer.send(OK)
+        if peer.number < 3:
+            await peer.request()
+        else:
+            await peer.closed()
+
+    async with upstream(script) as server:
+        await asyncio.gather(*[send(lean, server) for _ in range(3)])
+        assert server.connections == 3
+
+        assert await send(lean, server) == (200, b"{}")
+        assert server.connections == 4
+
+
+async def test_the_last_piece_frees_the_connection(lean: LeanTransport) -> None:
+    go_on = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED)
+        await go_on.wait()
+        await peer.send(chunk(b"one") + b"0\r\n\r\n")
+        await peer.closed()
+
+    async with upstream(script) as server:
+        response = await lean.handle_async_request(request_to(server))
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        go_on.set()
+        assert await anext(aiter(response.stream)) == b"one"
+
+        assert not any(connection.is_busy for connection in pool_of(lean)._connections)
+        assert open_places(lean) == (1, 1)
+
+
+async def test_a_refusal_ends_the_sending(lean: LeanTransport) -> None:
+    """Of a body that nobody will look at, only what is on its way arrives."""
+    received = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal received
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(b"HTTP/1.1 429 Too Many\r\ntransfer-encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0.02)
+        while received < 30_000_000:
+            try:
+                async with asyncio.timeout(0.05):
+                    received += len(await peer.reader.read(65536))
+            except TimeoutError:
+                break
+        await peer.send(b"0\r\n\r\n")
+        await peer.closed()
+
+    async with upstream(script) as server, asyncio.timeout(5):
+        assert await send(lean, server, body=bytes(30_000_000)) == (429, b"")
+
+    assert received < 20_000_000
     assert open_places(lean) == (0, 0)
 
 
