@@ -108,7 +108,8 @@ class KeyPages:
         self, request: HttpRequest, key: ApiKey, secret: str, headline: str, notice: str = ""
     ) -> HttpResponse:
         """The one answer that holds the secret. It is kept nowhere, so loading the page again cannot show it again."""
-        model = (key.allowed_models or list(ModelAlias.objects.values_list("name", flat=True)[:1]) or [""])[0]
+        usable = ModelAlias.objects.filter(enabled=True).values_list("name", flat=True)
+        model = (key.allowed_models or list(usable[:1]) or [""])[0]
         words = {"base_url": request.build_absolute_uri("/v1"), "secret": secret, "model": model or "MODEL"}
         context = {
             **self.admin_site.each_context(request),

@@ -73,6 +73,14 @@ def test_a_new_key_is_shown_once_with_snippets_that_use_it(owner: Client, world:
     assert 'model="small"' in text
 
 
+def test_the_snippets_name_no_disabled_model(owner: Client, world: World) -> None:
+    ModelAlias.objects.create(name="a-first-by-name", enabled=False)
+
+    page = unescape(owner.post(ADD, _form(world)).content.decode())
+
+    assert 'model="small"' in page
+
+
 def test_the_secret_is_nowhere_afterwards(
     owner: Client, world: World, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
