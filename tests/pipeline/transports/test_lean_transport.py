@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from llmgateway.http import httpx
 from llmgateway.pipeline.lean_pool import ConnectionPool
 from llmgateway.pipeline.lean_transport import LeanTransport
+from tests.pipeline.transports.certificates import Authority
 from tests.pipeline.transports.contract import (
     BROKEN,
     CHUNKED,
@@ -405,6 +406,35 @@ def test_on_uvloop(size: int) -> None:
         async with upstream(answering_once(CHUNKED + chunk(b"abc"))) as server:
             with pytest.raises(BROKEN):
                 await send(lean, server, body=bytes(size))
+        await lean.aclose()
+        assert open_places(lean) == (0, 0)
+
+    uvloop.run(run())
+
+
+def test_tls_on_uvloop(authority: Authority) -> None:
+    async def run() -> None:
+        lean = LeanTransport(max_connections=3, tls=authority.client())
+        left = asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(OK)
+            await peer.request()
+            await peer.send(CHUNKED + chunk(b"one"))
+            await peer.closed()
+            left.set()
+
+        async with upstream(script, tls=authority.server("127.0.0.1")) as server:
+            assert await send(lean, server, body=bytes(5_000_000)) == (200, b"{}")
+            response = await lean.handle_async_request(request_to(server))
+            await response.aclose()
+            async with asyncio.timeout(0.2):
+                await left.wait()
+            assert server.connections == 1
+        async with upstream(answering(OK), tls=authority.server("127.0.0.2")) as server:
+            with pytest.raises(httpx.ConnectError):
+                await send(lean, server)
         await lean.aclose()
         assert open_places(lean) == (0, 0)
 
