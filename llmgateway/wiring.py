@@ -95,7 +95,7 @@ class Runtime:
         self._access_log.start()
         self.drain.start()
         self.follower.start()
-        self._every(TICK_S, self.gateway.exchanges.abort_overdue)
+        self._every(TICK_S, self.gateway.exchanges.tick)
         self._every(PROGRESS_S, self._note_progress)
         self._every(SWEEP_S, self._store.sweep)
 

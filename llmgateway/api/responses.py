@@ -52,7 +52,7 @@ class Responder:
 class DisconnectWatch:
     """Ends the request of the task it is made in when the client leaves; ASGI servers do not do so by themselves.
 
-    Use it once the request's body has been read, for it takes over `receive`.
+    `watch` takes over `receive`, so the request's body must have been read.
     """
 
     __slots__ = ("_receive", "_task", "_watcher", "client_left")
@@ -60,10 +60,13 @@ class DisconnectWatch:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._task = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
         self.client_left = False
-        self._watcher = asyncio.create_task(self._watch())
 
-    async def _watch(self) -> None:
+    def watch(self) -> None:
+        self._watcher = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             continue  # A server may repeat that the body is complete.
         self.client_left = True
@@ -71,4 +74,5 @@ class DisconnectWatch:
             self._task.cancel()
 
     def stop(self) -> None:
-        self._watcher.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()

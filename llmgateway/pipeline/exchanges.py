@@ -1,7 +1,8 @@
-"""Requests in flight: their deadlines, and how each of them is ended when one passes.
+"""Requests in flight: their deadlines, their clients' presence, and how each of them is ended early.
 
-When a deadline passes the request's task is cancelled, and the conductor finds `timed_out` set. Deadlines are looked
-at together every `TICK_S`, for a timer per request and chunk would cost more than the work it guards.
+When a deadline passes the request's task is cancelled, and the conductor finds `timed_out` set. All are looked at
+together every `TICK_S`, for a timer per request and chunk would cost more than the work it guards. The first look at
+a request also begins the watch over its client: most short answers are gone before anybody had to be watched.
 """
 
 from __future__ import annotations
@@ -10,18 +11,34 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from llmgateway.pipeline.protocols import Clock
+from llmgateway.pipeline.requests import Presence
 
-TICK_S = 0.1
+TICK_S = 0.05
+"""A client that leaves is noticed within this time at first, and at once from then on."""
 LAST_WORDS_S = 1.0
 
 
 class Exchange:
     """One request in flight. Touched for every chunk, so it is plain attributes and nothing else."""
 
-    __slots__ = ("deadline", "output_tokens", "patience_s", "request_id", "task", "timed_out", "waiting_since")
+    __slots__ = (
+        "deadline",
+        "output_tokens",
+        "patience_s",
+        "presence",
+        "request_id",
+        "task",
+        "timed_out",
+        "waiting_since",
+        "watched",
+    )
 
-    def __init__(self, request_id: str, task: asyncio.Task[object], now: float, deadline: float) -> None:
+    def __init__(
+        self, request_id: str, task: asyncio.Task[object], presence: Presence, *, now: float, deadline: float
+    ) -> None:
         self.request_id = request_id
+        self.presence = presence
+        self.watched = False
         self.task = task
         self.timed_out = False
         self.deadline = deadline
@@ -61,20 +78,24 @@ class Exchanges:
     def __len__(self) -> int:
         return len(self._running)
 
-    def begin(self, request_id: str, *, total_s: float) -> Exchange:
+    def begin(self, request_id: str, presence: Presence, *, total_s: float) -> Exchange:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("an exchange runs in a task")
         now = self._clock.monotonic()
-        exchange = self._running[request_id] = Exchange(request_id, task, now, now + total_s)
+        exchange = self._running[request_id] = Exchange(request_id, task, presence, now=now, deadline=now + total_s)
         return exchange
 
     def end(self, exchange: Exchange) -> None:
         self._running.pop(exchange.request_id, None)
 
-    def abort_overdue(self) -> None:
+    def tick(self) -> None:
+        """Begin the watch over clients that are new, and end what is overdue."""
         now = self._clock.monotonic()
         for exchange in self._running.values():
+            if not exchange.watched:
+                exchange.watched = True
+                exchange.presence.watch()
             overdue = now > exchange.deadline or now - exchange.waiting_since > exchange.patience_s
             if overdue and not exchange.timed_out:
                 exchange.timed_out = True

@@ -153,7 +153,9 @@ class Gateway:
             reservation,
             gateway=self,
             presence=presence,
-            exchange=self.exchanges.begin(request.id, total_s=max(each.timeouts.total_s for each in candidates)),
+            exchange=self.exchanges.begin(
+                request.id, presence, total_s=max(each.timeouts.total_s for each in candidates)
+            ),
             input_estimate=input_estimate,
         )
         call.phases["auth"] = request.authenticated - request.received

@@ -51,3 +51,7 @@ class Presence(Protocol):
 
     @property
     def client_left(self) -> bool: ...
+
+    def watch(self) -> None:
+        """From now on notice it when the client leaves, and at once if it has left already."""
+        ...

@@ -36,6 +36,7 @@ async def left_after(house: House, chunks: int, body: dict[str, Any] | None = No
     )
     await asyncio.wait_for(caller.got(chunks), 1)
     await asyncio.sleep(0.01)
+    house.gateway.exchanges.tick()
     caller.left.set()
     await asyncio.wait_for(running, 1)
     return caller
@@ -126,6 +127,24 @@ async def test_a_client_that_leaves_closes_the_upstream_and_is_settled(
     assert len(house.gateway.exchanges) == 0
 
 
+async def test_a_client_that_left_before_it_was_watched_is_noticed_by_the_first_look() -> None:
+    house = House(ScriptedUpstream(Reply(delay_s=60.0)))
+    caller = Caller()
+    body = json.dumps({"model": "gpt", "messages": []}).encode()
+    running = asyncio.create_task(
+        caller.call(house.app, "POST", "/v1/chat/completions", body, {"authorization": f"Bearer {SECRET}"})
+    )
+    await asyncio.sleep(0.01)
+    caller.left.set()
+    await asyncio.sleep(0.01)
+    assert not running.done()
+
+    house.gateway.exchanges.tick()
+    await asyncio.wait_for(running, 1)
+
+    assert (house.row["status"], house.row["error_type"]) == ("cancelled", "client_left")
+
+
 async def test_a_client_that_leaves_before_the_headers_is_settled() -> None:
     house = House(ScriptedUpstream(Reply(delay_s=60.0)))
 
@@ -146,6 +165,7 @@ async def test_a_client_that_stops_reading_and_leaves_is_settled() -> None:
     )
     await asyncio.wait_for(caller.started.wait(), 1)
     await asyncio.sleep(0.02)
+    house.gateway.exchanges.tick()
 
     caller.left.set()
     await asyncio.wait_for(running, 1)
@@ -200,7 +220,7 @@ async def test_no_answer_in_time_is_a_timeout_of_that_attempt() -> None:
     await asyncio.sleep(0.01)
 
     house.clock.advance(61)
-    house.gateway.exchanges.abort_overdue()
+    house.gateway.exchanges.tick()
     response = await asyncio.wait_for(running, 1)
 
     assert response.headers["x-gateway-deployment"] == "quick"
@@ -213,7 +233,7 @@ async def test_with_no_other_target_a_timeout_is_a_504() -> None:
     await asyncio.sleep(0.01)
 
     house.clock.advance(61)
-    house.gateway.exchanges.abort_overdue()
+    house.gateway.exchanges.tick()
     response = await asyncio.wait_for(running, 1)
 
     assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")
@@ -225,7 +245,7 @@ async def test_a_stream_that_falls_silent_is_ended_in_band() -> None:
     await asyncio.sleep(0.01)
 
     house.clock.advance(121)
-    house.gateway.exchanges.abort_overdue()
+    house.gateway.exchanges.tick()
     response = await asyncio.wait_for(running, 1)
 
     assert b'"upstream_timeout"' in response.content
