@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._body_length = 0
         if self._is_reading_paused:
             self._is_reading_paused = False
-            if not self.is_closed:
+            if self.is_alive():
                 self._transport.resume_reading()
         return taken
 

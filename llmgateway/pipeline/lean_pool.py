@@ -240,7 +240,8 @@ class ConnectionPool:
         except BaseException:
             plug.close()
             raise
-        if connection.is_closed:
+        if not connection.is_alive():
+            connection.close()
             raise ConnectionResetError("closed as soon as it was open")
         return connection
 

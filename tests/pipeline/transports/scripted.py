@@ -33,6 +33,8 @@ class Peer:
     async def send(self, *pieces: bytes) -> None:
         """Each piece by itself, so that it can arrive by itself."""
         for piece in pieces:
+            if self.writer.is_closing():
+                raise ConnectionResetError  # To write all the same is an error of another kind on uvloop.
             self.writer.write(piece)
             await self.writer.drain()
             if len(pieces) > 1:
