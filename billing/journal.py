@@ -281,7 +281,9 @@ class Journal:
 
     @staticmethod
     def _refuse(reason: str, cause: OSError | None = None) -> NoReturn:
-        raise LedgerUnavailableError(f"The request was not sent, because {reason}; try again soon.") from cause
+        raise LedgerUnavailableError(
+            f"The request was not sent, because {reason}; try again soon.", headers=((b"retry-after", b"5"),)
+        ) from cause
 
     # The journal's own thread.
 

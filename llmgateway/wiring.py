@@ -136,7 +136,9 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        return not self._shutdown.is_set() and not self._is_stale() and self.journal.unwritten_closes == 0
+        if self._shutdown.is_set() or self._is_stale() or self.journal.unwritten_closes:
+            return False
+        return self.journal.backlog_bytes < self._conf.journal_max_mb * 2**20
 
     @property
     def version(self) -> str:

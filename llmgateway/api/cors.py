@@ -7,7 +7,9 @@ from llmgateway.api.asgi_types import RawHeaders
 EXPOSED = (
     b"x-request-id, retry-after, server-timing, x-gateway-model, x-gateway-provider, x-gateway-deployment, "
     b"x-gateway-attempts, x-gateway-cost-usd, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
-    b"x-ratelimit-reset-requests, x-llm-input-tokens, x-llm-output-tokens, x-llm-total-tokens"
+    b"x-ratelimit-reset-requests, x-ratelimit-scope, x-ratelimit-name, x-should-retry, x-budget-name, "
+    b"x-budget-limit-usd, x-budget-settled-usd, x-budget-held-usd, x-budget-resets-at, x-llm-input-tokens, "
+    b"x-llm-output-tokens, x-llm-total-tokens, x-upstream-request-id"
 )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from urllib.parse import parse_qs
 
 import msgspec
 
 from llmgateway.api.asgi_types import RawHeaders, Receive, Scope
-from llmgateway.pipeline.errors import RequestTooLargeError, UnsupportedMediaTypeError
+from llmgateway.pipeline.errors import RequestTimeoutError, RequestTooLargeError, UnsupportedMediaTypeError
+
+BODY_PIECE_S = 30
+"""How long the next piece of a body may take."""
 
 _NOT_FORWARDED = frozenset(
     {
@@ -104,6 +108,7 @@ async def read_body(receive: Receive, inbound: Inbound, limit: int) -> bytes:
 
     Raises:
         RequestTooLargeError: it is larger than `limit` bytes; as much as possible is told before reading it.
+        RequestTimeoutError: nothing came for too long.
         ClientLeftError: the client left while sending.
     """
     if inbound.content_length is not None and inbound.content_length > limit:
@@ -111,7 +116,13 @@ async def read_body(receive: Receive, inbound: Inbound, limit: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while True:
-        message = await receive()
+        try:
+            async with asyncio.timeout(BODY_PIECE_S):
+                message = await receive()
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"Nothing of the request body came for {BODY_PIECE_S} s. Send it again."
+            ) from None
         if message["type"] == "http.disconnect":
             raise ClientLeftError
         piece = message.get("body", b"")

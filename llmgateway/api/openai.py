@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote
-
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, require_json
 from llmgateway.api.responses import DisconnectWatch
@@ -70,7 +68,7 @@ async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
 async def retrieve_model(gateway: Gateway, exchange: HttpExchange) -> None:
     """`GET /v1/models/{id}`; ids may contain slashes."""
     key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
-    name = unquote(exchange.path.removeprefix("/v1/models/"))
+    name = exchange.path.removeprefix("/v1/models/")
     alias = gateway.snapshot.aliases.get(name)
     if alias is None or not _may_call(key, alias):
         raise NotFoundError(

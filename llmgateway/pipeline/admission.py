@@ -14,6 +14,8 @@ from providers.adapters.types import Operation
 
 EXPECTED_OUTPUT_TOKENS = 1024
 """Held for output when the request names no smaller cap."""
+LARGEST_HOLD = 2**62
+"""More than any budget, and still a number that every store can keep."""
 
 
 def hold(request: ModelRequest, key: Key, candidates: tuple[Deployment, ...], input_tokens: int) -> int:
@@ -30,7 +32,7 @@ def hold(request: ModelRequest, key: Key, candidates: tuple[Deployment, ...], in
             dearest_hold = max(dearest_hold, dearest(price, input_tokens=input_tokens, output_tokens=output_tokens))
         elif key.budgets:
             raise _unpriced(deployment)
-    return dearest_hold
+    return min(dearest_hold, LARGEST_HOLD)
 
 
 def expected_output(request: ModelRequest) -> int:

@@ -66,7 +66,9 @@ class Call:
         progress.attempt_started = now
         if not progress.sent:
             progress.sent = now
-        self.exchange.wait(now, deployment.timeouts.first_token_s)
+        timeouts = deployment.timeouts
+        # An answer that is no stream says nothing until it is complete.
+        self.exchange.wait(now, timeouts.first_token_s if self.request.head.stream else timeouts.total_s)
         return attempt_record(deployment, progress.price)
 
     def end_attempt(self, status: int, cause: str, *, cost_pico_usd: int = 0) -> None:
@@ -119,13 +121,15 @@ class Call:
             received=self.request.received,
             now=self.now(),
         )
-        gateway.ledger.close(row)
-        gateway.store.settle(
-            self.reservation,
-            cost_pico_usd=self.outcome.cost_pico_usd,
-            budgets=gateway.current_budgets(self.key),
-            refund_limits=refund_limits,
-        )
+        try:
+            gateway.ledger.close(row)
+        finally:  # Whatever becomes of the row, the hold must not stay.
+            gateway.store.settle(
+                self.reservation,
+                cost_pico_usd=self.outcome.cost_pico_usd,
+                budgets=gateway.current_budgets(self.key),
+                refund_limits=refund_limits,
+            )
         if not self.outcome.usage.consistent:
             gateway.telemetry.figures.inconsistent_usage += 1
         gateway.telemetry.finished(self.request.path, row, self.phases)

@@ -3,6 +3,7 @@
     GatewayError
     ├── BadRequestError              400  invalid_json, invalid_value
     │   ├── RequestTooLargeError     413  request_too_large
+    │   ├── RequestTimeoutError      408  request_timeout
     │   └── UnsupportedMediaTypeError 415 unsupported_media_type
     ├── AuthenticationError          401  invalid_api_key
     ├── PermissionDeniedError        403  key_disabled, key_expired, key_not_yet_valid, ip_not_allowed, model_not_allowed
@@ -61,6 +62,11 @@ class BadRequestError(GatewayError):
 class RequestTooLargeError(BadRequestError):
     status = 413
     default_code = "request_too_large"
+
+
+class RequestTimeoutError(BadRequestError):
+    status = 408
+    default_code = "request_timeout"
 
 
 class UnsupportedMediaTypeError(BadRequestError):

@@ -163,7 +163,7 @@ class Gateway:
         call.phases["admit"] = admitted - routed
         try:
             self._open(call, candidates[0])
-        except GatewayError:
+        except BaseException:
             call.abandon()
             raise
         return call, candidates

@@ -61,7 +61,7 @@ class Failure:
     def worth_a_retry(self) -> bool:
         """Whether the same deployment may well answer in a moment."""
         if self.kind is None:
-            return self.cause is not FailureCause.TIMEOUT
+            return self.cause not in {FailureCause.TIMEOUT, FailureCause.REDIRECT}
         return self.kind.worth_another_target and not self.kind.blames_credential
 
     @property
@@ -134,6 +134,9 @@ async def _first_piece(
             return Failure(FailureCause.BROKEN, deployment, detail="the stream ended before it began")
         call.progress.first_chunk = call.now()
         return Answer(response, headers, first=first, rest=pieces, strip_usage=strip_usage)
+    if 300 <= response.status_code < 400:
+        await stream.aclose()
+        return Failure(FailureCause.REDIRECT, deployment, response.status_code, detail="it redirects")
     body = b"".join([piece async for piece in pieces])
     await stream.aclose()
     if response.status_code < 400:
@@ -146,7 +149,7 @@ async def _first_piece(
 def _is_event_stream(headers: RawHeaders) -> bool:
     for name, value in headers:
         if name == b"content-type":
-            return value.startswith(b"text/event-stream")
+            return value.lower().startswith(b"text/event-stream")
     return False
 
 
@@ -186,7 +189,7 @@ async def _deliver_body(call: Call, client: Client, answer: Answer) -> None:
 
 def _estimate_output(call: Call, size: int) -> int:
     """Tokens of an answer whose provider did not say; embeddings have none."""
-    if call.request.operation.value == "embeddings" or call.progress.deployment is None:
+    if not size or call.request.operation.value == "embeddings" or call.progress.deployment is None:
         return 0
     return max(1, int(size / call.progress.deployment.adapter.chars_per_token))
 
@@ -289,6 +292,11 @@ def _own_error(failure: Failure, alias: str) -> GatewayError:
     if failure.kind is not None:
         return UpstreamAuthenticationError(
             f"The provider '{provider}' refused the gateway's own credential for '{alias}'. Ask an admin to check it.",
+        )
+    if failure.cause is FailureCause.REDIRECT:
+        return APIConnectionError(
+            f"The provider '{provider}' redirects requests for '{alias}', which the gateway does not follow. "
+            "Ask an admin to check its base URL.",
         )
     if failure.cause is FailureCause.TIMEOUT:
         return APITimeoutError(f"The provider '{provider}' did not answer '{alias}' in time. Try again.")

@@ -6,6 +6,8 @@ Names follow OpenTelemetry's GenAI conventions where they have one (semantic con
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import threading
 from bisect import bisect_left
@@ -18,6 +20,8 @@ from typing import Protocol
 import orjson
 
 from llmgateway.pipeline.protocols import Record
+
+logger = logging.getLogger(__name__)
 
 LATENCY_BOUNDS_MS = (10.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 30000.0, 60000.0)
 PHASE_BOUNDS_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 1.0)
@@ -118,9 +122,21 @@ class AccessLog:
         lines, self._pending = self._pending, []
         if not lines:
             return
-        data = memoryview(b"".join(orjson.dumps(_stamped(line), option=orjson.OPT_APPEND_NEWLINE) for line in lines))
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        data = memoryview(b"".join(map(_encoded, lines)))
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:  # Nobody reads any more, or the disk is full; the next lines may fare better.
+            self.dropped += len(lines)
+            logger.warning("%d access lines could not be written: %s", len(lines), error)
+
+
+def _encoded(line: Record) -> bytes:
+    """One line of JSON. Numbers that orjson does not write are rare, and must not silence all other lines."""
+    try:
+        return orjson.dumps(_stamped(line), option=orjson.OPT_APPEND_NEWLINE)
+    except (TypeError, ValueError):
+        return json.dumps(_stamped(line), default=str).encode() + b"\n"
 
 
 def _stamped(line: Record) -> Record:

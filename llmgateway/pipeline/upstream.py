@@ -40,6 +40,7 @@ class FailureCause(enum.StrEnum):
     NOT_CONNECTED = "not_connected"
     BROKEN = "connection_broken"
     TIMEOUT = "timeout"
+    REDIRECT = "redirect"
     STATUS = "status"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -219,3 +220,14 @@ async def test_each_operation_reaches_its_own_path(path: str, upstream_path: str
     assert response.status_code == 200
     assert place.upstream.requests[0].url.path == upstream_path
     assert place.row["input"] == 3
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmgateway.api.inbound.BODY_PIECE_S", 0.02)
+    caller = Caller()
+    caller._sent_body = True  # It says nothing, and it does not leave.
+
+    headers = {"authorization": f"Bearer {SECRET}"}
+    await asyncio.wait_for(caller.call(house().app, "POST", "/v1/chat/completions", b"", headers), 1)
+
+    assert (caller.response().status_code, caller.response().json()["error"]["code"]) == (408, "request_timeout")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.errors import LedgerUnavailableError
 from llmgateway.pipeline.protocols import Record
+from llmgateway.pipeline.snapshot import BudgetRule
 from tests.fakes import Reply, ScriptedUpstream
-from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
+from tests.gateways import CHAT, PRICE, SECRET, House, alias, deployment, key, snapshot
 
 
 async def test_the_answer_comes_back_byte_for_byte() -> None:
@@ -216,3 +219,52 @@ async def test_an_error_inside_the_gateway_is_a_500_that_is_settled() -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
     assert "a bug" not in response.text
     assert (house.row["status"], house.row["error_type"]) == ("failed", "internal_error")
+
+
+async def test_an_answer_that_is_no_stream_may_take_the_whole_time() -> None:
+    house = House(ScriptedUpstream(Reply(delay_s=60.0)))
+    running = asyncio.create_task(house.chat())
+    await asyncio.sleep(0.01)
+
+    house.clock.advance(599)
+    house.gateway.exchanges.tick()
+    await asyncio.sleep(0.01)
+    assert not running.done()
+    house.clock.advance(2)
+    house.gateway.exchanges.tick()
+
+    assert (await asyncio.wait_for(running, 1)).status_code == 504
+
+
+async def test_a_redirect_is_not_passed_on_and_not_charged() -> None:
+    house = House(ScriptedUpstream(Reply(302, {"location": "https://elsewhere.test/"}, (b"moved",))))
+
+    response = await house.chat()
+
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_connection_failed")
+    assert "location" not in response.headers
+    assert (house.row["status"], house.row["cost_pico_usd"]) == ("failed", 0)
+    assert house.row["attempts"][0]["cause"] == "redirect"
+
+
+async def test_the_hold_goes_even_if_the_row_cannot_be_written() -> None:
+    daily = BudgetRule(1, "day", "key", "1", "day", 10**12, "UTC")
+    house = House(ScriptedUpstream(Reply.json(CHAT)), snapshot(who=key(budgets=(daily,))))
+
+    def fail(record: Record) -> None:
+        raise RuntimeError("a bug")
+
+    house.ledger.close = fail  # type: ignore[method-assign]
+    response = await house.chat()
+
+    assert response.status_code == 500
+    assert house.store.state(daily).held_pico_usd == 0
+    assert house.store.state(daily).settled_pico_usd == 72
+
+
+async def test_an_absurd_number_of_choices_holds_a_number_that_can_be_kept() -> None:
+    daily = BudgetRule(1, "day", "key", "1", "day", 10**12, "UTC")
+    dear = replace(PRICE, output=10**12)
+    house = House(ScriptedUpstream(), snapshot(alias("gpt", deployment(prices=(dear,))), who=key(budgets=(daily,))))
+
+    assert (await house.chat({"n": 10_000})).status_code == 402

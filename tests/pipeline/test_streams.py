@@ -232,7 +232,7 @@ async def test_with_no_other_target_a_timeout_is_a_504() -> None:
     running = asyncio.create_task(house.chat())
     await asyncio.sleep(0.01)
 
-    house.clock.advance(61)
+    house.clock.advance(601)
     house.gateway.exchanges.tick()
     response = await asyncio.wait_for(running, 1)
 
@@ -276,3 +276,11 @@ async def test_the_time_to_first_token_does_not_count_what_says_nothing() -> Non
     await running
 
     assert house.row["ttft_us"] == 2_000_000
+
+
+async def test_a_stream_is_one_however_its_content_type_is_spelled() -> None:
+    house = House(ScriptedUpstream(Reply(200, {"content-type": "Text/Event-Stream"}, SCRIPT)))
+
+    response = await house.chat({"stream": True})
+
+    assert response.content == event("Hel") + event("lo") + DONE
