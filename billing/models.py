@@ -27,8 +27,19 @@ TOKEN_BUCKETS = (
 """The disjoint kinds of tokens, in the order in which they are shown."""
 
 
+DEAREST_TOKEN = 10**9
+"""Pico-dollars, $1,000 per million tokens: with as many tokens as a provider may report, still a 64-bit number."""
+DEAREST_REQUEST = 1_000 * PICO_PER_USD
+
+_NOT_TOO_DEAR = MaxValueValidator(
+    DEAREST_TOKEN, "More than $1,000 per million tokens is surely a slip; check the unit."
+)
+
+
 def _price(help_text: str = "") -> models.BigIntegerField[int | None, int | None]:
-    return models.BigIntegerField(null=True, blank=True, validators=[MinValueValidator(0)], help_text=help_text)
+    return models.BigIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(0), _NOT_TOO_DEAR], help_text=help_text
+    )
 
 
 class Price(models.Model):
@@ -37,8 +48,8 @@ class Price(models.Model):
     provider = models.ForeignKey("providers.Provider", on_delete=models.CASCADE, related_name="prices")
     model = models.CharField(max_length=200, validators=[validate_name], help_text="The provider's name for the model.")
     effective_from = models.DateTimeField()
-    input = models.BigIntegerField(validators=[MinValueValidator(0)])
-    output = models.BigIntegerField(default=0, validators=[MinValueValidator(0)])
+    input = models.BigIntegerField(validators=[MinValueValidator(0), _NOT_TOO_DEAR])
+    output = models.BigIntegerField(default=0, validators=[MinValueValidator(0), _NOT_TOO_DEAR])
     cache_read = _price()
     cache_write_5m = _price()
     cache_write_1h = _price()
@@ -47,7 +58,12 @@ class Price(models.Model):
     reasoning = _price()
     audio_output = _price()
     request = models.BigIntegerField(
-        default=0, validators=[MinValueValidator(0)], help_text="Pico-dollars per request."
+        default=0,
+        validators=[
+            MinValueValidator(0),
+            MaxValueValidator(DEAREST_REQUEST, "More than $1,000 per request is surely a slip."),
+        ],
+        help_text="Pico-dollars per request.",
     )
     source = models.CharField(max_length=100, blank=True, default="", help_text="Where the figures come from.")
     created_at = models.DateTimeField(auto_now_add=True)
