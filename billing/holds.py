@@ -44,8 +44,8 @@ class Holds:
         total: dict[int, int] = {}
         for journal in self._journals.values():
             journal.read_on()
-            for held, budget_ids in journal.open.values():
-                for budget_id in budget_ids:
+            for windows in journal.open.values():
+                for _, budget_id, held in windows:
                     total[budget_id] = total.get(budget_id, 0) + held
         return total
 
@@ -55,7 +55,8 @@ class _Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.open: dict[str, tuple[int, list[int]]] = {}
+        self.open: dict[str, list[tuple[str, int, int]]] = {}
+        """(counter, budget id, pico-dollars held) of each request's windows."""
         self._closed: dict[str, None] = {}
         self._position: Position = START
 
@@ -74,7 +75,7 @@ class _Journal:
     def _opened(self, payload: bytes) -> None:
         record = from_json(payload)
         if record["id"] not in self._closed:
-            self.open[record["id"]] = record["held_pico_usd"], [budget_id for _, budget_id in record["windows"]]
+            self.open[record["id"]] = record["windows"]
 
     def _close(self, request_id: str) -> None:
         self.open.pop(request_id, None)

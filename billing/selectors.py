@@ -202,8 +202,7 @@ def _journalled(root: Path, offsets: dict[str, Position]) -> Journalled:
                 if step.kind == CLOSE
             ]
             for request in open_requests(folder, live=True).values():
-                for _counter, budget_id in request.opened["windows"]:
-                    held = request.opened["held_pico_usd"]
+                for _counter, budget_id, held in request.opened["windows"]:
                     found.held[budget_id] = found.held.get(budget_id, 0) + held
         except FileNotFoundError:
             continue  # Drained and deleted meanwhile; the offsets show it.

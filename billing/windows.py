@@ -10,11 +10,20 @@ Bounds = tuple[float, float | None]
 """Start and end in seconds since the epoch; a window that never resets begins at 0 and has no end."""
 
 
-def window_bounds(window: str, time_zone: str, at: float) -> Bounds:
-    """The `hour`, `day`, `week` (from Monday), `month` or `total` window that contains `at`, in `time_zone`."""
+def window_bounds(window: str, time_zone: str, at: float, *, starts_on: int = 0) -> Bounds:
+    """The `hour`, `day`, `week`, `month` or `total` window that contains `at`, in `time_zone`.
+
+    `starts_on` is where a week (1 Monday … 7 Sunday) or a month (day 1 … 28) begins; 0 means Monday and the 1st.
+    """
     if window == "total":
         return 0.0, None
-    return _bounds(window, time_zone, int(at // 900))
+    return _bounds(window, time_zone, starts_on, int(at // 900))
+
+
+def reset_bounds(anchor: int, reset_s: int, at: float) -> Bounds:
+    """The window of `reset_s` seconds that contains `at`, when one began at `anchor`."""
+    start = anchor + (int(at) - anchor) // reset_s * reset_s
+    return float(start), float(start + reset_s)
 
 
 @cache
@@ -24,7 +33,7 @@ def load_zone(time_zone: str) -> ZoneInfo:
 
 
 @lru_cache(maxsize=4096)
-def _bounds(window: str, time_zone: str, quarter: int) -> Bounds:
+def _bounds(window: str, time_zone: str, starts_on: int, quarter: int) -> Bounds:
     # Every zone's offset is a multiple of a quarter of an hour, so all moments of a quarter share their windows.
     zone = load_zone(time_zone)
     moment = datetime.fromtimestamp(quarter * 900, zone)
@@ -32,17 +41,19 @@ def _bounds(window: str, time_zone: str, quarter: int) -> Bounds:
         start = moment.timestamp() - moment.minute * 60
         return start, start + 3600
     midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
-    first, following = _days(window, midnight)
+    first, following = _days(window, midnight, starts_on or 1)
     return first.replace(tzinfo=zone).timestamp(), following.replace(tzinfo=zone).timestamp()
 
 
-def _days(window: str, midnight: datetime) -> tuple[datetime, datetime]:
+def _days(window: str, midnight: datetime, starts_on: int) -> tuple[datetime, datetime]:
     if window == "day":
         return midnight, midnight + timedelta(days=1)
     if window == "week":
-        monday = midnight - timedelta(days=midnight.weekday())
-        return monday, monday + timedelta(days=7)
+        first = midnight - timedelta(days=(midnight.isoweekday() - starts_on) % 7)
+        return first, first + timedelta(days=7)
     if window == "month":
-        first = midnight.replace(day=1)
-        return first, (first + timedelta(days=32)).replace(day=1)
+        first = midnight.replace(day=starts_on)
+        if midnight.day < starts_on:
+            first = (first.replace(day=1) - timedelta(days=1)).replace(day=starts_on)
+        return first, (first.replace(day=1) + timedelta(days=32)).replace(day=starts_on)
     raise ValueError(f"{window!r} is not a window; choose hour, day, week, month or total")

@@ -9,20 +9,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from billing.windows import window_bounds
 from llmgateway.http import httpx
 from llmgateway.pipeline.errors import LedgerUnavailableError
 from llmgateway.pipeline.protocols import (
-    AdmissionStore,
-    BudgetRefusal,
-    BudgetState,
     Clock,
     Ledger,
-    LimitRefusal,
     Record,
-    Reservation,
 )
-from llmgateway.pipeline.snapshot import BudgetRule, Limit
 
 
 class FakeClock:
@@ -96,87 +89,6 @@ def _as_written(record: Record) -> Record:
     """What a journal keeps of a record: a copy, made of what JSON can say."""
     copy: Record = json.loads(json.dumps(record))
     return copy
-
-
-class FakeCounters:
-    """An `AdmissionStore` that counts exactly and forgets nothing: limits never refill.
-
-    `refusal` makes every admission fail with it.
-    """
-
-    def __init__(self, clock: Clock | None = None) -> None:
-        self.clock = clock or FakeClock()
-        self.refusal: LimitRefusal | BudgetRefusal | None = None
-        self.taken: dict[str, int] = {}
-        self.settled: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-        self.open: dict[str, Reservation] = {}
-        self.settlements: list[tuple[str, int]] = []
-
-    async def admit(
-        self, request_id: str, *, limits: tuple[Limit, ...], budgets: tuple[BudgetRule, ...], hold_pico_usd: int
-    ) -> Reservation | LimitRefusal | BudgetRefusal:
-        refusal = self.refusal or self._first_blocker(limits, budgets, hold_pico_usd)
-        if refusal is not None:
-            return refusal
-        for limit in limits:
-            self.taken[limit.counter] = self.taken.get(limit.counter, 0) + 1
-        windows = tuple((self.counter(budget), budget) for budget in budgets)
-        for name, _ in windows:
-            self.held[name] = self.held.get(name, 0) + hold_pico_usd
-        reservation = Reservation(request_id, limits, windows, hold_pico_usd, *self._tightest(limits))
-        self.open[request_id] = reservation
-        return reservation
-
-    def settle(
-        self, reservation: Reservation, *, cost_pico_usd: int, budgets: tuple[BudgetRule, ...], refund_limits: bool
-    ) -> None:
-        if self.open.pop(reservation.id, None) is None:
-            return
-        self.settlements.append((reservation.id, cost_pico_usd))
-        for name, _ in reservation.windows:
-            self.held[name] -= reservation.held_pico_usd
-        for name in {name for name, _ in reservation.windows} | {self.counter(budget) for budget in budgets}:
-            self.settled[name] = self.settled.get(name, 0) + cost_pico_usd
-        if refund_limits:
-            for limit in reservation.limits:
-                self.taken[limit.counter] -= 1
-
-    def seed(self, budget: BudgetRule, *, window_start: float, settled_pico_usd: int) -> None:
-        name = f"budget:{budget.id}:{window_start}"
-        self.settled[name] = self.settled.get(name, 0) + settled_pico_usd
-
-    def restart(self, budget: BudgetRule) -> None:
-        self.settled[self.counter(budget)] = 0
-
-    def state(self, budget: BudgetRule) -> BudgetState:
-        name = self.counter(budget)
-        return BudgetState(self.settled.get(name, 0), self.held.get(name, 0))
-
-    def counter(self, budget: BudgetRule) -> str:
-        """The counter of the budget's current window."""
-        start, _ = window_bounds(budget.window, budget.time_zone, self.clock.time())
-        return f"budget:{budget.id}:{start}"
-
-    def _first_blocker(
-        self, limits: tuple[Limit, ...], budgets: tuple[BudgetRule, ...], hold_pico_usd: int
-    ) -> LimitRefusal | BudgetRefusal | None:
-        for limit in limits:
-            if self.taken.get(limit.counter, 0) >= limit.burst:
-                return LimitRefusal(limit, remaining=0, retry_after_s=60.0 if limit.amount else None)
-        for budget in budgets:
-            state = self.state(budget)
-            if state.settled_pico_usd + state.held_pico_usd + hold_pico_usd > budget.limit_pico_usd:
-                _, end = window_bounds(budget.window, budget.time_zone, self.clock.time())
-                return BudgetRefusal(budget, state.settled_pico_usd, state.held_pico_usd, end)
-        return None
-
-    def _tightest(self, limits: tuple[Limit, ...]) -> tuple[int, int] | tuple[()]:
-        rooms = [(limit.burst - self.taken[limit.counter], limit.amount) for limit in limits]
-        if not rooms:
-            return ()
-        remaining, amount = min(rooms)
-        return amount, remaining
 
 
 class ScriptedStream(httpx.AsyncByteStream):
@@ -260,4 +172,3 @@ if TYPE_CHECKING:
     # A fake that no longer fits its protocol must fail the type check, not a test far away.
     _clock: Clock = FakeClock()
     _ledger: Ledger = FakeLedger()
-    _store: AdmissionStore = FakeCounters()

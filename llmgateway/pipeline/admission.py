@@ -6,8 +6,16 @@ import math
 
 from billing.money import format_usd, plain, usd
 from billing.pricing import dearest, in_force
-from llmgateway.pipeline.errors import BudgetExceededError, ErrorHeaders, RateLimitError
-from llmgateway.pipeline.protocols import AdmissionStore, BudgetRefusal, LimitRefusal, Reservation
+from llmgateway.pipeline.errors import BudgetExceededError, ErrorHeaders, LedgerUnavailableError, RateLimitError
+from llmgateway.pipeline.protocols import (
+    AdmissionStore,
+    BudgetRefusal,
+    LimitRefusal,
+    Reservation,
+    StoreRefusal,
+    TargetTerms,
+    Tokens,
+)
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Deployment, Key
 from providers.adapters.types import Operation
@@ -52,19 +60,26 @@ async def admit(store: AdmissionStore, request: ModelRequest, key: Key, hold_pic
         RateLimitError: a limit has no room; named with its scope, and when there will be room.
         BudgetExceededError: a budget cannot pay the hold; named with what is settled and held.
     """
-    decision = await store.admit(request.id, limits=key.limits, budgets=key.budgets, hold_pico_usd=hold_pico_usd)
+    decision = await store.admit(
+        request.id,
+        demand=Tokens(),
+        limits=key.limits,
+        budgets=key.budgets,
+        targets=(TargetTerms(expected_pico_usd=hold_pico_usd),),
+    )
     if isinstance(decision, LimitRefusal):
         raise _limited(decision, key)
     if isinstance(decision, BudgetRefusal):
         raise _exhausted(decision, key)
+    if isinstance(decision, StoreRefusal):
+        raise LedgerUnavailableError(decision.reason)
     return decision
 
 
 def limit_headers(reservation: Reservation) -> ErrorHeaders:
     """`x-ratelimit-*-requests` of the tightest limit."""
-    if reservation.limit is None:
-        return ()
-    return _rate_headers(reservation.limit, reservation.remaining or 0, reservation.reset_s)
+    tightest = reservation.requests
+    return () if tightest is None else _rate_headers(tightest.limit, tightest.remaining, tightest.reset_s)
 
 
 def _rate_headers(limit: int, remaining: int, reset_s: float) -> ErrorHeaders:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from billing.pricing import in_force
 from llmgateway.pipeline.exchanges import Exchange
 from llmgateway.pipeline.metering import Metered, Progress, attempt_record, identity, ledger_row, metered
-from llmgateway.pipeline.protocols import Record, Reservation
+from llmgateway.pipeline.protocols import Record, Reservation, Tokens
 from llmgateway.pipeline.requests import ModelRequest, Presence
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key
 from llmgateway.pipeline.upstream import has_reached_provider
@@ -108,7 +108,7 @@ class Call:
         if self.settled:
             return
         self.settled = True
-        gateway, progress = self._gateway, self.progress
+        gateway, progress, usage = self._gateway, self.progress, self.outcome.usage
         if self.running:
             self.end_attempt(progress.upstream_status, error_type or status, cost_pico_usd=self.outcome.cost_pico_usd)
         row = ledger_row(
@@ -127,8 +127,8 @@ class Call:
             gateway.store.settle(
                 self.reservation,
                 cost_pico_usd=self.outcome.cost_pico_usd,
+                used=None if refund_limits else Tokens(usage.input_tokens, usage.output_tokens),
                 budgets=gateway.current_budgets(self.key),
-                refund_limits=refund_limits,
             )
         if not self.outcome.usage.consistent:
             gateway.telemetry.figures.inconsistent_usage += 1
@@ -146,4 +146,4 @@ class Call:
         """It was admitted but could not even be opened: give everything back, no row."""
         self.settled = True
         self._gateway.exchanges.end(self.exchange)
-        self._gateway.store.settle(self.reservation, cost_pico_usd=0, budgets=(), refund_limits=True)
+        self._gateway.store.settle(self.reservation, cost_pico_usd=0, used=None, budgets=())

@@ -182,7 +182,7 @@ class Gateway:
             call.asked,
             input_estimate=call.input_estimate,
             held_pico_usd=call.reservation.held_pico_usd,
-            windows=[[name, budget.id] for name, budget in call.reservation.windows],
+            windows=[[window.name, window.budget.id, window.held_pico_usd] for window in call.reservation.windows],
         )
         before = self.clock.monotonic()
         self.ledger.open({**record, **call.begin_attempt(first)})

@@ -6,7 +6,7 @@ real ones of their own (`tests/fakes.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -26,33 +26,100 @@ class Clock(Protocol):
         ...
 
 
+class Tokens(msgspec.Struct, frozen=True):
+    """Tokens of one request: estimated when it is admitted, used when it is settled."""
+
+    input: int = 0
+    output: int = 0
+
+    def amount(self, metric: str) -> int:
+        """What the request takes of a limit's metric."""
+        if metric == "tokens":
+            return self.input + self.output
+        if metric == "input_tokens":
+            return self.input
+        if metric == "output_tokens":
+            return self.output
+        return 1
+
+
+class StrictHold(msgspec.Struct, frozen=True):
+    """What a request must hold of strict budgets, in pico-dollars: between `least` and `wanted`."""
+
+    wanted: int
+    """The worst case at the request's own cap."""
+    least: int
+    """The worst case at the smallest output that is worth asking for; below it the request is refused."""
+    share: int = 1
+    """Holds no more than what remains of the budget divided by this, yet never less than `least`."""
+
+
+class TargetTerms(msgspec.Struct, frozen=True):
+    """What one candidate deployment asks of admission."""
+
+    limits: tuple[Limit, ...] = ()
+    budgets: tuple[BudgetRule, ...] = ()
+    """The deployment's and the provider's, besides the caller's."""
+    expected_pico_usd: int = 0
+    """Held of every budget that is not strict."""
+    strict: StrictHold | None = None
+    """Held of every strict budget; None: no strict budget is concerned."""
+
+
+class Headroom(msgspec.Struct, frozen=True):
+    """How much the tightest limit of a kind leaves, for `x-ratelimit-*`."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+    """Until it is as if never used."""
+
+
+class HeldWindow(msgspec.Struct, frozen=True):
+    """One budget's window that a request holds something of."""
+
+    name: str
+    """Of the counter."""
+    budget: BudgetRule
+    held_pico_usd: int
+
+
 class Reservation(msgspec.Struct, frozen=True):
     """What an admitted request took, to be settled exactly once. `id` is the gateway's request id."""
 
     id: str
-    limits: tuple[Limit, ...]
-    windows: tuple[tuple[str, BudgetRule], ...]
-    """(counter name, budget) of each window that holds `held_pico_usd`."""
-    held_pico_usd: int
-    limit: int | None = None
-    """Of the tightest request limit, for `x-ratelimit-limit-requests`."""
-    remaining: int | None = None
-    reset_s: float = 0.0
-    """Until that limit is as if never used."""
+    demand: Tokens = Tokens()
+    limits: tuple[Limit, ...] = ()
+    """The caller's."""
+    target_limits: tuple[Limit, ...] = ()
+    """The deployment's and provider's of the present attempt."""
+    windows: tuple[HeldWindow, ...] = ()
+    target: int = 0
+    """Which of the targets was taken: the first with room."""
+    granted_pico_usd: int | None = None
+    """What strict budgets hold; None: there is none."""
+    requests: Headroom | None = None
+    """Of the tightest limit of requests."""
+    tokens: Headroom | None = None
+    shadowed: tuple[Limit, ...] = ()
+    """Limits in shadow mode that would have refused it."""
+
+    @property
+    def held_pico_usd(self) -> int:
+        """The largest hold."""
+        return max([window.held_pico_usd for window in self.windows], default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class LimitRefusal:
+class LimitRefusal(msgspec.Struct, frozen=True):
     """The first limit that had no room."""
 
     limit: Limit
     remaining: int
     retry_after_s: float | None
-    """Exact, if nothing else is taken meanwhile. None: no wait helps."""
+    """Exact, if nothing else is taken meanwhile; a guess for concurrency. None: no wait helps."""
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetRefusal:
+class BudgetRefusal(msgspec.Struct, frozen=True):
     """The first budget that could not pay the hold."""
 
     budget: BudgetRule
@@ -62,8 +129,16 @@ class BudgetRefusal:
     """Seconds since the epoch; None: never."""
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetState:
+class StoreRefusal(msgspec.Struct, frozen=True):
+    """The counters cannot be asked, and what the operator chose for then refuses this request."""
+
+    reason: str
+
+
+Refusal = LimitRefusal | BudgetRefusal | StoreRefusal
+
+
+class BudgetState(msgspec.Struct, frozen=True):
     settled_pico_usd: int
     held_pico_usd: int
 
@@ -72,24 +147,57 @@ class AdmissionStore(Protocol):
     """Counters of limits and budgets.
 
     `admit` checks all and takes from all or from none, in one atomic step. `settle` gives back the hold and books
-    the cost; settling an id twice changes nothing. `settle` and `seed` never wait.
+    the cost; settling an id twice changes nothing. `settle`, `seed` and `seed_limit` never wait.
     """
 
     async def admit(
-        self, request_id: str, *, limits: tuple[Limit, ...], budgets: tuple[BudgetRule, ...], hold_pico_usd: int
-    ) -> Reservation | LimitRefusal | BudgetRefusal: ...
+        self,
+        request_id: str,
+        *,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        targets: Sequence[TargetTerms],
+    ) -> Reservation | Refusal:
+        """Take from the caller's `limits` and `budgets` and those of the first of `targets` that has room.
+
+        The caller's own refusals come first; if only targets lack room, the first target's refusal is the answer.
+        A limit that the demand can never fit refuses with `retry_after_s=None`.
+        """
+        ...
+
+    async def move(self, reservation: Reservation, target: TargetTerms) -> Reservation | Refusal:
+        """Exchange the target's counters and the difference of the hold, for another attempt; or change nothing.
+
+        The caller's counters stay taken. What the former target's limits took is given back.
+        """
+        ...
 
     def settle(
-        self, reservation: Reservation, *, cost_pico_usd: int, budgets: tuple[BudgetRule, ...], refund_limits: bool
+        self,
+        reservation: Reservation,
+        *,
+        cost_pico_usd: int,
+        used: Tokens | None,
+        budgets: tuple[BudgetRule, ...],
     ) -> None:
         """Book `cost_pico_usd` on every window that was held, and on those `budgets` that came into being meanwhile.
 
-        `refund_limits` gives back what limits took: for a request that reached no provider.
+        `used` corrects what token limits took, and may drive a bucket into debt; None gives everything back, the
+        request itself included: it reached no provider. Concurrency slots return in any case.
         """
+        ...
+
+    async def hold_returned(self, timeout_s: float) -> bool:
+        """Wait for a hold to return; False: none did. Those who wait are woken in turn."""
         ...
 
     def seed(self, budget: BudgetRule, *, window_start: float, settled_pico_usd: int) -> None:
         """What the ledger says was settled in the window that began at `window_start`, before any request counted."""
+        ...
+
+    def seed_limit(self, limit: Limit, *, window_start: float, used: int) -> None:
+        """The same for a limit over a calendar window or a total."""
         ...
 
     def restart(self, budget: BudgetRule) -> None:
@@ -98,6 +206,10 @@ class AdmissionStore(Protocol):
 
     def state(self, budget: BudgetRule) -> BudgetState:
         """Of the current window."""
+        ...
+
+    def limit_used(self, limit: Limit) -> int:
+        """How much of the limit is taken now: of a bucket, a window, or slots."""
         ...
 
 

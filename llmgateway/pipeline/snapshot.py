@@ -62,33 +62,97 @@ class Networks:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `burst` requests at once and `amount` a minute after that (GCRA). `counter` names it in the store."""
+    """At most `amount` of a metric in a period. `counter` names it in the store.
+
+    Per minute it is a token bucket (GCRA): at most `burst` at once, then `amount` a minute. Hours to months are
+    calendar windows and part of the counter's name, `total` never resets unless `reset_s` is set, and concurrency
+    has no period: a slot is held while the request runs.
+    """
 
     counter: str
-    """Unique and stable while the row lives: `limit:<row id>`."""
+    """Unique and stable while the row lives: `limit:<row id>`, and a subject behind it where it counts for each one."""
     name: str
     """For people, in errors and headers: `60 requests per minute`."""
     scope: str
-    """`key`, `team` or `global`."""
+    """`global`, `provider`, `deployment`, `model`, `team`, `key`, `end_user` or `ip`."""
     amount: int
     burst: int
+    metric: str = "requests"
+    """`requests`, `tokens`, `input_tokens`, `output_tokens` or `concurrency`."""
+    per: str = "minute"
+    """`minute`, `hour`, `day`, `week`, `month` or `total`; empty for concurrency."""
+    time_zone: str = "UTC"
+    starts_on: int = 0
+    """Where a week (1 Monday … 7 Sunday) or a month (day 1 … 28) begins; 0: on Monday, on the 1st."""
+    reset_s: int = 0
+    """A `total` starts anew every so many seconds, counted from `anchor`; 0: never."""
+    anchor: int = 0
+    """Seconds since the epoch."""
+    model: str = ""
+    """Counts for this alias only, and stands for it in place of a rule of the same owner, metric and period without one."""
+    each: str = ""
+    """`ip`, `end_user` or `model`: every one of them has a counter of its own. Empty: one counter."""
+    first_in_window: bool = False
+    """An amount larger than what can ever fit is admitted from a full bucket, which goes into debt, not refused."""
+    shadow: bool = False
+    """Evaluated and reported, never enforced."""
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetRule:
-    """A budget as the hot path needs it. Its counter's name is `budget:<row id>` and the window's start."""
+    """A budget as the hot path needs it. Its counter's name is `budget:<row id>`, its subject and the window's start."""
 
     id: int
     name: str
     scope: str
-    """`key`, `team` or `global`."""
+    """`global`, `provider`, `deployment`, `model`, `team`, `key`, `end_user` or `ip`."""
     scope_id: str
-    """The key's or team's row id; empty for global."""
+    """Row id of the key, team, provider or deployment, or the alias's name, the end user, the address; empty for global."""
     window: str
     """`hour`, `day`, `week`, `month` or `total`."""
     limit_pico_usd: int
+    """Credits included, the temporary increase not."""
     time_zone: str
     """Where the window's midnight is; the team's, or UTC."""
+    strict: bool = False
+    """Holds the worst case instead of what is expected."""
+    starts_on: int = 0
+    """As in `Limit`."""
+    increase_pico_usd: int = 0
+    increase_until: float = 0.0
+    """Seconds since the epoch: until then the limit is higher by `increase_pico_usd`."""
+    each: str = ""
+    """`ip` or `end_user`: every one of them has such a budget. `scope_id` is empty until one is bound."""
+
+    def limit_at(self, now: float) -> int:
+        """Pico-dollars that may be spent in the window, as of `now` (seconds since the epoch)."""
+        if self.increase_pico_usd and now < self.increase_until:
+            return self.limit_pico_usd + self.increase_pico_usd
+        return self.limit_pico_usd
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRules:
+    """What an operator decides about admission as a whole."""
+
+    hold_wait_ms: int = 200
+    """How long a request that does not fit a strict budget waits for holds to return."""
+    strict_min_output_tokens: int = 256
+    """A strict budget never lowers an output cap below this."""
+    absent_cap_share: int = 16
+    """A request without a cap holds at most this part of what remains of a strict budget: one sixteenth."""
+    quota_status: int = 402
+    """Status of an exhausted budget or token quota: 402, 403 or 429."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimation:
+    """How tokens are estimated from the text of a body."""
+
+    max_sample_bytes: int = 20_000
+    """Up to here text is counted in characters; what is above, in bytes."""
+    bytes_per_token: float = 4.0
+    chars_per_token: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +175,9 @@ class Key:
     networks: Networks | None = None
     """Where it may be used from; None: anywhere."""
     limits: tuple[Limit, ...] = ()
-    """Its own, its team's and the global ones."""
+    """Its own, its team's and the global ones, those included that are for one model or for each address or end user."""
     budgets: tuple[BudgetRule, ...] = ()
-    """Its own, its team's and the global ones."""
+    """The same of budgets."""
     user_id: str = ""
 
 
@@ -154,6 +218,13 @@ class Deployment:
     inject_usage: bool = True
     prices: tuple[PriceVersion, ...] = ()
     """Sorted by `effective_from`."""
+    limits: tuple[Limit, ...] = ()
+    """Its own and its provider's."""
+    budgets: tuple[BudgetRule, ...] = ()
+    """Its own and its provider's."""
+    estimation: Estimation = Estimation()
+    max_request_pico_usd: int | None = None
+    """What a strict budget holds for a request whose cost cannot be bounded otherwise; None: such are refused."""
     problem: str = ""
     """Why it cannot be called now (a credential that cannot be read); empty: it can."""
 
@@ -176,6 +247,9 @@ class Alias:
     """`weighted` or `priority`."""
     targets: tuple[Target, ...]
     """Enabled ones only, in order."""
+    limits: tuple[Limit, ...] = ()
+    """Of the alias itself, whoever calls it."""
+    budgets: tuple[BudgetRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +303,7 @@ class Snapshot:
     request_body_limit: int = 32 * 2**20
     """Bytes."""
     retries: Retries = Retries()
+    admission: AdmissionRules = AdmissionRules()
     sources: tuple[SourceRule, ...] = ()
     """Where keys are looked up, in order."""
     budgets: Mapping[int, BudgetRule] = field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from billing.windows import window_bounds
@@ -9,8 +11,13 @@ from llmgateway.pipeline.protocols import (
     BudgetRefusal,
     BudgetState,
     Clock,
+    Headroom,
+    HeldWindow,
     LimitRefusal,
+    Refusal,
     Reservation,
+    TargetTerms,
+    Tokens,
 )
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
 
@@ -45,36 +52,60 @@ class MemoryStore:
         self._open: dict[str, Reservation] = {}
 
     async def admit(
-        self, request_id: str, *, limits: tuple[Limit, ...], budgets: tuple[BudgetRule, ...], hold_pico_usd: int
-    ) -> Reservation | LimitRefusal | BudgetRefusal:
+        self,
+        request_id: str,
+        *,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        targets: Sequence[TargetTerms],
+    ) -> Reservation | Refusal:
         now_ns = int(self._clock.monotonic() * 1e9)
-        refusal = self._first_full(limits, now_ns) or self._first_poor(budgets, hold_pico_usd)
+        hold = targets[0].expected_pico_usd
+        refusal = self._first_full(limits, now_ns) or self._first_poor(budgets, hold)
         if refusal is not None:
             return refusal
-        windows = tuple((self._name(budget), budget) for budget in budgets)
-        for name, _ in windows:
-            self._windows[name].held += hold_pico_usd
-        tightest = self._take(limits, now_ns)
-        reservation = Reservation(request_id, limits, windows, hold_pico_usd, *tightest)
+        windows = tuple([HeldWindow(self._name(budget), budget, hold) for budget in budgets])
+        for window in windows:
+            self._windows[window.name].held += hold
+        reservation = Reservation(request_id, demand, limits, windows=windows, requests=self._take(limits, now_ns))
         self._open[request_id] = reservation
         return reservation
 
+    async def move(self, reservation: Reservation, target: TargetTerms) -> Reservation | Refusal:
+        return reservation
+
     def settle(
-        self, reservation: Reservation, *, cost_pico_usd: int, budgets: tuple[BudgetRule, ...], refund_limits: bool
+        self,
+        reservation: Reservation,
+        *,
+        cost_pico_usd: int,
+        used: Tokens | None,
+        budgets: tuple[BudgetRule, ...],
     ) -> None:
         if self._open.pop(reservation.id, None) is None:
             return
         booked = set()
-        for name, budget in reservation.windows:
-            window = self._windows.setdefault(name, _Window())
-            window.held -= reservation.held_pico_usd
+        for held in reservation.windows:
+            window = self._windows.setdefault(held.name, _Window())
+            window.held -= held.held_pico_usd
             window.settled += cost_pico_usd
-            booked.add(_sums(budget))
+            booked.add(_sums(held.budget))
         for budget in budgets:
             if _sums(budget) not in booked:
                 self._windows[self._name(budget)].settled += cost_pico_usd
-        if refund_limits:
+        if used is None:
             self._give_back(reservation.limits)
+
+    async def hold_returned(self, timeout_s: float) -> bool:
+        await asyncio.sleep(timeout_s)
+        return False
+
+    def seed_limit(self, limit: Limit, *, window_start: float, used: int) -> None:
+        raise NotImplementedError
+
+    def limit_used(self, limit: Limit) -> int:
+        raise NotImplementedError
 
     def seed(self, budget: BudgetRule, *, window_start: float, settled_pico_usd: int) -> None:
         start, _ = window_bounds(budget.window, budget.time_zone, self._clock.time())
@@ -121,9 +152,9 @@ class MemoryStore:
             bucket.amount, bucket.full_at = limit.amount, now + used
         return max(bucket.full_at, now)
 
-    def _take(self, limits: tuple[Limit, ...], now_ns: int) -> tuple[int | None, int | None, float]:
-        """Take one request from each bucket; returns limit, remaining and seconds to full of the tightest."""
-        tightest: tuple[int | None, int | None, float] = (None, None, 0.0)
+    def _take(self, limits: tuple[Limit, ...], now_ns: int) -> Headroom | None:
+        """Take one request from each bucket; returns what the tightest leaves."""
+        tightest: Headroom | None = None
         for limit in limits:
             full_at = self._full_at(limit, now_ns) + MINUTE_NS
             bucket = self._buckets.get(limit.counter)
@@ -133,8 +164,8 @@ class MemoryStore:
                 bucket.full_at = full_at
             used = full_at - now_ns * limit.amount
             remaining = (limit.burst * MINUTE_NS - used) // MINUTE_NS
-            if tightest[1] is None or remaining < tightest[1]:
-                tightest = (limit.amount, remaining, used / limit.amount / 1e9)
+            if tightest is None or remaining < tightest.remaining:
+                tightest = Headroom(limit.amount, remaining, used / limit.amount / 1e9)
         return tightest
 
     def _give_back(self, limits: tuple[Limit, ...]) -> None:

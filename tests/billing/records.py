@@ -26,7 +26,7 @@ def opened(request_id: str, **changes: Any) -> Record:
         "alias": "gpt-4o-mini",
         "stream": True,
         "held_pico_usd": 90_000_000,
-        "windows": [["budget:1:0", 1]],
+        "windows": [["budget:1:0", 1, 1000]],
         "input_estimate": 100,
         "provider": "openai",
         "deployment": "main",

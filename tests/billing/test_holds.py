@@ -27,7 +27,7 @@ def holds(tmp_path: Path, clock: FakeClock) -> Holds:
 
 
 def opened(request_id: str, held: int, *budget_ids: int) -> dict[str, Any]:
-    windows = [[f"budget:{budget_id}:day", budget_id] for budget_id in budget_ids]
+    windows = [[f"budget:{budget_id}:day", budget_id, held] for budget_id in budget_ids]
     return {"id": request_id, "started_at": 1.0, "held_pico_usd": held, "windows": windows}
 
 

@@ -143,8 +143,10 @@ def test_budgets_count_ledger_journal_and_holds(journal: Journal) -> None:
     JournalDrain(journal.folder, journal=journal).drain()
     write(journal, "journalled", **of_alice, cost_pico_usd=20)
     write(journal, "somebody", key_id="999", team_id=998, cost_pico_usd=300)
-    journal.open(opened("running", held_pico_usd=7, windows=[["x", mine.pk], ["y", team.pk], ["z", everyone.pk]]))
-    journal.open(opened("another", held_pico_usd=5, windows=[["z", everyone.pk]]))
+    journal.open(
+        opened("running", held_pico_usd=7, windows=[["x", mine.pk, 7], ["y", team.pk, 7], ["z", everyone.pk, 7]])
+    )
+    journal.open(opened("another", held_pico_usd=5, windows=[["z", everyone.pk, 5]]))
 
     found = {row["name"]: row for row in run("budgets")}
 

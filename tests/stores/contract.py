@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD
-from llmgateway.pipeline.protocols import AdmissionStore, BudgetRefusal, LimitRefusal, Reservation
+from llmgateway.pipeline.protocols import (
+    AdmissionStore,
+    BudgetRefusal,
+    LimitRefusal,
+    Refusal,
+    Reservation,
+    TargetTerms,
+    Tokens,
+)
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
 from tests.fakes import FakeClock
 
@@ -16,6 +24,12 @@ FIVE = Limit("limit:1", "5 requests per minute", "key", 5, 5)
 SEVEN = Limit("limit:2", "7 requests per minute", "team", 7, 3)
 DAY = BudgetRule(1, "day", "key", "1", "day", 1000, "UTC")
 TOTAL = BudgetRule(2, "total", "global", "", "total", 1500, "UTC")
+
+
+def remaining(reservation: Reservation) -> int:
+    """Requests that the tightest limit leaves."""
+    assert reservation.requests is not None
+    return reservation.requests.remaining
 
 
 class StoreContract:
@@ -29,9 +43,15 @@ class StoreContract:
         limits: tuple[Limit, ...] = (),
         budgets: tuple[BudgetRule, ...] = (),
         hold: int = 0,
-    ) -> Reservation | LimitRefusal | BudgetRefusal:
+    ) -> Reservation | Refusal:
         StoreContract._number += 1
-        return await store.admit(f"req_{self._number}", limits=limits, budgets=budgets, hold_pico_usd=hold)
+        return await store.admit(
+            f"req_{self._number}",
+            demand=Tokens(),
+            limits=limits,
+            budgets=budgets,
+            targets=(TargetTerms(expected_pico_usd=hold),),
+        )
 
     async def admitted(
         self,
@@ -62,7 +82,8 @@ class StoreContract:
     async def test_the_tightest_limit_is_reported(self, store: AdmissionStore) -> None:
         reservation = await self.admitted(store, (FIVE, SEVEN))
 
-        assert (reservation.limit, reservation.remaining) == (7, 2)
+        assert reservation.requests is not None
+        assert (reservation.requests.limit, reservation.requests.remaining) == (7, 2)
 
     async def test_all_or_nothing(self, store: AdmissionStore) -> None:
         nothing = replace(DAY, limit_pico_usd=0)
@@ -70,7 +91,7 @@ class StoreContract:
         for _ in range(10):
             assert isinstance(await self.take(store, (FIVE,), (nothing,), 1), BudgetRefusal)
 
-        assert (await self.admitted(store, (FIVE,))).remaining == 4
+        assert remaining(await self.admitted(store, (FIVE,))) == 4
 
     async def test_the_first_blocker_is_named(self, store: AdmissionStore) -> None:
         refusal = await self.take(store, (), (DAY, replace(TOTAL, limit_pico_usd=10)), 100)
@@ -84,13 +105,13 @@ class StoreContract:
             await self.admitted(store, (FIVE,))
 
         raised = replace(FIVE, amount=10, burst=10)
-        assert (await self.admitted(store, (raised,))).remaining == 4
+        assert remaining(await self.admitted(store, (raised,))) == 4
 
     async def test_refunding_gives_the_turn_back(self, store: AdmissionStore) -> None:
         one = replace(FIVE, amount=1, burst=1)
         reservation = await self.admitted(store, (one,))
 
-        store.settle(reservation, cost_pico_usd=0, budgets=(), refund_limits=True)
+        store.settle(reservation, cost_pico_usd=0, budgets=(), used=None)
 
         await self.admitted(store, (one,))
 
@@ -98,7 +119,7 @@ class StoreContract:
         reservation = await self.admitted(store, (), (DAY,), 600)
         assert isinstance(await self.take(store, (), (DAY,), 600), BudgetRefusal)
 
-        store.settle(reservation, cost_pico_usd=100, budgets=(DAY,), refund_limits=False)
+        store.settle(reservation, cost_pico_usd=100, budgets=(DAY,), used=Tokens())
 
         state = store.state(DAY)
         assert (state.settled_pico_usd, state.held_pico_usd) == (100, 0)
@@ -108,15 +129,15 @@ class StoreContract:
         reservation = await self.admitted(store, (FIVE,), (DAY,), 600)
 
         for _ in range(2):
-            store.settle(reservation, cost_pico_usd=100, budgets=(DAY,), refund_limits=True)
+            store.settle(reservation, cost_pico_usd=100, budgets=(DAY,), used=None)
 
         assert store.state(DAY).settled_pico_usd == 100
-        assert (await self.admitted(store, (FIVE,))).remaining == 4
+        assert remaining(await self.admitted(store, (FIVE,))) == 4
 
     async def test_a_budget_made_meanwhile_is_booked_too(self, store: AdmissionStore) -> None:
         reservation = await self.admitted(store, (), (DAY,), 600)
 
-        store.settle(reservation, cost_pico_usd=100, budgets=(DAY, TOTAL), refund_limits=False)
+        store.settle(reservation, cost_pico_usd=100, budgets=(DAY, TOTAL), used=Tokens())
 
         assert store.state(TOTAL).settled_pico_usd == 100
 
@@ -124,7 +145,7 @@ class StoreContract:
         reservation = await self.admitted(store, (), (DAY,), 600)
         monthly = replace(DAY, window="month")
 
-        store.settle(reservation, cost_pico_usd=100, budgets=(monthly,), refund_limits=False)
+        store.settle(reservation, cost_pico_usd=100, budgets=(monthly,), used=Tokens())
 
         assert store.state(monthly).settled_pico_usd == 100
 
@@ -134,7 +155,7 @@ class StoreContract:
         reservation = await self.admitted(store, (), (DAY,), 600)
         clock.advance(86_400)
 
-        store.settle(reservation, cost_pico_usd=100, budgets=(DAY,), refund_limits=False)
+        store.settle(reservation, cost_pico_usd=100, budgets=(DAY,), used=Tokens())
 
         assert store.state(DAY).settled_pico_usd == 0
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.windows import load_zone
-from llmgateway.pipeline.protocols import AdmissionStore, Reservation
+from llmgateway.pipeline.protocols import AdmissionStore, Reservation, TargetTerms, Tokens
 from llmgateway.pipeline.snapshot import Limit
 from llmgateway.stores.memory import MemoryStore
 from tests.fakes import FakeClock
-from tests.stores.contract import DAY, FIVE, StoreContract
+from tests.stores.contract import DAY, FIVE, StoreContract, remaining
 
 load_zone("UTC")
 
@@ -33,7 +33,7 @@ class TestMemoryStore(StoreContract):
         store.sweep()
 
         assert store.state(DAY).held_pico_usd == 20
-        assert (await self.admitted(store, (FIVE,))).remaining == 2
+        assert remaining(await self.admitted(store, (FIVE,))) == 2
 
 
 @given(
@@ -47,7 +47,9 @@ def test_in_any_span_at_most_burst_and_the_pace_pass(amount: int, burst: int, ga
     passed: list[float] = []
     for number, gap in enumerate(gaps):
         clock.advance(gap)
-        decision = asyncio.run(store.admit(f"r{number}", limits=(limit,), budgets=(), hold_pico_usd=0))
+        decision = asyncio.run(
+            store.admit(f"r{number}", demand=Tokens(), limits=(limit,), budgets=(), targets=(TargetTerms(),))
+        )
         if isinstance(decision, Reservation):
             passed.append(clock.monotonic())
     for first, start in enumerate(passed):
