@@ -147,7 +147,8 @@ class AdmissionStore(Protocol):
     """Counters of limits and budgets.
 
     `admit` checks all and takes from all or from none, in one atomic step. `settle` gives back the hold and books
-    the cost; settling an id twice changes nothing. `settle`, `seed` and `seed_limit` never wait.
+    the cost; settling an id twice changes nothing. `settle`, `seed`, `seed_limit` and `restart` never wait; whoever asks
+    afterwards sees what they did.
     """
 
     async def admit(
@@ -204,11 +205,11 @@ class AdmissionStore(Protocol):
         """Forget what is settled in the current window; a `seed` follows. What is held stays."""
         ...
 
-    def state(self, budget: BudgetRule) -> BudgetState:
+    async def state(self, budget: BudgetRule) -> BudgetState:
         """Of the current window."""
         ...
 
-    def limit_used(self, limit: Limit) -> int:
+    async def limit_used(self, limit: Limit) -> int:
         """How much of the limit is taken now: of a bucket, a window, or slots."""
         ...
 

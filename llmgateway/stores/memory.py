@@ -104,7 +104,7 @@ class MemoryStore:
     def seed_limit(self, limit: Limit, *, window_start: float, used: int) -> None:
         raise NotImplementedError
 
-    def limit_used(self, limit: Limit) -> int:
+    async def limit_used(self, limit: Limit) -> int:
         raise NotImplementedError
 
     def seed(self, budget: BudgetRule, *, window_start: float, settled_pico_usd: int) -> None:
@@ -115,7 +115,7 @@ class MemoryStore:
     def restart(self, budget: BudgetRule) -> None:
         self._windows[self._name(budget)].settled = 0
 
-    def state(self, budget: BudgetRule) -> BudgetState:
+    async def state(self, budget: BudgetRule) -> BudgetState:
         window = self._windows[self._name(budget)]
         return BudgetState(window.settled, window.held)
 

@@ -47,7 +47,7 @@ class FailingLedger:
 
 async def counted(runtime: Runtime) -> BudgetState:
     await asyncio.wait_for(runtime.gateway.budgets_ready.wait(), 2)
-    return runtime.gateway.store.state(TOTAL)
+    return await runtime.gateway.store.state(TOTAL)
 
 
 @pytest.mark.parametrize("error", [DatabaseError("away"), InterfaceError("connection is closed"), TimeoutError()])

@@ -87,7 +87,7 @@ async def test_the_hold_is_returned_and_the_cost_settled() -> None:
 
     await house.chat()
 
-    state = house.store.state(DAILY)
+    state = await house.store.state(DAILY)
     assert (state.settled_pico_usd, state.held_pico_usd) == (72, 0)
     assert house.row["held_pico_usd"] >= 1024 * 10
 
@@ -129,7 +129,7 @@ async def test_when_usage_cannot_be_recorded_the_request_does_not_run_and_holds_
     response = await house.chat()
 
     assert (response.status_code, response.json()["error"]["code"]) == (503, "ledger_unavailable")
-    assert house.store.state(DAILY).held_pico_usd == 0
+    assert (await house.store.state(DAILY)).held_pico_usd == 0
     assert len(house.gateway.exchanges) == 0
 
 

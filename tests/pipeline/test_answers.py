@@ -258,8 +258,8 @@ async def test_the_hold_goes_even_if_the_row_cannot_be_written() -> None:
     response = await house.chat()
 
     assert response.status_code == 500
-    assert house.store.state(daily).held_pico_usd == 0
-    assert house.store.state(daily).settled_pico_usd == 72
+    assert (await house.store.state(daily)).held_pico_usd == 0
+    assert (await house.store.state(daily)).settled_pico_usd == 72
 
 
 async def test_an_absurd_number_of_choices_holds_a_number_that_can_be_kept() -> None:

@@ -121,7 +121,7 @@ class StoreContract:
 
         store.settle(reservation, cost_pico_usd=100, budgets=(DAY,), used=Tokens())
 
-        state = store.state(DAY)
+        state = await store.state(DAY)
         assert (state.settled_pico_usd, state.held_pico_usd) == (100, 0)
         await self.admitted(store, (), (DAY,), 900)
 
@@ -131,7 +131,7 @@ class StoreContract:
         for _ in range(2):
             store.settle(reservation, cost_pico_usd=100, budgets=(DAY,), used=None)
 
-        assert store.state(DAY).settled_pico_usd == 100
+        assert (await store.state(DAY)).settled_pico_usd == 100
         assert remaining(await self.admitted(store, (FIVE,))) == 4
 
     async def test_a_budget_made_meanwhile_is_booked_too(self, store: AdmissionStore) -> None:
@@ -139,7 +139,7 @@ class StoreContract:
 
         store.settle(reservation, cost_pico_usd=100, budgets=(DAY, TOTAL), used=Tokens())
 
-        assert store.state(TOTAL).settled_pico_usd == 100
+        assert (await store.state(TOTAL)).settled_pico_usd == 100
 
     async def test_a_budget_whose_window_was_edited_meanwhile_is_booked_too(self, store: AdmissionStore) -> None:
         reservation = await self.admitted(store, (), (DAY,), 600)
@@ -147,7 +147,7 @@ class StoreContract:
 
         store.settle(reservation, cost_pico_usd=100, budgets=(monthly,), used=Tokens())
 
-        assert store.state(monthly).settled_pico_usd == 100
+        assert (await store.state(monthly)).settled_pico_usd == 100
 
     async def test_a_new_window_begins_empty_and_late_costs_go_to_the_old_one(
         self, store: AdmissionStore, clock: FakeClock
@@ -157,7 +157,7 @@ class StoreContract:
 
         store.settle(reservation, cost_pico_usd=100, budgets=(DAY,), used=Tokens())
 
-        assert store.state(DAY).settled_pico_usd == 0
+        assert (await store.state(DAY)).settled_pico_usd == 0
 
     async def test_what_the_ledger_says_is_added(self, store: AdmissionStore, clock: FakeClock) -> None:
         today = clock.time() // 86_400 * 86_400
@@ -165,7 +165,7 @@ class StoreContract:
         store.seed(DAY, window_start=today, settled_pico_usd=950)
         store.seed(DAY, window_start=today - 86_400, settled_pico_usd=500)
 
-        assert store.state(DAY).settled_pico_usd == 950
+        assert (await store.state(DAY)).settled_pico_usd == 950
         assert isinstance(await self.take(store, (), (DAY,), 51), BudgetRefusal)
         await self.admitted(store, (), (DAY,), 50)
 
@@ -181,4 +181,4 @@ class StoreContract:
         decisions = await asyncio.gather(*(self.take(store, (FIVE,), (DAY,), 300) for _ in range(1000)))
 
         assert sum(isinstance(decision, Reservation) for decision in decisions) == 3
-        assert store.state(DAY).held_pico_usd == 900
+        assert (await store.state(DAY)).held_pico_usd == 900

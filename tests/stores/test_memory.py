@@ -32,7 +32,7 @@ class TestMemoryStore(StoreContract):
 
         store.sweep()
 
-        assert store.state(DAY).held_pico_usd == 20
+        assert (await store.state(DAY)).held_pico_usd == 20
         assert remaining(await self.admitted(store, (FIVE,))) == 2
 
 
