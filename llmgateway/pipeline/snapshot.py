@@ -107,7 +107,8 @@ class BudgetRule:
     scope: str
     """`global`, `provider`, `deployment`, `model`, `team`, `key`, `end_user` or `ip`."""
     scope_id: str
-    """Row id of the key, team, provider or deployment, or the alias's name, the end user, the address; empty for global."""
+    """Row id of the key or team, name of the provider, deployment or alias as ledger rows have it, the end user or the
+    address; empty for global."""
     window: str
     """`hour`, `day`, `week`, `month` or `total`."""
     limit_pico_usd: int
@@ -223,6 +224,8 @@ class Deployment:
     budgets: tuple[BudgetRule, ...] = ()
     """Its own and its provider's."""
     estimation: Estimation = Estimation()
+    max_output_tokens: int | None = None
+    """The most that the model can say, where that is known: the largest cap that may be sent."""
     max_request_pico_usd: int | None = None
     """What a strict budget holds for a request whose cost cannot be bounded otherwise; None: such are refused."""
     problem: str = ""
