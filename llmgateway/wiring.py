@@ -25,10 +25,10 @@ from llmgateway.conf import Conf
 from llmgateway.config_follower import ConfigFollower
 from llmgateway.config_loader import load_snapshot
 from llmgateway.pipeline.authentication import Authenticator
-from llmgateway.pipeline.budgets import BudgetIndex
 from llmgateway.pipeline.exchanges import TICK_S
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.lean_transport import LeanTransport
+from llmgateway.pipeline.rules import BudgetIndex
 from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
 from llmgateway.pipeline.telemetry import AccessLog, Telemetry
 from llmgateway.pipeline.transport import PooledTransport

@@ -2,149 +2,101 @@
 
 from __future__ import annotations
 
-import math
+import msgspec
 
-from billing.money import format_usd, plain, usd
-from billing.pricing import dearest, in_force
-from llmgateway.pipeline.errors import BudgetExceededError, ErrorHeaders, LedgerUnavailableError, RateLimitError
-from llmgateway.pipeline.protocols import (
-    AdmissionStore,
-    BudgetRefusal,
-    LimitRefusal,
-    Reservation,
-    StoreRefusal,
-    TargetTerms,
-    Tokens,
-)
+from llmgateway.pipeline.protocols import AdmissionStore, BudgetRefusal, Clock, Refusal, Reservation
+from llmgateway.pipeline.refusals import as_error
 from llmgateway.pipeline.requests import ModelRequest
-from llmgateway.pipeline.snapshot import Deployment, Key
-from providers.adapters.types import Operation
-
-EXPECTED_OUTPUT_TOKENS = 1024
-"""Held for output when the request names no smaller cap."""
-LARGEST_HOLD = 2**62
-"""More than any budget, and still a number that every store can keep."""
+from llmgateway.pipeline.rules import Rules
+from llmgateway.pipeline.snapshot import AdmissionRules, Deployment
+from llmgateway.pipeline.terms import Ask, Terms
 
 
-def hold(request: ModelRequest, key: Key, candidates: tuple[Deployment, ...], input_tokens: int) -> int:
-    """Pico-dollars to hold: the input estimate and the expected output at the dearest candidate.
+class Admission(msgspec.Struct):
+    """What an admitted request has taken, and where it may go with it."""
 
-    Raises:
-        BudgetExceededError: the key has a budget and a candidate has no price, so its cost would not count.
-    """
-    output_tokens = expected_output(request)
-    dearest_hold = 0
-    for deployment in candidates:
-        price = in_force(deployment.prices, request.started_at)
-        if price is not None:
-            dearest_hold = max(dearest_hold, dearest(price, input_tokens=input_tokens, output_tokens=output_tokens))
-        elif key.budgets:
-            raise _unpriced(deployment)
-    return min(dearest_hold, LARGEST_HOLD)
+    ask: Ask
+    rules: Rules
+    reservation: Reservation
+    deployment: Deployment
+    """Where it may be sent now: the one whose counters it holds."""
 
+    @property
+    def in_order(self) -> tuple[Deployment, ...]:
+        """All candidates, the one whose counters are held first."""
+        first = self.deployment
+        return (first, *[each for each in self.ask.candidates if each is not first])
 
-def expected_output(request: ModelRequest) -> int:
-    """Output tokens that a request probably takes, over all its choices."""
-    if request.operation is Operation.EMBEDDINGS:
-        return 0
-    head = request.head
-    cap = head.max_completion_tokens or head.max_tokens or EXPECTED_OUTPUT_TOKENS
-    expected = cap if 0 < cap < EXPECTED_OUTPUT_TOKENS else EXPECTED_OUTPUT_TOKENS
-    return expected * max(1, head.n or 1)
+    @property
+    def held_pico_usd(self) -> int:
+        """The largest hold; what would be held if there is no budget."""
+        if self.reservation.windows:
+            return self.reservation.held_pico_usd
+        return self.ask.targets[self.ask.candidates.index(self.deployment)].expected_pico_usd
 
-
-async def admit(store: AdmissionStore, request: ModelRequest, key: Key, hold_pico_usd: int) -> Reservation:
-    """Take one request from every limit and the hold from every budget of the key, or nothing at all.
-
-    Raises:
-        RateLimitError: a limit has no room; named with its scope, and when there will be room.
-        BudgetExceededError: a budget cannot pay the hold; named with what is settled and held.
-    """
-    decision = await store.admit(
-        request.id,
-        demand=Tokens(),
-        limits=key.limits,
-        budgets=key.budgets,
-        targets=(TargetTerms(expected_pico_usd=hold_pico_usd),),
-    )
-    if isinstance(decision, LimitRefusal):
-        raise _limited(decision, key)
-    if isinstance(decision, BudgetRefusal):
-        raise _exhausted(decision, key)
-    if isinstance(decision, StoreRefusal):
-        raise LedgerUnavailableError(decision.reason)
-    return decision
+    @property
+    def output_cap(self) -> int | None:
+        """The cap on output that a strict budget pays for; None: the request stays as it is."""
+        granted = self.reservation.granted_pico_usd
+        terms = self.ask.strict[self.ask.candidates.index(self.deployment)]
+        return None if granted is None or terms is None else terms.granted_cap(granted)
 
 
-def limit_headers(reservation: Reservation) -> ErrorHeaders:
-    """`x-ratelimit-*-requests` of the tightest limit."""
-    tightest = reservation.requests
-    return () if tightest is None else _rate_headers(tightest.limit, tightest.remaining, tightest.reset_s)
+class AdmissionDesk:
+    """Admits requests and lets them move on to other deployments. One per process, used from the event loop alone."""
 
+    def __init__(self, store: AdmissionStore, clock: Clock) -> None:
+        self.terms = Terms()
+        self._store = store
+        self._clock = clock
 
-def _rate_headers(limit: int, remaining: int, reset_s: float) -> ErrorHeaders:
-    return (
-        (b"x-ratelimit-limit-requests", b"%d" % limit),
-        (b"x-ratelimit-remaining-requests", b"%d" % remaining),
-        (b"x-ratelimit-reset-requests", b"%.3fs" % reset_s),
-    )
+    async def admit(
+        self,
+        request: ModelRequest,
+        rules: Rules,
+        candidates: tuple[Deployment, ...],
+        settings: AdmissionRules,
+    ) -> Admission:
+        """Take what the request needs from every limit and budget, or nothing at all.
 
+        Raises:
+            RateLimitError: a limit has no room; named with its scope, and when there will be room.
+            BudgetExceededError: a budget cannot pay the hold; named with what is settled and held. Or no candidate's
+                cost can be told.
+            LimitsUnavailableError: the counters cannot be asked.
+        """
+        ask = self.terms.ask(request, rules, candidates, settings)
+        decision = await self._decide(request, rules, ask)
+        if isinstance(decision, BudgetRefusal) and decision.budget.strict and decision.held_pico_usd:
+            decision = await self._decide_later(request, rules, ask, settings)
+        if not isinstance(decision, Reservation):
+            raise as_error(decision, rules, ask.demand, settings, now=self._clock.time())
+        return Admission(ask, rules, decision, ask.candidates[decision.target])
 
-def _owner(scope: str, key: Key) -> str:
-    if scope == "key":
-        return f"API key '{key.name}'"
-    return f"Team '{key.team_name}'" if scope == "team" else "The gateway"
-
-
-def _limited(refusal: LimitRefusal, key: Key) -> RateLimitError:
-    limit = refusal.limit
-    named = (
-        (b"x-ratelimit-scope", limit.scope.encode()),
-        (b"x-ratelimit-name", limit.name.encode()),
-    )
-    if refusal.retry_after_s is None:
-        return RateLimitError(
-            f"{_owner(limit.scope, key)} allows {limit.name}, so no request can pass. Ask an admin to raise the limit.",
-            code="request_exceeds_limit",
-            headers=(*named, (b"x-should-retry", b"false")),
+    async def _decide(self, request: ModelRequest, rules: Rules, ask: Ask) -> Reservation | Refusal:
+        return await self._store.admit(
+            request.id, demand=ask.demand, limits=rules.limits, budgets=rules.budgets, targets=ask.targets
         )
-    wait_s = math.ceil(refusal.retry_after_s)
-    return RateLimitError(
-        f"{_owner(limit.scope, key)} allows {limit.name}. Try again in {wait_s} s.",
-        headers=(
-            *named,
-            (b"retry-after", b"%d" % wait_s),
-            *_rate_headers(limit.amount, refusal.remaining, refusal.retry_after_s),
-        ),
-    )
 
+    async def _decide_later(
+        self, request: ModelRequest, rules: Rules, ask: Ask, settings: AdmissionRules
+    ) -> Reservation | Refusal:
+        """A strict budget holds the worst case, so most of what others hold returns: wait for it a little."""
+        until = self._clock.monotonic() + settings.hold_wait_ms / 1000
+        while True:
+            left = until - self._clock.monotonic()
+            returned = left > 0 and await self._store.hold_returned(left)
+            decision = await self._decide(request, rules, ask)
+            if isinstance(decision, Reservation) or not returned:
+                return decision
 
-def _exhausted(refusal: BudgetRefusal, key: Key) -> BudgetExceededError:
-    budget = refusal.budget
-    spent = f"{format_usd(refusal.settled_pico_usd)} settled and {format_usd(refusal.held_pico_usd)} held"
-    advice = (
-        "It never resets; ask an admin to raise it."
-        if refusal.resets_at is None
-        else "Wait for its next window or ask an admin to raise it."
-    )
-    headers: ErrorHeaders = (
-        (b"x-budget-name", budget.name.encode()),
-        (b"x-budget-limit-usd", plain(usd(budget.limit_pico_usd)).encode()),
-        (b"x-budget-settled-usd", plain(usd(refusal.settled_pico_usd)).encode()),
-        (b"x-budget-held-usd", plain(usd(refusal.held_pico_usd)).encode()),
-    )
-    if refusal.resets_at is not None:
-        headers = (*headers, (b"x-budget-resets-at", b"%d" % refusal.resets_at))
-    return BudgetExceededError(
-        f"{_owner(budget.scope, key)} has a budget '{budget.name}' of {format_usd(budget.limit_pico_usd)} per "
-        f"{budget.window}, of which {spent}; this request does not fit. {advice}",
-        headers=headers,
-    )
-
-
-def _unpriced(deployment: Deployment) -> BudgetExceededError:
-    return BudgetExceededError(
-        f"The model '{deployment.model}' of '{deployment.provider}' has no price, so it cannot count against a budget. "
-        "Ask an admin to add a price.",
-        code="model_not_priced",
-    )
+    async def move(self, admission: Admission, deployment: Deployment) -> bool:
+        """Exchange the counters of the present deployment for those of `deployment`; False: it has no room."""
+        if deployment is admission.deployment:
+            return True
+        target = admission.ask.targets[admission.ask.candidates.index(deployment)]
+        decision = await self._store.move(admission.reservation, target)
+        if not isinstance(decision, Reservation):
+            return False
+        admission.reservation, admission.deployment = decision, deployment
+        return True

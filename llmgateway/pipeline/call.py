@@ -14,7 +14,9 @@ from llmgateway.pipeline.upstream import has_reached_provider
 from providers.adapters.types import JSONObject, Usage
 
 if TYPE_CHECKING:
+    from llmgateway.pipeline.admission import Admission
     from llmgateway.pipeline.gateway import Gateway
+    from llmgateway.pipeline.rules import BudgetIndex
 
 
 class Call:
@@ -25,20 +27,21 @@ class Call:
         request: ModelRequest,
         key: Key,
         alias: Alias,
-        reservation: Reservation,
+        admission: Admission,
         *,
         gateway: Gateway,
+        budget_index: BudgetIndex,
         presence: Presence,
         exchange: Exchange,
-        input_estimate: int,
+        admitted_at: float,
     ) -> None:
         self.request = request
         self.key = key
         self.alias = alias
-        self.reservation = reservation
+        self.admission = admission
         self.exchange = exchange
-        self.input_estimate = input_estimate
-        self.asked = identity(request, key, alias)
+        self.asked = identity(request, key, alias, admitted_at=admitted_at)
+        self.held_pico_usd = admission.held_pico_usd
         self.progress = Progress()
         self.phases: dict[str, float] = {}
         """Seconds in the gateway itself, by phase."""
@@ -47,10 +50,15 @@ class Call:
         self.settled = False
         self.outcome = Metered()
         self._gateway = gateway
+        self._budget_index = budget_index
         self._presence = presence
 
     def now(self) -> float:
         return self._gateway.clock.monotonic()
+
+    @property
+    def reservation(self) -> Reservation:
+        return self.admission.reservation
 
     def take_timeout(self) -> bool:
         """Whether a deadline, and not the client's leaving, cancelled the task just now."""
@@ -95,7 +103,7 @@ class Call:
         deployment = self.progress.deployment
         if deployment is None:
             raise RuntimeError("only an attempt can be metered")
-        estimate = Usage(input=self.input_estimate, output=output_estimate)
+        estimate = Usage(input=self.admission.ask.demand.input, output=output_estimate)
         self.outcome = metered(
             deployment, self.progress.price, raw=raw, estimate=estimate, response_model=response_model
         )
@@ -111,13 +119,15 @@ class Call:
         gateway, progress, usage = self._gateway, self.progress, self.outcome.usage
         if self.running:
             self.end_attempt(progress.upstream_status, error_type or status, cost_pico_usd=self.outcome.cost_pico_usd)
+        cost, granted = self.outcome.cost_pico_usd, self.reservation.granted_pico_usd
         row = ledger_row(
             self.asked,
             progress,
             self.outcome,
             status=status,
             error_type=error_type,
-            held_pico_usd=self.reservation.held_pico_usd,
+            held_pico_usd=max(self.held_pico_usd, self.admission.held_pico_usd),
+            over_hold=granted is not None and cost > granted,
             received=self.request.received,
             now=self.now(),
         )
@@ -126,9 +136,13 @@ class Call:
         finally:  # Whatever becomes of the row, the hold must not stay.
             gateway.store.settle(
                 self.reservation,
-                cost_pico_usd=self.outcome.cost_pico_usd,
+                cost_pico_usd=cost,
                 used=None if refund_limits else Tokens(usage.input_tokens, usage.output_tokens),
-                budgets=gateway.current_budgets(self.key),
+                budgets=gateway.budgets_since(self._budget_index, self.key, self.alias, progress.deployment),
+            )
+        if status == "completed" and self.outcome.source == "provider" and progress.deployment is not None:
+            gateway.desk.terms.learner.learn(
+                self.key.id, progress.deployment.model, usage.output_tokens // self.request.head.choices
             )
         if not self.outcome.usage.consistent:
             gateway.telemetry.figures.inconsistent_usage += 1

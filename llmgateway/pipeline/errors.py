@@ -9,10 +9,11 @@
     ├── PermissionDeniedError        403  key_disabled, key_expired, key_not_yet_valid, ip_not_allowed, model_not_allowed
     ├── NotFoundError                404  model_not_found, unknown_endpoint
     ├── MethodNotAllowedError        405  method_not_allowed
-    ├── RateLimitError               429  rate_limit_exceeded, request_exceeds_limit
-    ├── BudgetExceededError          402  insufficient_quota, model_not_priced
+    ├── RateLimitError               429  rate_limit_exceeded, concurrency_limit_exceeded, request_exceeds_limit
+    ├── BudgetExceededError          402  insufficient_quota (status is a setting), model_not_priced, cost_not_boundable
     ├── NoTargetAvailableError       503  no_healthy_target
     ├── LedgerUnavailableError       503  ledger_unavailable
+    ├── LimitsUnavailableError       503  limits_unavailable
     ├── ConfigurationStaleError      503  configuration_stale
     ├── APIConnectionError           502  upstream_connection_failed
     ├── UpstreamAuthenticationError  502  upstream_authentication_failed
@@ -37,18 +38,26 @@ class GatewayError(Exception):
     `type` and `code` are those of OpenAI's envelope; `param` is the request field at fault; `headers` go with the answer.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str] = "internal_error"
 
     def __init__(
-        self, message: str, *, code: str | None = None, param: str | None = None, headers: ErrorHeaders = ()
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: ErrorHeaders = (),
+        status: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
         self.param = param
         self.headers = headers
+        if status is not None:
+            self.status = status
         self.key: Key | None = None
         """Whose request was refused, where that is known."""
 
@@ -118,6 +127,11 @@ class NoTargetAvailableError(GatewayError):
 class LedgerUnavailableError(GatewayError):
     status = 503
     default_code = "ledger_unavailable"
+
+
+class LimitsUnavailableError(GatewayError):
+    status = 503
+    default_code = "limits_unavailable"
 
 
 class ConfigurationStaleError(GatewayError):

@@ -11,9 +11,8 @@ import itertools
 import random
 from collections.abc import Callable
 
-from llmgateway.pipeline import admission
+from llmgateway.pipeline.admission import Admission, AdmissionDesk
 from llmgateway.pipeline.authentication import Authenticator
-from llmgateway.pipeline.budgets import BudgetIndex
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
 from llmgateway.pipeline.exchanges import Exchanges
@@ -22,11 +21,11 @@ from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
 from llmgateway.pipeline.requests import Client, ModelRequest, Presence
 from llmgateway.pipeline.routing import Router
-from llmgateway.pipeline.snapshot import BudgetRule, Deployment, Key, Retries, Snapshot
+from llmgateway.pipeline.rules import BudgetIndex, RuleBook
+from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Retries, Snapshot
 from llmgateway.pipeline.streaming import Answer, Failure, deliver, gateway_headers, obtain, report
 from llmgateway.pipeline.telemetry import Telemetry
 from llmgateway.pipeline.upstream import FailureCause, Upstream
-from providers.adapters.body import estimate_input_tokens
 
 BUDGETS_READY_S = 2.0
 """How long a request waits for a new budget to be counted."""
@@ -62,6 +61,8 @@ class Gateway:
         self.ledger = ledger
         self._authenticator = authenticator
         self._router = Router()
+        self._rules = RuleBook()
+        self.desk = AdmissionDesk(store, clock)
         self._upstream = upstream
         self._is_stale = is_stale
         self.budgets_ready = asyncio.Event()
@@ -72,6 +73,7 @@ class Gateway:
         """From now on requests begin with `snapshot`; those that run keep theirs."""
         self.snapshot = snapshot
         self._budgets = budgets
+        self._rules.forget()
 
     @property
     def budget_index(self) -> BudgetIndex:
@@ -100,9 +102,9 @@ class Gateway:
             GatewayError: it was refused before any upstream call; nothing was taken and nothing is settled.
             CancelledError: the client left or the process stops; it is settled.
         """
-        call, candidates = await self._admitted(request, key, presence)
+        call = await self._admitted(request, key, presence)
         try:
-            await self._answer(call, candidates, client)
+            await self._answer(call, client)
         except asyncio.CancelledError:
             if not call.take_timeout():
                 call.settle_cancelled("client_left" if presence.client_left else "shutdown")
@@ -130,43 +132,44 @@ class Gateway:
         call.settle("failed", error_type=error.code, refund_limits=True)
         await client.error(error, gateway_headers(call))
 
-    def current_budgets(self, key: Key) -> tuple[BudgetRule, ...]:
-        """The budgets that a request of `key` counts for now, those included that came into being while it ran."""
-        return self._budgets.of(key)
+    def budgets_since(
+        self, index: BudgetIndex, key: Key, alias: Alias, deployment: Deployment | None
+    ) -> tuple[BudgetRule, ...]:
+        """Budgets that a request counts for now, if they have changed since it was admitted under `index`."""
+        return () if index is self._budgets else self._budgets.of(key, alias, deployment)
 
-    async def _admitted(
-        self, request: ModelRequest, key: Key, presence: Presence
-    ) -> tuple[Call, tuple[Deployment, ...]]:
+    async def _admitted(self, request: ModelRequest, key: Key, presence: Presence) -> Call:
         snapshot, clock = self.snapshot, self.clock
         alias, candidates = self._router.route(snapshot, key, request.head.model, request.operation)
         routed = clock.monotonic()
-        input_estimate = estimate_input_tokens(request.body, candidates[0].adapter.chars_per_token)
-        hold = admission.hold(request, key, candidates, input_estimate)
-        if key.budgets and not self.budgets_ready.is_set():
+        rules = self._rules.of(request, key, alias)
+        if rules.budgets and not self.budgets_ready.is_set():
             await self._budgets_counted()
-        reservation = await admission.admit(self.store, request, key, hold)
+        index = self._budgets
+        admission = await self.desk.admit(request, rules, candidates, snapshot.admission)
         admitted = clock.monotonic()
         call = Call(
             request,
             key,
             alias,
-            reservation,
+            admission,
             gateway=self,
+            budget_index=index,
             presence=presence,
             exchange=self.exchanges.begin(
-                request.id, presence, total_s=max(each.timeouts.total_s for each in candidates)
+                request.id, presence, total_s=max([each.timeouts.total_s for each in candidates])
             ),
-            input_estimate=input_estimate,
+            admitted_at=clock.time(),
         )
         call.phases["auth"] = request.authenticated - request.received
         call.phases["route"] = routed - request.authenticated
         call.phases["admit"] = admitted - routed
         try:
-            self._open(call, candidates[0])
+            self._open(call, admission)
         except BaseException:
             call.abandon()
             raise
-        return call, candidates
+        return call
 
     async def _budgets_counted(self) -> None:
         try:
@@ -177,38 +180,47 @@ class Gateway:
                 headers=((b"retry-after", b"1"),),
             ) from None
 
-    def _open(self, call: Call, first: Deployment) -> None:
+    def _open(self, call: Call, admission: Admission) -> None:
         record = opening(
             call.asked,
-            input_estimate=call.input_estimate,
-            held_pico_usd=call.reservation.held_pico_usd,
-            windows=[[window.name, window.budget.id, window.held_pico_usd] for window in call.reservation.windows],
+            input_estimate=admission.ask.demand.input,
+            held_pico_usd=call.held_pico_usd,
+            windows=[[window.name, window.budget.id, window.held_pico_usd] for window in admission.reservation.windows],
         )
         before = self.clock.monotonic()
-        self.ledger.open({**record, **call.begin_attempt(first)})
+        self.ledger.open({**record, **call.begin_attempt(admission.deployment)})
         call.phases["ledger"] = self.clock.monotonic() - before
 
-    async def _answer(self, call: Call, candidates: tuple[Deployment, ...], client: Client) -> None:
-        result = await self._first_answer(call, candidates)
+    async def _answer(self, call: Call, client: Client) -> None:
+        result = await self._first_answer(call)
         if isinstance(result, Answer):
             await deliver(call, client, result)
         else:
             await report(call, client, result)
 
-    async def _first_answer(self, call: Call, candidates: tuple[Deployment, ...]) -> Answer | Failure:
-        """Try the candidates in order, then those worth it again after a wait, until one answers."""
-        retries, remaining = self.snapshot.retries, candidates
+    async def _first_answer(self, call: Call) -> Answer | Failure:
+        """Try the candidates in order, then those worth it again after a wait, until one answers.
+
+        The first one's counters are taken already; another is passed over if its own have no room.
+        """
+        retries, remaining = self.snapshot.retries, call.admission.in_order
+        last: Failure | None = None
         for rounds in itertools.count(1):
             failures: list[Failure] = []
             for deployment in remaining:
+                if deployment is not call.admission.deployment and not await self.desk.move(call.admission, deployment):
+                    continue
                 result = await self._attempt(call, deployment)
                 if isinstance(result, Answer) or not result.worth_another_target:
                     return result
                 failures.append(result)
+            last = failures[-1] if failures else last
+            if last is None:
+                raise AssertionError("the first candidate has room")
             remaining = tuple(failure.deployment for failure in failures if failure.worth_a_retry)
-            pause_s = _pause(retries, rounds, failures[-1])
+            pause_s = _pause(retries, rounds, last)
             if not remaining or rounds > retries.attempts or pause_s is None:
-                return failures[-1]
+                return last
             call.exchange.wait(self.clock.monotonic(), pause_s + 1)
             await asyncio.sleep(pause_s)
         raise AssertionError("counting never ends")

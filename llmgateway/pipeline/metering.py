@@ -64,11 +64,12 @@ class Progress(msgspec.Struct):
     """What the client has been told; 0: nothing yet."""
 
 
-def identity(request: ModelRequest, key: Key, alias: Alias) -> Record:
+def identity(request: ModelRequest, key: Key, alias: Alias, *, admitted_at: float) -> Record:
     """What the `open` and the `close` record of a request have in common: who asked for what, when, from where."""
     return {
         "id": request.id,
         "started_at": request.started_at,
+        "admitted_at": admitted_at,
         "key_id": key.id,
         "key_name": key.name,
         "team_id": key.team_id,
@@ -90,6 +91,7 @@ def ledger_row(
     status: str,
     error_type: str,
     held_pico_usd: int,
+    over_hold: bool,
     received: float,
     now: float,
 ) -> Record:
@@ -121,6 +123,7 @@ def ledger_row(
         "usage_raw": outcome.raw,
         "cost_pico_usd": outcome.cost_pico_usd,
         "held_pico_usd": held_pico_usd,
+        "over_hold": over_hold,
         "price_id": progress.price.id if progress.price else None,
         "priced": progress.price is not None or deployment is None,
         "duration_us": int((now - received) * 1e6),

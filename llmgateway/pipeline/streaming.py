@@ -11,9 +11,9 @@ import orjson
 
 from billing.money import plain, usd
 from llmgateway.http import httpx
-from llmgateway.pipeline.admission import limit_headers
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APIConnectionError, APITimeoutError, GatewayError, UpstreamAuthenticationError
+from llmgateway.pipeline.refusals import limit_headers
 from llmgateway.pipeline.requests import Client
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.upstream import (
@@ -24,7 +24,7 @@ from llmgateway.pipeline.upstream import (
     classified,
     headers_for_client,
 )
-from providers.adapters.body import replace_model, with_usage_requested
+from providers.adapters.body import replace_model, with_output_cap, with_usage_requested
 from providers.adapters.sse import UsageScanner, json_usage
 from providers.adapters.types import ErrorKind, JSONObject
 
@@ -113,6 +113,9 @@ def _body_for(call: Call, deployment: Deployment) -> tuple[bytes, bool]:
     """The body for this deployment, made from the untouched original, and whether usage was asked for in the client's stead."""
     request = call.request
     body = replace_model(request.body, request.head.model, deployment.model)
+    cap = call.admission.output_cap
+    if cap is not None:
+        body = with_output_cap(body, deployment.adapter.output_cap_fields(request.operation), cap)
     if not request.head.stream or request.head.asked_for_usage or not deployment.inject_usage:
         return body, False
     return with_usage_requested(body, request.head), True
@@ -312,6 +315,9 @@ def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
         *limit_headers(call.reservation),
         (b"server-timing", _server_timing(call)),
     ]
+    cap = call.admission.output_cap
+    if cap is not None:
+        headers.append((b"x-gateway-output-cap", b"%d" % cap))
     if progress.deployment is not None:
         headers.append((b"x-gateway-provider", progress.deployment.provider.encode()))
         headers.append((b"x-gateway-deployment", progress.deployment.name.encode()))

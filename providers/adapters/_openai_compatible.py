@@ -78,7 +78,7 @@ class OpenAICompatible(Adapter):
 
     def output_cap_fields(self, operation: Operation) -> tuple[str, ...]:
         if operation is Operation.CHAT:
-            return ("max_completion_tokens", "max_tokens")
+            return ("max_tokens", "max_completion_tokens")
         return ("max_tokens",) if operation is Operation.TEXT_COMPLETION else ()
 
 

@@ -14,3 +14,6 @@ class Anthropic(OpenAICompatible):
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})
     api_key_variables = ("ANTHROPIC_API_KEY", "CLAUDE_API_KEY")
     chars_per_token = 3.5
+    # What it tells a model about tools.
+    hidden_input_tokens = 1_000
+    max_image_tokens = 5_000

@@ -30,6 +30,12 @@ class Adapter:
     """Environment variables that hold a key. Empty: `<NAME>_API_KEY`."""
     chars_per_token: ClassVar[float] = 4.0
     """For estimates where the provider has not (yet) said how many tokens."""
+    max_image_tokens: ClassVar[int] = 50_000
+    """The most that one image can count, on any model."""
+    hidden_input_tokens: ClassVar[int] = 0
+    """The most that the provider adds to a request of its own accord."""
+    min_output_tokens: ClassVar[int] = 1
+    """The smallest cap on output that the provider accepts."""
 
     def path(self, operation: Operation, model: str) -> str:
         """The path below the base URL, with its leading slash."""

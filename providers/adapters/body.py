@@ -38,6 +38,8 @@ class RequestHead(msgspec.Struct, frozen=True):
     stream_options: JSONObject | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    best_of: Annotated[int, msgspec.Meta(le=MAX_CHOICES)] | None = None
+    thinking: JSONObject | None = None
     n: Annotated[int, msgspec.Meta(le=MAX_CHOICES)] | None = None
     user: str | None = None
 
@@ -45,6 +47,25 @@ class RequestHead(msgspec.Struct, frozen=True):
     def asked_for_usage(self) -> bool:
         """The caller wants the usage chunk in the stream; otherwise it must not see one."""
         return bool((self.stream_options or {}).get("include_usage"))
+
+    @property
+    def choices(self) -> int:
+        """How many answers are made, shown or not."""
+        return max(1, self.n or 1, self.best_of or 1)
+
+    def output_cap(self, fields: tuple[str, ...]) -> int | None:
+        """The most tokens of output that a choice may have, by those `fields` that the provider obeys.
+
+        Of two different caps the larger, for either may be obeyed.
+        """
+        caps = [cap for cap in (getattr(self, field) for field in fields) if cap is not None and cap > 0]
+        return max(caps) if caps else None
+
+    @property
+    def thinking_budget(self) -> int:
+        """Tokens that the model is told to think with; they are part of the output."""
+        budget = (self.thinking or {}).get("budget_tokens")
+        return budget if isinstance(budget, int) and budget > 0 else 0
 
 
 _decode_head = msgspec.json.Decoder(RequestHead).decode
@@ -128,15 +149,36 @@ def _joined(fields: dict[str, msgspec.Raw]) -> bytes:
     return b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in fields.items()) + b"}"
 
 
-def estimate_input_tokens(body: bytes, chars_per_token: float) -> int:
+def with_output_cap(body: bytes, fields: tuple[str, ...], cap: int) -> bytes:
+    """`body` with every one of `fields` at most `cap`, and the first of them added where none is there."""
+    values = _decode_fields(body)
+    present = [name for name in fields if bytes(values.get(name, b"null")) != b"null"]
+    for name in present or fields[:1]:
+        if name not in present or msgspec.json.decode(values[name]) > cap:
+            values[name] = msgspec.Raw(b"%d" % cap)
+    return _joined(values)
+
+
+def estimate_input_tokens(
+    body: bytes, chars_per_token: float, *, bytes_per_token: float = 4.0, max_sample_bytes: int = 20_000
+) -> int:
     """About how many tokens of text the request holds; images, files and sound in it are not text.
 
-    Cheap on purpose: it runs for every request, and the provider's own figure replaces it.
+    Up to `max_sample_bytes` characters count, above it bytes. Cheap on purpose: it runs for every request, and the
+    provider's own figure replaces it.
     """
     size = len(body)
     if size > ATTACHMENT_MIN:
         size -= sum(length for length in _attachments(body) if length > ATTACHMENT_MIN)
-    return int(size / chars_per_token) + 1
+    if size > max_sample_bytes:
+        return int(max_sample_bytes / chars_per_token + (size - max_sample_bytes) / bytes_per_token) + 1
+    if body.isascii():
+        return int(size / chars_per_token) + 1
+    return int(size * _characters_per_byte(body[:max_sample_bytes]) / chars_per_token) + 1
+
+
+def _characters_per_byte(sample: bytes) -> float:
+    return len(sample.decode("utf-8", "ignore")) / len(sample)
 
 
 def _attachments(body: bytes) -> Iterator[int]:

@@ -1,0 +1,149 @@
+"""What a refused request is told: which limit or budget of whom, with its figures, and what to do next."""
+
+from __future__ import annotations
+
+import math
+
+from billing.money import format_usd, plain, usd
+from llmgateway.pipeline.errors import (
+    BudgetExceededError,
+    ErrorHeaders,
+    GatewayError,
+    LimitsUnavailableError,
+    RateLimitError,
+)
+from llmgateway.pipeline.protocols import BudgetRefusal, Headroom, LimitRefusal, Refusal, Reservation, Tokens
+from llmgateway.pipeline.rules import Rules
+from llmgateway.pipeline.snapshot import AdmissionRules, Limit
+
+_DO_NOT_RETRY = (b"x-should-retry", b"false")
+
+
+def as_error(refusal: Refusal, rules: Rules, demand: Tokens, settings: AdmissionRules, *, now: float) -> GatewayError:
+    """The answer to a refused request."""
+    if isinstance(refusal, BudgetRefusal):
+        return _exhausted(refusal, rules, settings, refusal.budget.limit_at(now))
+    if isinstance(refusal, LimitRefusal):
+        return _limited(refusal, rules, demand, settings)
+    return LimitsUnavailableError(
+        f"Limits and budgets cannot be checked now: {refusal.reason}. Try again in a moment.",
+        headers=((b"retry-after", b"1"),),
+    )
+
+
+def limit_headers(reservation: Reservation) -> ErrorHeaders:
+    """`x-ratelimit-*` of the tightest limit of requests and of the tightest limit of tokens."""
+    requests, tokens = reservation.requests, reservation.tokens
+    if tokens is None:
+        return _rate_headers(b"requests", requests) if requests is not None else ()
+    if requests is None:
+        return _rate_headers(b"tokens", tokens)
+    return (*_rate_headers(b"requests", requests), *_rate_headers(b"tokens", tokens))
+
+
+def _rate_headers(kind: bytes, headroom: Headroom) -> ErrorHeaders:
+    return (
+        (b"x-ratelimit-limit-" + kind, b"%d" % headroom.limit),
+        (b"x-ratelimit-remaining-" + kind, b"%d" % headroom.remaining),
+        (b"x-ratelimit-reset-" + kind, b"%.3fs" % headroom.reset_s),
+    )
+
+
+def _limited(refusal: LimitRefusal, rules: Rules, demand: Tokens, settings: AdmissionRules) -> GatewayError:
+    limit = refusal.limit
+    named: ErrorHeaders = ((b"x-ratelimit-scope", limit.scope.encode()), (b"x-ratelimit-name", _header(limit.name)))
+    allows = f"{_limit_owner(limit, rules)} allows {limit.name}"
+    if limit.metric == "concurrency" and refusal.retry_after_s is not None:
+        wait_s = max(1, math.ceil(refusal.retry_after_s))
+        return RateLimitError(
+            f"{allows}, and as many are running. Try again when one of them has ended.",
+            code="concurrency_limit_exceeded",
+            headers=(*named, (b"retry-after", b"%d" % wait_s)),
+        )
+    if refusal.retry_after_s is None:
+        if limit.amount and limit.per == "total" and limit.metric != "requests" and refusal.remaining < limit.amount:
+            return _quota_used_up(refusal, allows, named, settings)
+        return RateLimitError(
+            f"{allows}, {_why_never(limit, demand)}",
+            code="request_exceeds_limit",
+            headers=(*named, _DO_NOT_RETRY),
+        )
+    wait_s = math.ceil(refusal.retry_after_s)
+    kind = b"requests" if limit.metric == "requests" else b"tokens"
+    headers = (
+        *named,
+        (b"retry-after", b"%d" % wait_s),
+        *_rate_headers(kind, Headroom(limit.amount, refusal.remaining, refusal.retry_after_s)),
+    )
+    return RateLimitError(f"{allows}. Try again in {wait_s} s.", headers=headers)
+
+
+def _why_never(limit: Limit, demand: Tokens) -> str:
+    if limit.amount == 0 or limit.metric in {"requests", "concurrency"}:
+        return "so no request can pass. Ask an admin to raise the limit."
+    return (
+        f"and this request is estimated at {demand.amount(limit.metric):,}, so no wait helps. "
+        "Send less, ask for fewer output tokens, or ask an admin to raise the limit."
+    )
+
+
+def _quota_used_up(
+    refusal: LimitRefusal, allows: str, named: ErrorHeaders, settings: AdmissionRules
+) -> BudgetExceededError:
+    return BudgetExceededError(
+        f"{allows}, of which {refusal.remaining:,} are left; this request does not fit. Ask an admin to raise the quota.",
+        status=settings.quota_status,
+        headers=(*named, _DO_NOT_RETRY) if settings.quota_status == 429 else named,
+    )
+
+
+def _exhausted(
+    refusal: BudgetRefusal, rules: Rules, settings: AdmissionRules, limit_pico_usd: int
+) -> BudgetExceededError:
+    budget = refusal.budget
+    spent = f"{format_usd(refusal.settled_pico_usd)} settled and {format_usd(refusal.held_pico_usd)} held"
+    advice = (
+        "It never resets; ask an admin to raise it."
+        if refusal.resets_at is None
+        else "Wait for its next window or ask an admin to raise it."
+    )
+    headers: ErrorHeaders = (
+        (b"x-budget-name", _header(budget.name)),
+        (b"x-budget-limit-usd", plain(usd(limit_pico_usd)).encode()),
+        (b"x-budget-settled-usd", plain(usd(refusal.settled_pico_usd)).encode()),
+        (b"x-budget-held-usd", plain(usd(refusal.held_pico_usd)).encode()),
+    )
+    if refusal.resets_at is not None:
+        headers = (*headers, (b"x-budget-resets-at", b"%d" % refusal.resets_at))
+    if settings.quota_status == 429:
+        headers = (*headers, _DO_NOT_RETRY)
+    window = "in total" if budget.window == "total" else f"per {budget.window}"
+    return BudgetExceededError(
+        f"{_owner(budget.scope, rules)} has a budget '{budget.name}' of {format_usd(limit_pico_usd)} "
+        f"{window}, of which {spent}; this request does not fit. {advice}",
+        status=settings.quota_status,
+        headers=headers,
+    )
+
+
+def _limit_owner(limit: Limit, rules: Rules) -> str:
+    if limit.each == "ip":
+        return f"{_owner(limit.scope, rules)} for each address"
+    if limit.each == "end_user":
+        return f"{_owner(limit.scope, rules)} for each end user"
+    return _owner(limit.scope, rules)
+
+
+def _owner(scope: str, rules: Rules) -> str:
+    if scope == "key":
+        return f"API key '{rules.key.name}'"
+    if scope == "team":
+        return f"Team '{rules.key.team_name}'"
+    if scope == "model":
+        return f"The model '{rules.alias.name}'"
+    return f"The {scope} of '{rules.alias.name}'" if scope in {"provider", "deployment"} else "The gateway"
+
+
+def _header(text: str) -> bytes:
+    """A name that people chose, as a header can carry it."""
+    return text.encode("ascii", "backslashreplace")

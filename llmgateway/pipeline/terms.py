@@ -1,0 +1,197 @@
+"""What a request asks of limits and budgets before it may run: tokens, and pico-dollars to hold. Pure arithmetic."""
+
+from __future__ import annotations
+
+import msgspec
+
+from billing.pricing import PriceVersion, dearest, in_force
+from llmgateway.pipeline.errors import BudgetExceededError
+from llmgateway.pipeline.learning import OutputLearner
+from llmgateway.pipeline.protocols import StrictHold, TargetTerms, Tokens
+from llmgateway.pipeline.requests import ModelRequest
+from llmgateway.pipeline.rules import Rules
+from llmgateway.pipeline.snapshot import AdmissionRules, Deployment
+from providers.adapters.body import RequestHead, estimate_input_tokens
+from providers.adapters.bounds import Bound, NotBoundableError, bound
+from providers.adapters.types import Operation
+
+EXPECTED_OUTPUT_TOKENS = 1024
+"""Expected of a model that nothing was learned about, when the request names no smaller cap."""
+ADDED_CAP_TOKENS = 8_192
+"""A strict budget never adds a larger cap than this, unless the deployment says that its model can say more."""
+LARGEST_HOLD = 2**62
+"""More than any budget, and still a number that every store can keep."""
+
+
+class StrictTerms(msgspec.Struct, frozen=True):
+    """How a strict hold becomes a cap on output."""
+
+    base_pico_usd: int
+    """The most that everything but the output can cost."""
+    token_pico_usd: int
+    """The most that one more token of every choice can cost."""
+    cap: int | None
+    """The request's own."""
+    ceiling: int
+    """No cap above it is worth sending."""
+
+    def granted_cap(self, granted_pico_usd: int) -> int | None:
+        """The cap to send, for the hold that was granted; None: the request's own will do."""
+        if self.token_pico_usd == 0:
+            return None
+        affordable = min(self.ceiling, (granted_pico_usd - self.base_pico_usd) // self.token_pico_usd)
+        return affordable if self.cap is None or affordable < self.cap else None
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """All that admission must know of one request."""
+
+    demand: Tokens
+    candidates: tuple[Deployment, ...]
+    """Those whose cost can be told, as far as budgets want to know it."""
+    targets: tuple[TargetTerms, ...]
+    """For each candidate."""
+    strict: tuple[StrictTerms | None, ...]
+    """For each candidate; None: no strict budget, or a cost that no cap bounds."""
+
+
+class Terms:
+    """Works out what requests ask. One per process, used from the event loop alone."""
+
+    def __init__(self) -> None:
+        self.learner = OutputLearner()
+
+    def ask(
+        self,
+        request: ModelRequest,
+        rules: Rules,
+        candidates: tuple[Deployment, ...],
+        settings: AdmissionRules,
+    ) -> Ask:
+        """
+        Raises:
+            BudgetExceededError: a budget is concerned, and no candidate's cost has a price and a bound.
+        """
+        first = candidates[0]
+        demand = Tokens(estimated_input(request.body, first), self._expected_output(request, rules.key.id, first))
+        able, targets, strict = [], [], []
+        unable: BudgetExceededError | None = None
+        for deployment in candidates:
+            try:
+                target, terms = _target(request, rules, deployment, demand, settings)
+            except BudgetExceededError as error:
+                unable = unable or error
+                continue
+            able.append(deployment)
+            targets.append(target)
+            strict.append(terms)
+        if unable is not None and not able:
+            raise unable
+        return Ask(demand, tuple(able), tuple(targets), tuple(strict))
+
+    def _expected_output(self, request: ModelRequest, key_id: str, deployment: Deployment) -> int:
+        """Output tokens that a request probably takes, over all its choices."""
+        if request.operation is Operation.EMBEDDINGS:
+            return 0
+        head = request.head
+        expected = self.learner.expected(key_id, deployment.model) or EXPECTED_OUTPUT_TOKENS
+        cap = head.output_cap(deployment.adapter.output_cap_fields(request.operation))
+        return (expected if cap is None or expected < cap else cap) * head.choices
+
+
+def _target(
+    request: ModelRequest,
+    rules: Rules,
+    deployment: Deployment,
+    demand: Tokens,
+    settings: AdmissionRules,
+) -> tuple[TargetTerms, StrictTerms | None]:
+    price = in_force(deployment.prices, request.started_at)
+    if price is None:
+        if rules.budgets or deployment.budgets:
+            raise _unpriced(deployment)
+        return TargetTerms(deployment.limits), None
+    expected = min(LARGEST_HOLD, dearest(price, input_tokens=demand.input, output_tokens=demand.output))
+    if not rules.strict and not any(budget.strict for budget in deployment.budgets):
+        return TargetTerms(deployment.limits, deployment.budgets, expected), None
+    hold, terms = _strict(request, deployment, price, settings)
+    return TargetTerms(deployment.limits, deployment.budgets, expected, hold), terms
+
+
+def estimated_input(body: bytes, deployment: Deployment) -> int:
+    estimation = deployment.estimation
+    return estimate_input_tokens(
+        body,
+        estimation.chars_per_token,
+        bytes_per_token=estimation.bytes_per_token,
+        max_sample_bytes=estimation.max_sample_bytes,
+    )
+
+
+def _strict(
+    request: ModelRequest, deployment: Deployment, price: PriceVersion, settings: AdmissionRules
+) -> tuple[StrictHold, StrictTerms | None]:
+    head, adapter = request.head, deployment.adapter
+    try:
+        bounds = bound(request.body, request.operation, adapter, choices=head.choices)
+    except NotBoundableError as error:
+        if deployment.max_request_pico_usd is None:
+            raise _not_boundable(deployment, str(error)) from None
+        whole = deployment.max_request_pico_usd
+        return StrictHold(wanted=whole, least=whole), None
+    terms = _strict_terms(request, deployment, price, bounds)
+    cap = terms.cap
+    least = (
+        _least_output(head, deployment, settings)
+        if cap is None
+        else min(cap, _least_output(head, deployment, settings))
+    )
+    wanted = terms.ceiling if cap is None else cap
+    return (
+        StrictHold(
+            wanted=_capped(terms.base_pico_usd + max(wanted, least) * terms.token_pico_usd),
+            least=_capped(terms.base_pico_usd + least * terms.token_pico_usd),
+            share=settings.absent_cap_share if cap is None else 1,
+        ),
+        terms,
+    )
+
+
+def _strict_terms(request: ModelRequest, deployment: Deployment, price: PriceVersion, bounds: Bound) -> StrictTerms:
+    base = bounds.input_tokens * price.dearest_input + price.request
+    fields = deployment.adapter.output_cap_fields(request.operation)
+    if not fields:
+        return StrictTerms(base, 0, cap=0, ceiling=0)
+    cap = request.head.output_cap(fields)
+    ceiling = (deployment.max_output_tokens or ADDED_CAP_TOKENS) if cap is None else cap
+    return StrictTerms(base, bounds.choices * price.dearest_output, cap, ceiling)
+
+
+def _least_output(head: RequestHead, deployment: Deployment, settings: AdmissionRules) -> int:
+    """The smallest cap that is worth sending: never below the provider's minimum or what the model must think with."""
+    thinking = head.thinking_budget
+    return max(
+        settings.strict_min_output_tokens,
+        deployment.adapter.min_output_tokens,
+        thinking + settings.strict_min_output_tokens if thinking else 0,
+    )
+
+
+def _capped(pico_usd: int) -> int:
+    return min(LARGEST_HOLD, pico_usd)
+
+
+def _unpriced(deployment: Deployment) -> BudgetExceededError:
+    return BudgetExceededError(
+        f"The model '{deployment.model}' of '{deployment.provider}' has no price, so it cannot count against a budget. "
+        "Ask an admin to add a price.",
+        code="model_not_priced",
+    )
+
+
+def _not_boundable(deployment: Deployment, reason: str) -> BudgetExceededError:
+    return BudgetExceededError(
+        f"What this request may cost at most is unknown: {reason}. A strict budget needs a bound; ask an admin to set "
+        f"the largest cost of a request on the deployment '{deployment.name}'.",
+        code="cost_not_boundable",
+    )

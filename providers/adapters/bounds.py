@@ -1,0 +1,107 @@
+"""The most that a request can use, for budgets that must not be overspent: proven from its bytes, never guessed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from providers.adapters.base import Adapter
+from providers.adapters.types import JSONObject, Operation
+
+# What a body must hold before it can be anything but text and functions. Escaped letters might spell any of them.
+_MARKERS = (
+    b"image",
+    b"file",
+    b"audio",
+    b"video",
+    b"tool",
+    b"search",
+    b"document",
+    b"previous",
+    b"conversation",
+    b"\\u00",
+)
+_SAFE_PARTS = frozenset({"text", "refusal", "input_text", "output_text"})
+_SAFE_TOOLS = frozenset({"function", "custom"})
+_STORED = ("previous_response_id", "conversation", "web_search_options", "search_parameters", "plugins")
+
+_decode = msgspec.json.Decoder().decode
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """The most that a request can use."""
+
+    input_tokens: int
+    choices: int = 1
+    """How many answers of the output cap's length it may bring."""
+
+
+class NotBoundableError(Exception):
+    """Nothing in the request says how much it can cost. The text names the reason."""
+
+
+def bound(body: bytes, operation: Operation, adapter: Adapter, *, choices: int) -> Bound:
+    """What `body` can use at most at `adapter`'s provider.
+
+    A token is at least one byte of text, and the body has more bytes around each message than a provider adds tokens.
+    Images count as the adapter's maximum each.
+
+    Raises:
+        NotBoundableError: it refers to something whose size is not in it (an image's address, a stored file or
+            conversation, tools that the provider runs).
+    """
+    tokens = len(body) + adapter.hidden_input_tokens
+    if operation is Operation.TEXT_COMPLETION:
+        choices *= _prompts(_decode(body).get("prompt"))
+    elif operation is Operation.CHAT and _may_hold_more_than_text(body):
+        tokens += _beyond_text(_decode(body), adapter)
+    return Bound(tokens, choices)
+
+
+def _may_hold_more_than_text(body: bytes) -> bool:
+    for marker in _MARKERS:  # noqa: SIM110  # A generator costs more than the search.
+        if body.rfind(marker) >= 0:
+            return True
+    return False
+
+
+def _prompts(prompt: Any) -> int:
+    """A list of texts, or of lists of tokens, is answered one by one."""
+    if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], int):
+        return 1
+    return len(prompt)
+
+
+def _beyond_text(request: JSONObject, adapter: Adapter) -> int:
+    """Tokens to add for images, less the text that encodes them."""
+    for name in _STORED:
+        if request.get(name) is not None:
+            raise NotBoundableError(f"`{name}` brings in what is not part of the request")
+    for tool in _objects(request.get("tools")):
+        if tool.get("type") not in _SAFE_TOOLS:
+            raise NotBoundableError(f"the provider runs the tool '{tool.get('type')}' itself")
+    extra = 0
+    for message in _objects(request.get("messages")):
+        for part in _objects(message.get("content")):
+            extra += _part(part, adapter)
+    return extra
+
+
+def _part(part: JSONObject, adapter: Adapter) -> int:
+    kind = part.get("type")
+    if kind in _SAFE_PARTS:
+        return 0
+    if kind == "image_url":
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, dict) else image
+        if isinstance(url, str) and url.startswith("data:"):
+            return adapter.max_image_tokens - len(url)
+        raise NotBoundableError("the size of an image behind an address is unknown; send it as data")
+    if kind == "input_audio":
+        return 0  # Sound has fewer tokens than bytes, and its bytes are counted.
+    raise NotBoundableError(f"the size of a part of type '{kind}' is unknown")
+
+
+def _objects(value: Any) -> list[JSONObject]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
