@@ -16,8 +16,6 @@ from llmgateway.pipeline.protocols import BudgetRefusal, Headroom, LimitRefusal,
 from llmgateway.pipeline.rules import Rules
 from llmgateway.pipeline.snapshot import AdmissionRules, Limit
 
-_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
-_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
 _DO_NOT_RETRY = (b"x-should-retry", b"false")
 
 
@@ -37,18 +35,25 @@ def limit_headers(reservation: Reservation) -> ErrorHeaders:
     """`x-ratelimit-*` of the tightest limit of requests and of the tightest limit of tokens."""
     requests, tokens = reservation.requests, reservation.tokens
     if tokens is None:
-        return _rate_headers(_REQUESTS, requests) if requests is not None else ()
+        return _request_headers(requests) if requests is not None else ()
     if requests is None:
-        return _rate_headers(_TOKENS, tokens)
-    return (*_rate_headers(_REQUESTS, requests), *_rate_headers(_TOKENS, tokens))
+        return _token_headers(tokens)
+    return (*_request_headers(requests), *_token_headers(tokens))
 
 
-def _rate_headers(names: tuple[bytes, bytes, bytes], headroom: Headroom) -> ErrorHeaders:
-    limit, remaining, reset = names
+def _request_headers(headroom: Headroom) -> ErrorHeaders:
     return (
-        (limit, b"%d" % headroom.limit),
-        (remaining, b"%d" % headroom.remaining),
-        (reset, b"%.3fs" % headroom.reset_s),
+        (b"x-ratelimit-limit-requests", b"%d" % headroom.limit),
+        (b"x-ratelimit-remaining-requests", b"%d" % headroom.remaining),
+        (b"x-ratelimit-reset-requests", b"%.3fs" % headroom.reset_s),
+    )
+
+
+def _token_headers(headroom: Headroom) -> ErrorHeaders:
+    return (
+        (b"x-ratelimit-limit-tokens", b"%d" % headroom.limit),
+        (b"x-ratelimit-remaining-tokens", b"%d" % headroom.remaining),
+        (b"x-ratelimit-reset-tokens", b"%.3fs" % headroom.reset_s),
     )
 
 
@@ -72,11 +77,11 @@ def _limited(refusal: LimitRefusal, rules: Rules, demand: Tokens, settings: Admi
             headers=(*named, _DO_NOT_RETRY),
         )
     wait_s = math.ceil(refusal.retry_after_s)
-    names = _REQUESTS if limit.metric == "requests" else _TOKENS
+    rate_headers = _request_headers if limit.metric == "requests" else _token_headers
     headers = (
         *named,
         (b"retry-after", b"%d" % wait_s),
-        *_rate_headers(names, Headroom(limit.amount, refusal.remaining, refusal.retry_after_s)),
+        *rate_headers(Headroom(limit.amount, refusal.remaining, refusal.retry_after_s)),
     )
     return RateLimitError(f"{allows}. Try again in {wait_s} s.", headers=headers)
 
