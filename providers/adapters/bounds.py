@@ -9,22 +9,11 @@ import msgspec
 from providers.adapters.base import Adapter
 from providers.adapters.types import JSONObject, Operation
 
-# What a body must hold before it can be anything but text and functions. Escaped letters might spell any of them.
-_MARKERS = (
-    b"image",
-    b"file",
-    b"audio",
-    b"video",
-    b"tool",
-    b"search",
-    b"document",
-    b"previous",
-    b"conversation",
-    b"\\u00",
-)
 _SAFE_PARTS = frozenset({"text", "refusal", "input_text", "output_text"})
 _SAFE_TOOLS = frozenset({"function", "custom"})
 _STORED = ("previous_response_id", "conversation", "web_search_options", "search_parameters", "plugins")
+# Without any of these a body is text alone: every part and tool has a type. Escaped letters might spell all of them.
+_MARKERS = (b'"type"', *[b'"%s"' % name.encode() for name in _STORED], b"\\u00")
 
 _decode = msgspec.json.Decoder().decode
 

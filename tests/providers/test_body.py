@@ -15,6 +15,7 @@ from providers.adapters.body import (
     estimate_input_tokens,
     read_head,
     replace_model,
+    with_output_cap,
     with_usage_requested,
 )
 from providers.adapters.errors import MalformedBodyError
@@ -186,3 +187,33 @@ def test_short_base64_is_text() -> None:
     body = b"x" * ATTACHMENT_MIN + b'"data:text/plain;base64,' + b"A" * 400 + b'"'
 
     assert estimate_input_tokens(body, 1.0) == len(body) + 1
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "expected"),
+    [
+        (b'{"model":"m"}', ("max_tokens", "max_completion_tokens"), {"max_tokens": 9}),
+        (b'{"model":"m","max_completion_tokens":50}', ("max_tokens", "max_completion_tokens"), {"max_completion_tokens": 9}),
+        (b'{"model":"m","max_tokens":5,"max_completion_tokens":50}', ("max_tokens", "max_completion_tokens"),
+         {"max_tokens": 5, "max_completion_tokens": 9}),
+        (b'{"model":"m","max_tokens":null}', ("max_tokens",), {"max_tokens": 9}),
+    ],
+)  # fmt: skip
+def test_a_cap_is_lowered_where_it_stands_and_added_where_none_is(
+    body: bytes, fields: tuple[str, ...], expected: dict[str, int]
+) -> None:
+    assert json.loads(with_output_cap(body, fields, 9)) == {"model": "m", **expected}
+
+
+def test_a_cap_changes_nothing_else() -> None:
+    body = b'{ "model" : "m", "novel": 1.50, "messages": [ {"content": "\\u00e9"} ] }'
+
+    capped = with_output_cap(body, ("max_tokens",), 9)
+
+    assert b'"novel":1.50' in capped
+    assert b'[ {"content": "\\u00e9"} ]' in capped
+
+
+def test_long_text_is_estimated_by_bytes_and_short_by_characters() -> None:
+    assert estimate_input_tokens("é".encode() * 100, 1.0) == 101
+    assert estimate_input_tokens(b"a" * 1000, 4.0, bytes_per_token=2.0, max_sample_bytes=200) == 50 + 400 + 1

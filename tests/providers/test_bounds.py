@@ -1,0 +1,77 @@
+"""The most that a request can use."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.adapters.base import Adapter
+from providers.adapters.bounds import Bound, NotBoundableError, bound
+from providers.adapters.registry import get_adapter
+from providers.adapters.types import Operation
+
+ADAPTER: Adapter = get_adapter("openai_compatible")
+
+
+def of(request: dict[str, Any], operation: Operation = Operation.CHAT, choices: int = 1) -> Bound:
+    return bound(json.dumps({"model": "m", **request}).encode(), operation, ADAPTER, choices=choices)
+
+
+def saying(*parts: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(parts)}]}
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_text_has_no_more_tokens_than_bytes(texts: list[str]) -> None:
+    found = of({"messages": [{"role": "user", "content": text} for text in texts]})
+
+    assert found.input_tokens >= sum(len(text.encode()) for text in texts)
+
+
+def test_an_image_counts_its_maximum_and_not_its_text() -> None:
+    image = "data:image/png;base64," + "A" * 400_000
+
+    found = of(saying({"type": "image_url", "image_url": {"url": image}}))
+
+    assert ADAPTER.max_image_tokens < found.input_tokens < ADAPTER.max_image_tokens + 200
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        saying({"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}),
+        saying({"type": "image_url", "image_url": "https://example.org/cat.png"}),
+        saying({"type": "file", "file": {"file_id": "file-1"}}),
+        saying({"type": "novelty"}),
+        {"previous_response_id": "resp_1", "messages": []},
+        {"web_search_options": {}, "messages": []},
+        {"tools": [{"type": "web_search"}], "messages": []},
+    ],
+)
+def test_what_is_not_in_the_request_cannot_be_bounded(request_body: dict[str, Any]) -> None:
+    with pytest.raises(NotBoundableError):
+        of(request_body)
+
+
+def test_an_escaped_name_hides_nothing() -> None:
+    plain = json.dumps({"model": "m", **saying({"type": "image_url", "image_url": {"url": "https://x"}})})
+    hidden = plain.replace("image_url", "\\u0069mage_url").replace("image", "im\\u0061ge").encode()
+
+    with pytest.raises(NotBoundableError):
+        bound(hidden, Operation.CHAT, ADAPTER, choices=1)
+
+
+def test_functions_and_talk_of_images_are_text() -> None:
+    found = of({"messages": [{"role": "user", "content": "search an image file"}], "tools": [{"type": "function"}]})
+
+    assert found.input_tokens < 200
+
+
+@pytest.mark.parametrize(("prompt", "choices"), [("a", 1), (["a", "b", "c"], 3), ([1, 2, 3], 1), ([[1], [2]], 2)])
+def test_each_prompt_of_a_completion_is_answered(prompt: Any, choices: int) -> None:
+    assert of({"prompt": prompt}, Operation.TEXT_COMPLETION).choices == choices
+    assert of({"prompt": prompt}, Operation.TEXT_COMPLETION, choices=2).choices == 2 * choices
