@@ -135,6 +135,12 @@ class _Figures:
             ("code",),
             {(c,): n for c, n in figures.refusals.items()},
         )
+        yield _counter(
+            "llmgateway_shadow_refusals",
+            "Requests that a limit in shadow mode would have refused.",
+            ("scope", "limit"),
+            figures.shadow_refusals,
+        )
         yield _counter("llmgateway_unpriced_requests", "Requests without a price in force.", (), {(): figures.unpriced})
         yield _counter(
             "llmgateway_inconsistent_usage",

@@ -78,6 +78,8 @@ class Figures:
         default_factory=lambda: {phase: Histogram(PHASE_BOUNDS_S) for phase in PHASES}
     )
     """Time in the gateway itself, by phase."""
+    shadow_refusals: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    """Requests that a limit in shadow mode would have refused, by its scope and name."""
     inconsistent_usage: int = 0
     unpriced: int = 0
 
