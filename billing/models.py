@@ -5,13 +5,22 @@ Money is pico-dollars (10⁻¹² USD) in 64-bit integers; see `billing.money`.
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import TYPE_CHECKING
+
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd
-from llmgateway.validators import validate_name
+from llmgateway.limit_terms import OWNERS, start_number
+from llmgateway.models import is_of_callers, is_of_everyone, of_one_owner, owner_errors
+from llmgateway.validators import validate_name, validate_percents
+
+if TYPE_CHECKING:
+    from django.db.models.fields.related_descriptors import RelatedManager
 
 TOKEN_BUCKETS = (
     "input",
@@ -78,8 +87,13 @@ class Price(models.Model):
         return f"{self.provider}/{self.model} from {self.effective_from:%Y-%m-%d}"
 
 
+BUDGET_STANDS_TWICE = "There is a budget of this name already; change that one, or choose another name."
+
+MAX_LIMIT = MAX_LIMIT_USD * PICO_PER_USD
+
+
 class Budget(models.Model):
-    """How much may be spent in a window by one key, one team, or everyone (neither set)."""
+    """How much may be spent in a window by one key, team, provider, deployment or alias, or by everyone (none set)."""
 
     class Window(models.TextChoices):
         HOUR = "hour", "Hour"
@@ -90,31 +104,90 @@ class Budget(models.Model):
 
     class Mode(models.TextChoices):
         EXPECTED = "expected", "Expected cost"
+        STRICT = "strict", "Strict (worst case)"
+
+    class Each(models.TextChoices):
+        IP = "ip", "each address"
+        END_USER = "end_user", "each end user"
 
     name = models.CharField(max_length=100, validators=[validate_name])
     key = models.ForeignKey(
         "llmgateway.ApiKey", on_delete=models.CASCADE, null=True, blank=True, related_name="budgets"
     )
     team = models.ForeignKey("llmgateway.Team", on_delete=models.CASCADE, null=True, blank=True, related_name="budgets")
-    window = models.CharField(max_length=8, choices=Window.choices, default=Window.MONTH)
-    limit_pico_usd = models.BigIntegerField(
-        "limit", validators=[MinValueValidator(0), MaxValueValidator(MAX_LIMIT_USD * PICO_PER_USD)]
+    provider = models.ForeignKey(
+        "providers.Provider", on_delete=models.CASCADE, null=True, blank=True, related_name="budgets"
     )
-    mode = models.CharField(max_length=16, choices=Mode.choices, default=Mode.EXPECTED)
+    deployment = models.ForeignKey(
+        "providers.Deployment", on_delete=models.CASCADE, null=True, blank=True, related_name="budgets"
+    )
+    alias = models.ForeignKey(
+        "providers.ModelAlias", on_delete=models.CASCADE, null=True, blank=True, related_name="budgets"
+    )
+    each = models.CharField(
+        "counts for",
+        max_length=16,
+        choices=Each.choices,
+        blank=True,
+        default="",
+        help_text="Every address or end user has this budget for itself. Empty: all of them together.",
+    )
+    window = models.CharField(max_length=8, choices=Window.choices, default=Window.MONTH)
+    starts_on = models.CharField(
+        max_length=9,
+        blank=True,
+        default="",
+        help_text="The weekday (monday) or day of the month (1 to 28) on which a week or month begins.",
+    )
+    limit_pico_usd = models.BigIntegerField("limit", validators=[MinValueValidator(0), MaxValueValidator(MAX_LIMIT)])
+    mode = models.CharField(
+        max_length=16,
+        choices=Mode.choices,
+        default=Mode.EXPECTED,
+        help_text="Strict holds the most a request can cost and lowers its output cap, so that nothing is overspent.",
+    )
+    alerts = models.JSONField(
+        "alert at",
+        default=list,
+        blank=True,
+        validators=[validate_percents],
+        help_text="Percents of the limit at which somebody is told, and nothing is refused.",
+    )
+    increase_pico_usd = models.BigIntegerField(
+        "temporary increase", default=0, validators=[MinValueValidator(0), MaxValueValidator(MAX_LIMIT)]
+    )
+    increase_until = models.DateTimeField("until", null=True, blank=True)
+    increase_reason = models.CharField("because", max_length=200, blank=True, default="")
     enabled = models.BooleanField(default=True)
 
+    if TYPE_CHECKING:
+        credits: RelatedManager[BudgetCredit]
+
     class Meta:
-        ordering = ("team", "key", "name")
+        ordering = ("team", "key", "provider", "deployment", "alias", "name")
         constraints = (
-            models.CheckConstraint(condition=Q(key__isnull=True) | Q(team__isnull=True), name="budget_of_one_scope"),
-            models.UniqueConstraint(
-                fields=("key", "name"), condition=Q(key__isnull=False), name="one_budget_per_key_and_name"
+            models.CheckConstraint(condition=of_one_owner(), name="budget_of_one_scope"),
+            models.CheckConstraint(condition=Q(each="") | is_of_callers(), name="budget_of_callers"),
+            models.CheckConstraint(
+                condition=Q(starts_on="") | Q(window__in=("week", "month")), name="budget_starts_on_a_day"
+            ),
+            models.CheckConstraint(
+                condition=Q(increase_pico_usd=0) | Q(increase_until__isnull=False), name="budget_increase_ends"
+            ),
+            *(
+                models.UniqueConstraint(
+                    fields=(owner, "name"),
+                    condition=Q(**{f"{owner}__isnull": False}),
+                    name=f"one_budget_per_{owner}_and_name",
+                    violation_error_message=BUDGET_STANDS_TWICE,
+                )
+                for owner in OWNERS
             ),
             models.UniqueConstraint(
-                fields=("team", "name"), condition=Q(team__isnull=False), name="one_budget_per_team_and_name"
-            ),
-            models.UniqueConstraint(
-                fields=("name",), condition=Q(key__isnull=True, team__isnull=True), name="one_global_budget_per_name"
+                fields=("name",),
+                condition=is_of_everyone(),
+                name="one_global_budget_per_name",
+                violation_error_message=BUDGET_STANDS_TWICE,
             ),
         )
 
@@ -122,8 +195,70 @@ class Budget(models.Model):
         return f"{self.name}: {format_usd(self.limit_pico_usd)} per {self.window}"
 
     def clean(self) -> None:
-        if self.key_id and self.team_id:
-            raise ValidationError({"team": "A budget is of one key or one team; leave one of them empty."})
+        errors = owner_errors(self)
+        if self.increase_pico_usd and self.increase_until is None:
+            errors["increase_until"] = "An increase is for a time; say until when."
+        credit = self.credit_pico_usd() if self.pk else 0
+        if credit and self.window != self.Window.TOTAL:
+            errors["window"] = "It has prepaid credit, which only a budget in total can have; remove the credit first."
+        if (self.limit_pico_usd or 0) + credit + (self.increase_pico_usd or 0) > MAX_LIMIT:
+            field = "increase_pico_usd" if self.increase_pico_usd else "limit_pico_usd"
+            errors[field] = f"With its credit and increase a budget may be {MAX_LIMIT_USD:,} USD at most."
+        try:
+            start_number(self.window, self.starts_on)
+        except ValueError as error:
+            errors["starts_on"] = str(error)
+        if errors:
+            raise ValidationError(errors)
+
+    def credit_pico_usd(self, at: datetime | None = None) -> int:
+        """What prepaid credit adds to the limit at a moment (now, unless one is given)."""
+        at = at or timezone.now()
+        return sum(
+            credit.amount_pico_usd
+            for credit in self.credits.all()
+            if credit.expires_at is None or credit.expires_at > at
+        )
+
+    def whole_limit_pico_usd(self, at: datetime | None = None) -> int:
+        """What may be spent in the window at a moment: the limit, its credit, and the increase while it lasts."""
+        at = at or timezone.now()
+        increased = self.increase_until is not None and at < self.increase_until
+        return self.limit_pico_usd + self.credit_pico_usd(at) + (self.increase_pico_usd if increased else 0)
+
+
+class BudgetCredit(models.Model):
+    """Money paid in advance: it adds to the limit of a budget in total, until it expires."""
+
+    budget = models.ForeignKey(Budget, on_delete=models.CASCADE, related_name="credits")
+    amount_pico_usd = models.BigIntegerField("amount", validators=[MinValueValidator(1), MaxValueValidator(MAX_LIMIT)])
+    note = models.CharField(max_length=200, blank=True, default="", help_text="Such as the number of an invoice.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.CharField(max_length=200, blank=True, default="", editable=False)
+    expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="From then on it no longer adds to the limit. Empty: never."
+    )
+
+    class Meta:
+        ordering = ("created_at", "id")
+        verbose_name = "prepaid credit"
+
+    def __str__(self) -> str:
+        return f"{format_usd(self.amount_pico_usd)} for {self.budget.name}"
+
+    def clean(self) -> None:
+        if not self.budget_id or not self.amount_pico_usd:
+            return
+        if self.budget.window != Budget.Window.TOTAL:
+            raise ValidationError({"budget": "Only a budget in total takes prepaid credit; this one begins anew."})
+        others = sum(
+            credit.amount_pico_usd
+            for credit in self.budget.credits.all()
+            if credit.pk != self.pk and (credit.expires_at is None or credit.expires_at > timezone.now())
+        )
+        if self.budget.limit_pico_usd + self.budget.increase_pico_usd + others + self.amount_pico_usd > MAX_LIMIT:
+            message = f"With this credit the budget would be larger than {MAX_LIMIT_USD:,} USD."
+            raise ValidationError({"amount_pico_usd": message})
 
 
 class UsageRecord(models.Model):
@@ -284,4 +419,4 @@ class JournalOffset(models.Model):
         return f"{self.journal}/{self.segment}@{self.offset}"
 
 
-__all__ = ["TOKEN_BUCKETS", "Budget", "JournalOffset", "Price", "TeamHour", "UsageRecord", "UsageRollup"]
+__all__ = ["TOKEN_BUCKETS", "Budget", "BudgetCredit", "JournalOffset", "Price", "TeamHour", "UsageRecord", "UsageRollup"]

@@ -35,6 +35,7 @@ CONFIGURATION: dict[str, tuple[str, ...]] = {
     "auth.Group": (),
     "auth.User": ("password",),
     "billing.Budget": (),
+    "billing.BudgetCredit": (),
     "billing.Price": (),
     "llmgateway.ApiKey": ("digest", "previous_digest"),
     "llmgateway.AuthSource": (),
@@ -53,10 +54,11 @@ CONFIGURATION: dict[str, tuple[str, ...]] = {
 
 # Rows that are a part of another: their changes are shown there too. The first relation that is set names the whole.
 PARENTS: dict[str, tuple[str, ...]] = {
-    "billing.Budget": ("key", "team"),
+    "billing.Budget": ("key", "team", "provider", "deployment", "alias"),
+    "billing.BudgetCredit": ("budget",),
     "llmgateway.KeyNetwork": ("key",),
     "llmgateway.Membership": ("team",),
-    "llmgateway.RateLimit": ("key", "team"),
+    "llmgateway.RateLimit": ("key", "team", "provider", "deployment", "alias"),
     "providers.AliasTarget": ("alias",),
     "providers.Credential": ("provider",),
 }

@@ -26,16 +26,17 @@ class ConfigTable:
     """A table whose changes are noted, and which of its columns tell whose rules a row belongs to."""
 
     name: str
-    key_column: str = ""
-    team_column: str = ""
+    owners: tuple[str, ...] = ()
+    """Kinds of owners, such as `key` of the column `key_id`. The first that is set is the row's."""
 
 
+RULE_OWNERS = ("key", "team", "provider", "deployment", "alias")
 TABLES = (
     ConfigTable("llmgateway_team"),
     ConfigTable("llmgateway_apikey"),
-    ConfigTable("llmgateway_keynetwork", key_column="key_id"),
+    ConfigTable("llmgateway_keynetwork", ("key",)),
     ConfigTable("llmgateway_networklist"),
-    ConfigTable("llmgateway_ratelimit", key_column="key_id", team_column="team_id"),
+    ConfigTable("llmgateway_ratelimit", RULE_OWNERS),
     ConfigTable("llmgateway_authsource"),
     ConfigTable("llmgateway_gatewaysettings"),
     ConfigTable("providers_provider"),
@@ -44,7 +45,8 @@ TABLES = (
     ConfigTable("providers_modelalias"),
     ConfigTable("providers_aliastarget"),
     ConfigTable("billing_price"),
-    ConfigTable("billing_budget", key_column="key_id", team_column="team_id"),
+    ConfigTable("billing_budget", RULE_OWNERS),
+    ConfigTable("billing_budgetcredit", ("budget",)),
 )
 
 
@@ -156,7 +158,7 @@ def _sqlite_entry(table: ConfigTable, row: str, rows: tuple[str, ...]) -> str:
     # An update is one entry, and two where the row changed its id or owner.
     moved = ""
     if row == "OLD" and len(rows) > 1:
-        columns = [column for column in ("id", table.key_column, table.team_column) if column]
+        columns = ["id", *(f"{kind}_id" for kind in table.owners)]
         moved = " WHERE " + " OR ".join(f"OLD.{column} IS NOT NEW.{column}" for column in columns)
     return (
         f"INSERT INTO {LOG_TABLE} (table_name, row_id, owner, transaction_id, created_at) "
@@ -165,43 +167,50 @@ def _sqlite_entry(table: ConfigTable, row: str, rows: tuple[str, ...]) -> str:
 
 
 def _sqlite_owner(table: ConfigTable, row: str) -> str:
-    cases = [
-        f"WHEN {row}.{column} IS NOT NULL THEN '{kind}:' || {row}.{column}"
-        for kind, column in (("key", table.key_column), ("team", table.team_column))
-        if column
-    ]
+    cases = [f"WHEN {row}.{kind}_id IS NOT NULL THEN '{kind}:' || {row}.{kind}_id" for kind in table.owners]
     return f"CASE {' '.join(cases)} ELSE '' END" if cases else "''"
 
 
-# One function serves all tables; a trigger's arguments name the columns of the owner. The path is fixed when it is
+# One function serves all tables; a trigger's arguments name the kinds of owners. The path is fixed when it is
 # created, so that a writer with another search path is noted too. The comment carries the version that is compared.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION note_config_change() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     entry jsonb;
     entries jsonb[] := '{}';
+    kinds text[] := '{}';
+    kind text;
+    whose text;
+    moved boolean := false;
 BEGIN
+    IF TG_NARGS > 0 THEN
+        kinds := TG_ARGV;
+    END IF;
     IF TG_OP = 'TRUNCATE' THEN
         entries := ARRAY[jsonb_build_object('id', '')];
     ELSE
         IF TG_OP <> 'DELETE' THEN
             entries := entries || to_jsonb(NEW);
         END IF;
-        IF TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND (
-            OLD.id <> NEW.id
-            OR to_jsonb(OLD)->TG_ARGV[0] IS DISTINCT FROM to_jsonb(NEW)->TG_ARGV[0]
-            OR to_jsonb(OLD)->TG_ARGV[1] IS DISTINCT FROM to_jsonb(NEW)->TG_ARGV[1]
-        ) THEN
+        IF TG_OP = 'UPDATE' THEN
+            moved := OLD.id <> NEW.id;
+            FOREACH kind IN ARRAY kinds LOOP
+                moved := moved OR to_jsonb(OLD)->(kind || '_id') IS DISTINCT FROM to_jsonb(NEW)->(kind || '_id');
+            END LOOP;
+        END IF;
+        IF TG_OP = 'DELETE' OR moved THEN
             entries := entries || to_jsonb(OLD);
         END IF;
     END IF;
     FOREACH entry IN ARRAY entries LOOP
+        whose := '';
+        FOREACH kind IN ARRAY kinds LOOP
+            IF whose = '' THEN
+                whose := coalesce(kind || ':' || (entry->>(kind || '_id')), '');
+            END IF;
+        END LOOP;
         INSERT INTO llmgateway_configchange (table_name, row_id, owner, transaction_id, created_at) VALUES (
-            TG_TABLE_NAME,
-            entry->>'id',
-            coalesce('key:' || (entry->>TG_ARGV[0]), 'team:' || (entry->>TG_ARGV[1]), ''),
-            pg_current_xact_id()::text::bigint,
-            clock_timestamp()
+            TG_TABLE_NAME, entry->>'id', whose, pg_current_xact_id()::text::bigint, clock_timestamp()
         );
     END LOOP;
     PERFORM pg_notify('llmgateway_config', '');
@@ -219,7 +228,7 @@ WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgname LIKE 'note_c
 
 def _postgresql(tables: list[ConfigTable]) -> Iterator[tuple[str, _Trigger]]:
     for table in tables:
-        arguments = f"'{table.key_column}', '{table.team_column}'"
+        arguments = ", ".join(f"'{kind}'" for kind in table.owners)
         for suffix, event, each in (
             ("row", "INSERT OR UPDATE OR DELETE", "ROW"),
             ("truncate", "TRUNCATE", "STATEMENT"),
@@ -229,12 +238,12 @@ def _postgresql(tables: list[ConfigTable]) -> Iterator[tuple[str, _Trigger]]:
                 f"CREATE OR REPLACE TRIGGER {name} AFTER {event} ON {table.name} "
                 f"FOR EACH {each} EXECUTE FUNCTION {PREFIX}({arguments})"
             )
-            version = f"{VERSION} {arguments.replace(chr(39), '')}"
+            version = f"{VERSION} {', '.join(table.owners)}"
             comment = f"COMMENT ON TRIGGER {name} ON {table.name} IS '{version}'"
             yield name, _Trigger((create, comment), version)
 
 
-VERSION = "1"
+VERSION = "2"
 """Raise it when the PostgreSQL function changes: triggers that carry another are put in anew."""
 
 

@@ -58,3 +58,28 @@ def validate_names(values: Iterable[object]) -> None:
         raise ValidationError("Write a list of names.", code="invalid_names")
     for value in values:
         validate_name(str(value))
+
+
+def validate_shares(value: object) -> None:
+    """Characters per token by name: `{"openai": 5}`."""
+    if not isinstance(value, dict):
+        raise ValidationError('Write names with a number each, such as {"openai": 5}.', code="invalid_shares")
+    for name, number in value.items():
+        validate_name(str(name))
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0.1 <= number <= 1000:
+            raise ValidationError(
+                "%(name)s: write a number from 0.1 to 1000.", code="invalid_shares", params={"name": name}
+            )
+
+
+def validate_percents(values: object) -> None:
+    """Whole percents of a budget at which somebody is told, each once: `[50, 80, 100]`."""
+    if not isinstance(values, list):
+        raise ValidationError("Write a list of percents, such as 50, 80, 100.", code="invalid_percents")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
+            raise ValidationError(
+                "%(value)s is not a whole percent from 1 to 1000.", code="invalid_percents", params={"value": value}
+            )
+    if len(set(values)) != len(values):
+        raise ValidationError("A percent stands there twice; leave one out.", code="invalid_percents")

@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
+from billing.money import MAX_LIMIT_USD, PICO_PER_USD
 from llmgateway.models import Named
 from llmgateway.validators import validate_name
 from providers.secret_values import decrypt, encrypt, resolve_reference
@@ -104,6 +105,14 @@ class Deployment(Named):
     first_token_timeout_s = _seconds(60)
     idle_timeout_s = _seconds(120)
     total_timeout_s = _seconds(600)
+    max_request_pico_usd = models.BigIntegerField(
+        "most a request can cost",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0), MaxValueValidator(MAX_LIMIT_USD * PICO_PER_USD)],
+        help_text="What a strict budget holds for requests whose cost has no other bound, such as those with images by "
+        "address. Empty: strict budgets refuse them.",
+    )
     enabled = models.BooleanField(default=True)
 
     class Meta:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from llmgateway.config_loader._budgets import load_budgets
+from llmgateway.config_loader._limits import load_limits
 from llmgateway.config_loader._networks import NetworkCompiler, load_network_lists, load_ties
-from llmgateway.config_loader._quotas import Quotas, TeamFacts, load_budgets, load_limits, load_teams
+from llmgateway.config_loader._quotas import Quotas, TeamFacts, load_teams
 from llmgateway.config_loader._values import as_text, epoch, in_slices, text_set, texts
 from llmgateway.models import ApiKey
 from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, Limit
@@ -52,7 +54,7 @@ def load_rules(
     teams = load_teams(problems)
     return AccessRules(
         teams=teams,
-        limits=load_limits(problems, key_ids, pause=pause),
+        limits=load_limits(problems, teams, key_ids, pause=pause),
         budgets=load_budgets(problems, teams, key_ids, pause=pause),
         networks=NetworkCompiler(load_network_lists(problems)),
         ties=load_ties(key_ids, pause=pause),

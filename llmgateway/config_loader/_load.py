@@ -12,10 +12,11 @@ from llmgateway.config_loader._garbage import keep, no_collection
 from llmgateway.config_loader._keys import load_keys, load_rules
 from llmgateway.config_loader._reading import log_position, one_view
 from llmgateway.config_loader._routing import load_routing
+from llmgateway.config_loader._settings import load_settings
 from llmgateway.config_loader._sources import file_budgets, files_of, load_sources
 from llmgateway.key_secrets import pepper_fingerprint
-from llmgateway.models import ApiKey, GatewaySettings
-from llmgateway.pipeline.snapshot import ConfigProblem, Retries, Snapshot
+from llmgateway.models import ApiKey
+from llmgateway.pipeline.snapshot import ConfigProblem, Snapshot
 
 Pause = Callable[[], None]
 
@@ -46,17 +47,18 @@ def _load(revision: int, conf: Conf, pause: Pause) -> Snapshot:
         keys = load_keys(rules, problems, pause=pause)
         problems.extend(pepper_problems(conf))
         sources = load_sources(rules, problems, pepper=newest_pepper(conf))
-        routing = load_routing(problems)
-        body_limit, retries = load_settings(conf)
+        settings = load_settings(conf, problems)
+        routing = load_routing(problems, settings.estimation)
     return Snapshot(
         revision=revision,
         keys=keys,
         aliases=routing.aliases,
         providers=routing.providers,
-        request_body_limit=body_limit,
-        retries=retries,
+        request_body_limit=settings.request_body_limit,
+        retries=settings.retries,
+        admission=settings.admission,
         sources=sources,
-        budgets=rules.all_budgets() | file_budgets(sources),
+        budgets=rules.all_budgets() | routing.budgets | file_budgets(sources),
         problems=tuple(problems),
         watched_files=(*files_of(sources), *routing.files),
         position=position,
@@ -91,18 +93,3 @@ def pepper_problems(conf: Conf) -> list[ConfigProblem]:
         )
         for pepper_id, count in foreign
     ]
-
-
-def load_settings(conf: Conf) -> tuple[int, Retries]:
-    """Largest body in bytes, and retries: the environment wins over the row, the row over the defaults."""
-    row = GatewaySettings.objects.filter(pk=1).first() or GatewaySettings()
-
-    def first(wins: int | None, otherwise: int) -> int:
-        return otherwise if wins is None else wins
-
-    retries = Retries(
-        first(conf.max_retries, row.retry_attempts),
-        first(conf.initial_backoff, row.retry_initial_ms),
-        first(conf.max_backoff, row.retry_max_ms),
-    )
-    return first(conf.request_body_limit_mb, row.request_body_limit_mb) * 2**20, retries

@@ -10,26 +10,29 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from billing.models import Budget
 from llmgateway import conf as conf_module
 from llmgateway.conf import Conf
 from llmgateway.config_loader._garbage import keep, no_collection
 from llmgateway.config_loader._keys import AccessRules, load_keys, load_rules
+from llmgateway.config_loader._limits import CALENDAR
 from llmgateway.config_loader._load import (
     PEPPER,
     Pause,
-    load_settings,
     load_snapshot,
     newest_pepper,
     no_pause,
     pepper_problems,
 )
 from llmgateway.config_loader._networks import KeyNetworks
-from llmgateway.config_loader._quotas import Quotas, T
+from llmgateway.config_loader._quotas import PLACES, Quotas, T, is_of_place, is_own, owner_of
 from llmgateway.config_loader._reading import one_view
 from llmgateway.config_loader._routing import load_routing
+from llmgateway.config_loader._settings import load_settings
 from llmgateway.config_loader._sources import file_budgets, files_of, load_sources
 from llmgateway.config_loader._values import SLICE
-from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, LogPosition, Snapshot
+from llmgateway.limit_terms import OWNERS
+from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, Limit, LogPosition, Snapshot
 
 MOST_CHANGES = 10_000
 """With more, reading everything is quicker."""
@@ -38,9 +41,10 @@ FILE = "file"
 
 ROUTING_TABLES = frozenset({
     "providers_provider", "providers_credential", "providers_deployment", "providers_modelalias",
-    "providers_aliastarget", "billing_price",
+    "providers_aliastarget", "billing_price", "llmgateway_gatewaysettings",
 })  # fmt: skip
-QUOTA_TABLES = frozenset({"llmgateway_ratelimit", "billing_budget"})
+"""Settings are among them, for deployments know how tokens are estimated."""
+QUOTA_TABLES = frozenset({"llmgateway_ratelimit", "billing_budget", "billing_budgetcredit"})
 
 
 class Change(NamedTuple):
@@ -49,7 +53,8 @@ class Change(NamedTuple):
     table: str
     row_id: str
     owner: str = ""
-    """Whose rules the row belongs to: `key:5`, `team:3`; empty: everyone's, or not a rule."""
+    """Whose rules the row belongs to: `key:5`, `team:3`, `provider:2`, and `budget:7` of a credit; empty: everyone's, or
+    not a rule."""
 
 
 class _UnclearChangeError(Exception):
@@ -63,10 +68,11 @@ class _Plan:
     keys: set[int] = field(default_factory=set)
     teams: set[int] = field(default_factory=set)
     lists: set[int] = field(default_factory=set)
+    budgets: set[int] = field(default_factory=set)
+    """Those whose credit changed; whose they are has to be asked."""
     everyone: bool = False
     routing: bool = False
     sources: bool = False
-    settings: bool = False
 
     @property
     def shared(self) -> bool:
@@ -81,8 +87,6 @@ class _Plan:
         elif change.table == "llmgateway_authsource":
             # Routing comes along for its part of the watched files.
             self.routing = self.sources = True
-        elif change.table == "llmgateway_gatewaysettings":
-            self.settings = True
         elif change.table == "llmgateway_apikey":
             self.keys.add(_number(change.row_id))
         elif change.table == "llmgateway_team":
@@ -90,16 +94,20 @@ class _Plan:
         elif change.table == "llmgateway_networklist":
             self.lists.add(_number(change.row_id))
         elif change.table == "llmgateway_keynetwork" or change.table in QUOTA_TABLES:
-            self._add_owner(change.owner)
+            self.add_owner(change.owner)
         else:
             raise _UnclearChangeError(change.table)
 
-    def _add_owner(self, owner: str) -> None:
+    def add_owner(self, owner: str) -> None:
         kind, _, number = owner.partition(":")
         if kind == "key":
             self.keys.add(_number(number))
         elif kind == "team":
             self.teams.add(_number(number))
+        elif kind == "budget":
+            self.budgets.add(_number(number))
+        elif kind in PLACES:
+            self.routing = True
         elif not owner:
             self.everyone = True
         else:
@@ -160,16 +168,33 @@ class _Patch:
 
     def apply(self, changed_rows: set[tuple[str, str]]) -> Snapshot:
         plan, new = self._plan, self._old
+        self._find_owners_of_budgets()
         if plan.keys or plan.shared or plan.sources:
             new = self._with_access(new)
         if plan.routing:
-            routing = load_routing(self._problems)
-            files = (*files_of(new.sources), *routing.files)
-            new = replace(new, aliases=routing.aliases, providers=routing.providers, watched_files=files)
-        if plan.settings:
-            body_limit, retries = load_settings(self._conf)
-            new = replace(new, request_body_limit=body_limit, retries=retries)
-        return replace(new, problems=self._all_problems(changed_rows))
+            new = self._with_routing(new)
+        of_credits = {("billing_budget", str(budget_id)) for budget_id in plan.budgets}
+        return replace(new, problems=self._all_problems(changed_rows | of_credits))
+
+    def _find_owners_of_budgets(self) -> None:
+        """What a budget's credit changes is a matter of the budget's owner. One that is gone was noted itself."""
+        columns = [f"{owner}_id" for owner in OWNERS]
+        for row_ids in Budget.objects.filter(pk__in=self._plan.budgets).values_list(*columns):
+            self._plan.add_owner(owner_of(row_ids)[1])
+
+    def _with_routing(self, new: Snapshot) -> Snapshot:
+        settings = load_settings(self._conf, self._problems)
+        routing = load_routing(self._problems, settings.estimation)
+        return replace(
+            new,
+            aliases=routing.aliases,
+            providers=routing.providers,
+            request_body_limit=settings.request_body_limit,
+            retries=settings.retries,
+            admission=settings.admission,
+            budgets={row_id: rule for row_id, rule in new.budgets.items() if not is_of_place(rule)} | routing.budgets,
+            watched_files=(*files_of(new.sources), *routing.files),
+        )
 
     def _with_access(self, new: Snapshot) -> Snapshot:
         rules = load_rules(self._problems, self._plan.keys, pause=self._pause)
@@ -182,7 +207,8 @@ class _Patch:
         sources = new.sources
         if self._plan.sources or (self._plan.shared and files_of(sources)):
             sources = load_sources(rules, self._problems, pepper=newest_pepper(self._conf))
-        budgets = own_budgets | rules.all_budgets() | file_budgets(sources)
+        of_places = {row_id: rule for row_id, rule in self._old.budgets.items() if is_of_place(rule)}
+        budgets = own_budgets | rules.all_budgets() | of_places | file_budgets(sources)
         return replace(new, keys=keys, sources=sources, budgets=budgets)
 
     def _kept_budgets(self) -> dict[int, BudgetRule]:
@@ -190,7 +216,7 @@ class _Patch:
         return {
             rule.id: rule
             for rule in self._old.budgets.values()
-            if rule.scope == "key" and rule.id > 0 and int(rule.scope_id) not in self._plan.keys
+            if is_own(rule) and rule.id > 0 and int(rule.owner.removeprefix("key:")) not in self._plan.keys
         }
 
     def _keys(self, rules: AccessRules, own_budgets: dict[int, BudgetRule]) -> dict[bytes, KeyDigest]:
@@ -216,7 +242,7 @@ class _Patch:
                 del keys[digest]
             elif key is not entry.key:
                 keys[digest] = KeyDigest(key, entry.valid_until)
-                own_budgets.update((rule.id, rule) for rule in key.budgets if rule.scope == "key")
+                own_budgets.update((rule.id, rule) for rule in key.budgets if is_own(rule))
                 exchanged += 1
         keep(exchanged)
 
@@ -238,7 +264,7 @@ class _Patch:
                 key.expires_at,
                 key.models,
                 key.networks,
-                _joined(tuple([rule for rule in key.limits if rule.scope == "key"]), rules.limits, key.team_id),
+                _joined(_own_limits(key, team.time_zone), rules.limits, key.team_id),
                 _joined(_own_budgets(key, team.time_zone), rules.budgets, key.team_id),
                 key.user_id,
             )
@@ -268,8 +294,16 @@ def _joined(own: tuple[T, ...], quotas: Quotas[T], team_id: int) -> tuple[T, ...
     return own + shared if own else shared
 
 
+def _own_limits(key: Key, time_zone: str) -> tuple[Limit, ...]:
+    own = (rule for rule in key.limits if is_own(rule))
+    return tuple(
+        replace(rule, time_zone=time_zone) if rule.per in CALENDAR and rule.time_zone != time_zone else rule
+        for rule in own
+    )
+
+
 def _own_budgets(key: Key, time_zone: str) -> tuple[BudgetRule, ...]:
-    own = (rule for rule in key.budgets if rule.scope == "key")
+    own = (rule for rule in key.budgets if is_own(rule))
     return tuple(rule if rule.time_zone == time_zone else replace(rule, time_zone=time_zone) for rule in own)
 
 

@@ -10,8 +10,12 @@ from django.core.exceptions import ImproperlyConfigured
 
 from billing.models import TOKEN_BUCKETS, Price
 from billing.pricing import PriceVersion
+from llmgateway.config_loader._budgets import load_place_budgets
+from llmgateway.config_loader._limits import load_place_limits
+from llmgateway.config_loader._quotas import PlaceQuotas
+from llmgateway.config_loader._settings import EstimationSettings
 from llmgateway.config_loader._values import as_text, epoch
-from llmgateway.pipeline.snapshot import Alias, ConfigProblem, Deployment, Target, Timeouts
+from llmgateway.pipeline.snapshot import Alias, BudgetRule, ConfigProblem, Deployment, Limit, Target, Timeouts
 from providers.adapters.base import Adapter
 from providers.adapters.errors import UnknownAdapterError
 from providers.adapters.registry import get_adapter
@@ -30,6 +34,16 @@ class Routing:
     providers: tuple[str, ...]
     files: tuple[str, ...]
     """Files that credentials refer to."""
+    budgets: dict[int, BudgetRule]
+    """Of all providers, deployments and aliases, those too that are switched off."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """Limits and budgets of providers, deployments and aliases."""
+
+    limits: PlaceQuotas[Limit]
+    budgets: PlaceQuotas[BudgetRule]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +62,16 @@ class _Secret:
     file: str = ""
 
 
-def load_routing(problems: list[ConfigProblem]) -> Routing:
+def load_routing(problems: list[ConfigProblem], estimation: EstimationSettings) -> Routing:
     providers = _load_providers(problems)
     secrets = _load_secrets(problems)
-    deployments = _load_deployments(providers, secrets, _load_prices(problems), problems)
+    rules = _Rules(load_place_limits(problems), load_place_budgets(problems))
+    loader = _DeploymentLoader(providers, secrets, _load_prices(problems), rules, estimation)
     return Routing(
-        aliases=_load_aliases(deployments, problems),
+        aliases=_load_aliases(loader.load(problems), rules, problems),
         providers=tuple(sorted(provider.name for provider in providers.values())),
         files=tuple(sorted({secret.file for secret in secrets.values() if secret.file})),
+        budgets={rule.id: rule for group in rules.budgets.by_owner.values() for rule in group},
     )
 
 
@@ -148,15 +164,26 @@ def _price_version(row: dict[str, Any]) -> PriceVersion:
     )
 
 
-def _load_deployments(
-    providers: dict[int, _ReadyProvider], secrets: dict[int, _Secret], prices: Prices, problems: list[ConfigProblem]
-) -> dict[int, Deployment]:
-    """Enabled deployments of enabled providers."""
-    deployments = {}
-    for row in DeploymentRow.objects.filter(enabled=True, provider_id__in=providers):
-        provider = providers[row.provider_id]
-        headers, problem = _authentication(row, provider, secrets, problems)
-        deployments[row.pk] = Deployment(
+@dataclass(frozen=True, slots=True)
+class _DeploymentLoader:
+    """Turns rows into deployments, with all that they need from elsewhere."""
+
+    providers: dict[int, _ReadyProvider]
+    secrets: dict[int, _Secret]
+    prices: Prices
+    rules: _Rules
+    estimation: EstimationSettings
+
+    def load(self, problems: list[ConfigProblem]) -> dict[int, Deployment]:
+        """Enabled deployments of enabled providers."""
+        rows = DeploymentRow.objects.filter(enabled=True, provider_id__in=self.providers)
+        return {row.pk: self._deployment(row, problems) for row in rows}
+
+    def _deployment(self, row: DeploymentRow, problems: list[ConfigProblem]) -> Deployment:
+        provider = self.providers[row.provider_id]
+        headers, problem = _authentication(row, provider, self.secrets, problems)
+        owners = f"deployment:{row.pk}", f"provider:{row.provider_id}"
+        return Deployment(
             id=row.pk,
             name=row.name,
             provider=provider.name,
@@ -168,10 +195,13 @@ def _load_deployments(
                 row.connect_timeout_s, row.first_token_timeout_s, row.idle_timeout_s, row.total_timeout_s
             ),
             inject_usage=row.inject_usage,
-            prices=prices.get((row.provider_id, row.model), ()),
+            prices=self.prices.get((row.provider_id, row.model), ()),
+            limits=self.rules.limits.all_of(*owners),
+            budgets=self.rules.budgets.all_of(*owners),
+            estimation=self.estimation.of(provider.adapter.name),
+            max_request_pico_usd=row.max_request_pico_usd,
             problem=problem,
         )
-    return deployments
 
 
 def _authentication(
@@ -192,7 +222,7 @@ def _authentication(
     return (), problem
 
 
-def _load_aliases(deployments: dict[int, Deployment], problems: list[ConfigProblem]) -> dict[str, Alias]:
+def _load_aliases(deployments: dict[int, Deployment], rules: _Rules, problems: list[ConfigProblem]) -> dict[str, Alias]:
     targets: dict[int, list[Target]] = {}
     for row in AliasTarget.objects.order_by("position", "id"):
         deployment = deployments.get(row.deployment_id)
@@ -201,8 +231,15 @@ def _load_aliases(deployments: dict[int, Deployment], problems: list[ConfigProbl
     aliases = {}
     columns = ("id", "name", "strategy", as_text("created_at"))
     for alias_id, name, strategy, created_at in ModelAlias.objects.filter(enabled=True).values_list(*columns):
+        owner = f"alias:{alias_id}"
         aliases[name] = Alias(
-            alias_id, name, _created(created_at, alias_id, name, problems), strategy, tuple(targets.get(alias_id, ()))
+            id=alias_id,
+            name=name,
+            created=_created(created_at, alias_id, name, problems),
+            strategy=strategy,
+            targets=tuple(targets.get(alias_id, ())),
+            limits=rules.limits.all_of(owner),
+            budgets=rules.budgets.all_of(owner),
         )
     return aliases
 

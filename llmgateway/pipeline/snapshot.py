@@ -96,6 +96,8 @@ class Limit:
     """An amount larger than what can ever fit is admitted from a full bucket, which goes into debt, not refused."""
     shadow: bool = False
     """Evaluated and reported, never enforced."""
+    owner: str = ""
+    """Whose rule it is: `key:5`, `team:3`, `provider:2`, `deployment:4`, `alias:1`; empty: everyone's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class BudgetRule:
     window: str
     """`hour`, `day`, `week`, `month` or `total`."""
     limit_pico_usd: int
-    """Credits included, the temporary increase not."""
+    """Credits that never expire included; those that do, and the temporary increase, not."""
     time_zone: str
     """Where the window's midnight is; the team's, or UTC."""
     strict: bool = False
@@ -124,12 +126,20 @@ class BudgetRule:
     """Seconds since the epoch: until then the limit is higher by `increase_pico_usd`."""
     each: str = ""
     """`ip` or `end_user`: every one of them has such a budget. `scope_id` is empty until one is bound."""
+    owner: str = ""
+    """As in `Limit`: with `each`, whose requests count."""
+    credits: tuple[tuple[float, int], ...] = ()
+    """Prepaid amounts in pico-dollars with the second since the epoch at which each expires."""
 
     def limit_at(self, now: float) -> int:
         """Pico-dollars that may be spent in the window, as of `now` (seconds since the epoch)."""
+        limit = self.limit_pico_usd
         if self.increase_pico_usd and now < self.increase_until:
-            return self.limit_pico_usd + self.increase_pico_usd
-        return self.limit_pico_usd
+            limit += self.increase_pico_usd
+        for expires_at, amount in self.credits:
+            if now < expires_at:
+                limit += amount
+        return limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,14 +128,57 @@ def test_a_missing_file_has_no_keys_and_is_a_problem(world: World) -> None:
         (f"name: bad, sha256: {SHA256}, enabled: 'no'", "enabled is true or false"),
         (f"name: bad, sha256: {SHA256}, limits: [{{metric: requests, per: minute}}]", "amount is a whole number"),
         (
-            f"name: bad, sha256: {SHA256}, limits: [{{metric: tokens, per: minute, amount: 1}}]",
-            "only `metric: requests",
+            f"name: bad, sha256: {SHA256}, limits: [{{metric: bananas, per: minute, amount: 1}}]",
+            "limits: metric: Value 'bananas' is not a valid choice",
         ),
-        (f"name: bad, sha256: {SHA256}, limits: [{{amount: 1, shadow: true}}]", "shadow is not a field"),
-        (f"name: bad, sha256: {SHA256}, budgets: [{{name: a, window: decade, limit_usd: 1}}]", "window is one of"),
-        (f"name: bad, sha256: {SHA256}, budgets: [{{name: a, window: day, limit_usd: -1}}]", "between 0 and 4000000"),
+        (f"name: bad, sha256: {SHA256}, limits: [{{amount: 1, shade: true}}]", "shade is not a field"),
+        (
+            f"name: bad, sha256: {SHA256}, limits: [{{metric: concurrency, per: minute, amount: 1}}]",
+            "limits: per: Concurrent requests have no period",
+        ),
+        (
+            f"name: bad, sha256: {SHA256}, limits: [{{metric: tokens, per: total, amount: 1, reset: soon}}]",
+            "limits: reset: 'soon' is not a time span",
+        ),
+        (
+            f"name: bad, sha256: {SHA256}, limits: [{{metric: tokens, per: week, amount: 1, starts_on: 3}}]",
+            "limits: starts_on: '3' is not a day on which a week can begin",
+        ),
+        (
+            f"name: bad, sha256: {SHA256}, limits: [{{metric: tokens, per: day, amount: 1, scope: planet}}]",
+            "limits: scope: Value 'planet' is not a valid choice",
+        ),
+        (
+            f"name: bad, sha256: {SHA256}, limits: [&a {{metric: tokens, per: day, amount: 1}}, *a]",
+            "limits: 1 token per day stands there twice",
+        ),
+        (
+            f"name: bad, sha256: {SHA256}, budgets: [{{name: a, window: decade, limit_usd: 1}}]",
+            "budgets: window: Value 'decade' is not a valid choice",
+        ),
+        (
+            f"name: bad, sha256: {SHA256}, budgets: [{{name: a, window: day, limit_usd: -1}}]",
+            "budgets: limit_usd: Ensure this value is greater than or equal to 0",
+        ),
         (f"name: bad, sha256: {SHA256}, budgets: [{{name: a, window: day}}]", "limit_usd is an amount"),
-        (f"name: bad, sha256: {SHA256}, budgets: [{{window: day, limit_usd: 1}}]", "each needs a name"),
+        (
+            f"name: bad, sha256: {SHA256}, budgets: [{{window: day, limit_usd: 1}}]",
+            "budgets: name: This field cannot be blank",
+        ),
+        (
+            f"name: bad, sha256: {SHA256}, budgets: [&a {{name: a, window: day, limit_usd: 1}}, *a]",
+            "each needs a name of its own",
+        ),
+        (
+            f"name: bad, sha256: {SHA256}, "
+            "budgets: [{name: a, window: day, limit_usd: 1, credits: [{amount_usd: 1}]}]",
+            "credits are for `window: total`",
+        ),
+        (
+            f"name: bad, sha256: {SHA256}, "
+            "budgets: [{name: a, window: day, limit_usd: 1, increase: {amount_usd: 1}}]",
+            "budgets: increase_until: An increase is for a time",
+        ),
         ("name: good, sha256: " + "ef" * 32, "stands in the file twice"),
     ],
 )

@@ -12,7 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing.models import Budget, Price
+from billing.models import Budget, BudgetCredit, Price
 from llmgateway.config_loader import Change, load_snapshot
 from llmgateway.models import (
     ApiKey,
@@ -31,7 +31,7 @@ from tests.llmgateway.live_config.conftest import Database, World, create_world
 
 CONFIGURATION = (
     Team, ApiKey, KeyNetwork, NetworkList, RateLimit, AuthSource, GatewaySettings, Provider, Credential, Deployment,
-    ModelAlias, AliasTarget, Price, Budget,
+    ModelAlias, AliasTarget, Price, Budget, BudgetCredit,
 )  # fmt: skip
 
 
@@ -73,6 +73,7 @@ def test_each_table_notes_its_rows(real_world: World, model: type[Team]) -> None
     GatewaySettings.objects.create(pk=1)
     AuthSource.objects.create(name="db", kind="database")
     KeyNetwork.objects.get_or_create(key=real_world.plain, network_list=real_world.office)
+    BudgetCredit.objects.create(budget=Budget.objects.get(name="all"), amount_pico_usd=1)
     table = model._meta.db_table
     ids = {str(row.pk) for row in model._default_manager.all()}
     field = next(field for field in model._meta.concrete_fields if not field.primary_key)
@@ -91,6 +92,24 @@ def test_rules_say_whose_they_are(real_world: World) -> None:
     assert [change.owner for change in _noted(lambda: RateLimit.objects.filter(team__isnull=False).delete())] == [team]
     assert [change.owner for change in _noted(lambda: RateLimit.objects.all().delete())] == [""]
     assert [change.owner for change in _noted(lambda: KeyNetwork.objects.all().delete())] == [key]
+
+
+@pytest.mark.parametrize("owner", ["provider", "deployment", "alias"])
+def test_rules_of_places_say_whose_they_are(real_world: World, owner: str) -> None:
+    place = getattr(real_world, owner)
+
+    limit = _noted(lambda: RateLimit.objects.create(amount=1, **{owner: place}))
+    budget = _noted(lambda: Budget.objects.create(name="b", limit_pico_usd=1, **{owner: place}))
+
+    assert [change.owner for change in limit + budget] == [f"{owner}:{place.pk}"] * 2
+
+
+def test_credit_says_of_which_budget_it_is(real_world: World) -> None:
+    budget = Budget.objects.get(name="all")
+
+    noted = _noted(lambda: BudgetCredit.objects.create(budget=budget, amount_pico_usd=1))
+
+    assert [(change.table, change.owner) for change in noted] == [("billing_budgetcredit", f"budget:{budget.pk}")]
 
 
 def test_a_rule_that_moves_names_both_owners(real_world: World) -> None:

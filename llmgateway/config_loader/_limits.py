@@ -1,0 +1,135 @@
+"""Limit rows to rules. What cannot be kept must not be dropped: that would let everything through, so it lets nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from django.db.models import Q
+
+from llmgateway.config_loader._quotas import (
+    PlaceQuotas,
+    Quotas,
+    TeamFacts,
+    no_pause,
+    of_callers,
+    of_places,
+    owner_of,
+    scope_of,
+)
+from llmgateway.config_loader._values import as_text, epoch, in_slices
+from llmgateway.limit_terms import limit_name, start_number
+from llmgateway.models import RateLimit
+from llmgateway.pipeline.snapshot import ConfigProblem, Limit
+
+METRICS = frozenset(RateLimit.Metric.values)
+PERIODS = frozenset(RateLimit.Period.values)
+CALENDAR = frozenset({"hour", "day", "week", "month"})
+"""Periods whose begin depends on a time zone."""
+
+TeamsById = Mapping[int, TeamFacts]
+
+
+class LimitRow(NamedTuple):
+    """The columns of a limit, in the order in which they are read."""
+
+    id: int
+    key_id: int | None
+    team_id: int | None
+    provider_id: int | None
+    deployment_id: int | None
+    alias_id: int | None
+    key_team_id: int | None
+    each: str
+    model: str
+    metric: str
+    per: str
+    amount: int
+    burst: int | None
+    starts_on: str
+    reset_seconds: int | None
+    reset_anchor: str | None
+    created_at: str | None
+    oversize: str
+    shadow: bool
+
+
+COLUMNS = (
+    "id", "key_id", "team_id", "provider_id", "deployment_id", "alias_id", "key__team_id", "each", "model", "metric",
+    "per", "amount", "burst", "starts_on", "reset_seconds", as_text("reset_anchor"), as_text("created_at"), "oversize",
+    "shadow",
+)  # fmt: skip
+
+
+def load_limits(
+    problems: list[ConfigProblem],
+    teams: TeamsById,
+    key_ids: Collection[int] | None = None,
+    *,
+    pause: Callable[[], None],
+) -> Quotas[Limit]:
+    """Enabled limits of those who ask; with `key_ids`, of no other keys."""
+    return Quotas[Limit].of(_limits(of_callers(key_ids), teams, problems, pause))
+
+
+def load_place_limits(problems: list[ConfigProblem]) -> PlaceQuotas[Limit]:
+    """Enabled limits of providers, deployments and aliases."""
+    return PlaceQuotas[Limit].of(_limits(of_places(), {}, problems, no_pause))
+
+
+def _limits(which: Q, teams: TeamsById, problems: list[ConfigProblem], pause: Callable[[], None]) -> Iterator[Limit]:
+    rows = (
+        RateLimit.objects.filter(which, enabled=True)
+        .exclude(key__revoked_at__isnull=False)
+        .order_by("id")
+        .values_list(*COLUMNS)
+    )
+    for values in in_slices(rows, pause):
+        row = LimitRow._make(values)
+        kind, owner = owner_of(row[1:6])
+        team = teams.get(row.team_id or row.key_team_id or 0)
+        zone = team.time_zone if team else "UTC"
+        try:
+            yield limit_of(row, kind=kind, owner=owner, counter=f"limit:{row.id}", time_zone=zone)
+        except (ValueError, TypeError) as error:
+            name = f"{row.amount} {row.metric} per {row.per}"
+            message = f"{error} It lets nothing through. Correct or delete it."
+            problems.append(ConfigProblem("llmgateway_ratelimit", str(row.id), f"limit {row.id}", message))
+            yield Limit(f"limit:{row.id}", name, scope_of(kind, ""), 0, 0, owner=owner)
+
+
+def limit_of(row: LimitRow, *, kind: str, owner: str, counter: str, time_zone: str) -> Limit:
+    """The rule that a row says.
+
+    Raises:
+        ValueError: this version does not know such a limit.
+    """
+    _check(row)
+    calendar = row.per in CALENDAR
+    reset_s = row.reset_seconds or 0 if row.per == "total" else 0
+    return Limit(
+        counter=counter,
+        name=limit_name(row.metric, row.per, row.amount, model=row.model, each=row.each, reset_s=reset_s),
+        scope=scope_of(kind, row.each),
+        amount=row.amount,
+        burst=row.amount if row.burst is None else row.burst,
+        metric=row.metric,
+        per=row.per,
+        time_zone=time_zone if calendar else "UTC",
+        starts_on=start_number(row.per, row.starts_on),
+        reset_s=reset_s,
+        anchor=int(epoch(row.reset_anchor or row.created_at) or 0) if reset_s else 0,
+        model=row.model,
+        each=row.each,
+        first_in_window=row.oversize == RateLimit.Oversize.FIRST_IN_WINDOW,
+        shadow=bool(row.shadow),
+        owner=owner,
+    )
+
+
+def _check(row: LimitRow) -> None:
+    has_period = row.per in PERIODS if row.metric != RateLimit.Metric.CONCURRENCY else not row.per
+    if row.metric not in METRICS or not has_period:
+        raise ValueError(f"{row.metric} per {row.per} is not a limit this version knows.")
+    if row.each and row.each not in RateLimit.Each.values:
+        raise ValueError(f"This version does not know limits for each {row.each}.")

@@ -1,0 +1,85 @@
+"""The one row of settings to what the hot path reads. The environment wins over the row, the row over the defaults."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from llmgateway.conf import Conf
+from llmgateway.config_loader._values import as_text
+from llmgateway.models import GatewaySettings, usual_chars_per_token
+from llmgateway.pipeline.snapshot import AdmissionRules, ConfigProblem, Estimation, Retries
+
+TABLE = "llmgateway_gatewaysettings"
+
+
+@dataclass(frozen=True, slots=True)
+class EstimationSettings:
+    """How tokens are estimated, and at which adapters otherwise."""
+
+    usual: Estimation
+    chars_per_token: dict[str, float]
+    """By adapter."""
+
+    def of(self, adapter: str) -> Estimation:
+        chars = self.chars_per_token.get(adapter)
+        if chars is None:
+            return self.usual
+        return Estimation(self.usual.max_sample_bytes, self.usual.bytes_per_token, chars)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSettings:
+    request_body_limit: int
+    """Bytes."""
+    retries: Retries
+    admission: AdmissionRules
+    estimation: EstimationSettings
+
+
+def load_settings(conf: Conf, problems: list[ConfigProblem]) -> LiveSettings:
+    row = GatewaySettings.objects.defer("chars_per_token_by_provider").filter(pk=1).first() or GatewaySettings()
+    return LiveSettings(
+        request_body_limit=_first(conf.request_body_limit_mb, row.request_body_limit_mb) * 2**20,
+        retries=Retries(
+            _first(conf.max_retries, row.retry_attempts),
+            _first(conf.initial_backoff, row.retry_initial_ms),
+            _first(conf.max_backoff, row.retry_max_ms),
+        ),
+        admission=AdmissionRules(
+            hold_wait_ms=row.hold_wait_ms,
+            strict_min_output_tokens=max(1, row.strict_min_output_tokens),
+            absent_cap_share=max(1, row.absent_cap_share),
+            quota_status=row.quota_status if row.quota_status in GatewaySettings.QuotaStatus.values else 402,
+        ),
+        estimation=_estimation(row, problems),
+    )
+
+
+def _first(wins: int | None, otherwise: int) -> int:
+    return otherwise if wins is None else wins
+
+
+def _estimation(row: GatewaySettings, problems: list[ConfigProblem]) -> EstimationSettings:
+    usual = Estimation(
+        row.max_sample_bytes,
+        _ratio(row.bytes_per_token, Estimation().bytes_per_token),
+        _ratio(row.chars_per_token, Estimation().chars_per_token),
+    )
+    return EstimationSettings(usual, _chars_by_adapter(problems))
+
+
+def _chars_by_adapter(problems: list[ConfigProblem]) -> dict[str, float]:
+    stored = GatewaySettings.objects.filter(pk=1).values_list(as_text("chars_per_token_by_provider"), flat=True).first()
+    try:
+        numbers = usual_chars_per_token() if stored is None else json.loads(stored)
+        return {name: _ratio(number, Estimation().chars_per_token) for name, number in numbers.items()}
+    except (ValueError, AttributeError):
+        message = "characters per token by adapter cannot be read and do not count; save the settings again."
+        problems.append(ConfigProblem(TABLE, "1", "settings", message))
+        return {}
+
+
+def _ratio(number: object, otherwise: float) -> float:
+    """A row that was written past every check must not divide by nothing."""
+    return float(number) if isinstance(number, (int, float)) and number > 0 else otherwise
