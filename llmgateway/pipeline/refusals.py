@@ -68,9 +68,9 @@ def _limited(refusal: LimitRefusal, rules: Rules, demand: Tokens, settings: Admi
             code="concurrency_limit_exceeded",
             headers=(*named, (b"retry-after", b"%d" % wait_s)),
         )
+    if limit.per == "total" and refusal.remaining < limit.amount:
+        return _quota_used_up(refusal, allows, named, settings)
     if refusal.retry_after_s is None:
-        if limit.amount and limit.per == "total" and limit.metric != "requests" and refusal.remaining < limit.amount:
-            return _quota_used_up(refusal, allows, named, settings)
         return RateLimitError(
             f"{allows}, {_why_never(limit, demand)}",
             code="request_exceeds_limit",
@@ -98,8 +98,12 @@ def _why_never(limit: Limit, demand: Tokens) -> str:
 def _quota_used_up(
     refusal: LimitRefusal, allows: str, named: ErrorHeaders, settings: AdmissionRules
 ) -> BudgetExceededError:
+    """A `total` is a quota: SDKs must not wait for it."""
+    advice = "Ask an admin to raise the quota."
+    if refusal.retry_after_s is not None:
+        advice = f"It starts anew in {math.ceil(refusal.retry_after_s)} s; or ask an admin to raise it."
     return BudgetExceededError(
-        f"{allows}, of which {refusal.remaining:,} are left; this request does not fit. Ask an admin to raise the quota.",
+        f"{allows}, of which {refusal.remaining:,} are left; this request does not fit. {advice}",
         status=settings.quota_status,
         headers=(*named, _DO_NOT_RETRY) if settings.quota_status == 429 else named,
     )
