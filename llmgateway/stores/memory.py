@@ -1,10 +1,14 @@
-"""Admission counters of one process. Every call runs on the event loop without waiting, so each is atomic."""
+"""Admission counters of one process. Nothing here waits but `hold_returned`, so each call is one atomic step.
+
+This is the hot path: what can be known per rule is kept with its counter, and found again while the rule is the same
+object. Counters of limits are in `limits.py`, the order of those who wait for holds in `waiting.py`.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from billing.windows import window_bounds
 from llmgateway.pipeline.protocols import (
@@ -20,36 +24,97 @@ from llmgateway.pipeline.protocols import (
     Tokens,
 )
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from llmgateway.stores.limits import PATIENCE_S, Bucket, Count, Quota, Slots
+from llmgateway.stores.waiting import Waiters
 
-MINUTE_NS = 60_000_000_000
+SWEEP_SLICE = 20_000
+"""Counters that one sweep looks at: a few milliseconds of the event loop."""
+
+NO_GRANT = -1
+"""No strict budget is concerned."""
+
+_Counter = Bucket | Quota | Slots
+_Wanted = tuple[_Counter, int]
+_Taken = tuple[Any, int, Any, int]
+"""A counter, what was taken of it, what `take` returned, and when (microseconds)."""
 
 
-@dataclass(slots=True)
-class _Bucket:
-    """A GCRA bucket. `full_at` is when it is as if never used, in nanoseconds times `amount`.
-
-    That unit keeps the arithmetic in integers: one request always costs `MINUTE_NS`, whatever the amount.
-    """
-
-    amount: int
-    full_at: int
+_NOTHING: list[_Taken] = []
 
 
-@dataclass(slots=True)
 class _Window:
-    settled: int = 0
-    held: int = 0
-    ends_at: float | None = None
+    """What is settled and held of a budget in one window."""
+
+    __slots__ = ("ends_at", "held", "name", "rule", "settled", "starts_at")
+
+    def __init__(self, name: str, starts_at: float, ends_at: float, rule: BudgetRule) -> None:
+        self.name = name
+        self.starts_at = starts_at
+        self.ends_at = ends_at
+        self.rule = rule
+        """The newest that was asked about."""
+        self.settled = 0
+        self.held = 0
+
+    def refusal(self) -> BudgetRefusal:
+        resets_at = None if self.ends_at == math.inf else self.ends_at
+        return BudgetRefusal(self.rule, self.settled, self.held, resets_at)
+
+    def is_over(self, now: float, now_us: int) -> bool:
+        # Requests that began before the end are still booked on it.
+        return self.held == 0 and self.ends_at + PATIENCE_S < now
+
+
+class _Open:
+    """What an admitted request holds until it is settled."""
+
+    __slots__ = ("callers", "reservation", "taken", "target_taken", "windows")
+
+    def __init__(self, reservation: Reservation, taken: list[_Taken], windows: list[_Window], callers: int) -> None:
+        self.reservation = reservation
+        self.taken = taken
+        """Of the caller's limits."""
+        self.target_taken: list[_Taken] = _NOTHING
+        self.windows = windows
+        """As in `reservation.windows`."""
+        self.callers = callers
+        """How many of them are the caller's; the rest are the target's."""
+
+
+class _Attempt:
+    """What an admission would take, while it is found out whether it may."""
+
+    __slots__ = ("demand", "now", "now_us", "shadowed", "wanted", "windows")
+
+    def __init__(self, demand: Tokens, clock: Clock) -> None:
+        self.demand = demand
+        self.now = clock.time()
+        self.now_us = _microseconds(clock)
+        self.wanted: list[_Wanted] = []
+        self.shadowed: list[Limit] = []
+        self.windows: list[_Window] = []
+
+    def take(self) -> list[_Taken]:
+        now_us = self.now_us
+        return [(counter, need, counter.take(need), now_us) for counter, need in self.wanted]
 
 
 class MemoryStore:
-    """Implements `AdmissionStore`. Belongs to one event loop; not safe across threads."""
+    """Implements `AdmissionStore`. Belongs to one event loop; not safe across threads.
+
+    No counter may come twice in one admission.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._buckets: dict[str, _Bucket] = {}
+        self._counters: dict[str, _Counter] = {}
+        self._counts: dict[str, Count] = {}
         self._windows: dict[str, _Window] = {}
-        self._open: dict[str, Reservation] = {}
+        self._current: dict[tuple[int, str], _Window] = {}
+        """The present window of each budget."""
+        self._open: dict[str, _Open] = {}
+        self._waiters = Waiters()
+        self._unswept: list[_Counter | Count | _Window] = []
 
     async def admit(
         self,
@@ -60,20 +125,43 @@ class MemoryStore:
         budgets: tuple[BudgetRule, ...],
         targets: Sequence[TargetTerms],
     ) -> Reservation | Refusal:
-        now_ns = int(self._clock.monotonic() * 1e9)
-        hold = targets[0].expected_pico_usd
-        refusal = self._first_full(limits, now_ns) or self._first_poor(budgets, hold)
-        if refusal is not None:
-            return refusal
-        windows = tuple([HeldWindow(self._name(budget), budget, hold) for budget in budgets])
-        for window in windows:
-            self._windows[window.name].held += hold
-        reservation = Reservation(request_id, demand, limits, windows=windows, requests=self._take(limits, now_ns))
-        self._open[request_id] = reservation
-        return reservation
+        decision = self._admit(request_id, demand, limits, budgets, targets)
+        if self._waiters:
+            self._waiters.tried(admitted=isinstance(decision, Reservation))
+        if isinstance(decision, BudgetRefusal) and decision.budget.strict:
+            self._waiters.refused(self._window(decision.budget, self._clock.time()).name)
+        return decision
 
     async def move(self, reservation: Reservation, target: TargetTerms) -> Reservation | Refusal:
-        return reservation
+        opened = self._open.get(reservation.id)
+        if opened is None:
+            return reservation
+        old = opened.reservation
+        attempt = _Attempt(old.demand, self._clock)
+        undo = self._release(opened, attempt.now_us)
+        attempt.windows = opened.windows[: opened.callers]
+        granted = self._fit(target, attempt)
+        if not isinstance(granted, int):
+            self._restore(opened, undo)
+            return granted
+        opened.windows = attempt.windows
+        opened.target_taken = attempt.take()
+        of_caller = [limit for limit in old.shadowed if limit not in old.target_limits]
+        opened.reservation = Reservation(
+            old.id,
+            old.demand,
+            old.limits,
+            target.limits,
+            _hold(attempt.windows, target, granted),
+            target=old.target,
+            granted_pico_usd=None if granted < 0 else granted,
+            requests=old.requests,
+            tokens=old.tokens,
+            shadowed=(*of_caller, *attempt.shadowed),
+        )
+        if self._waiters:
+            self._wake(old.windows, {held.name: held.held_pico_usd for held in opened.reservation.windows})
+        return opened.reservation
 
     def settle(
         self,
@@ -83,114 +171,287 @@ class MemoryStore:
         used: Tokens | None,
         budgets: tuple[BudgetRule, ...],
     ) -> None:
-        if self._open.pop(reservation.id, None) is None:
+        opened = self._open.pop(reservation.id, None)
+        if opened is None:
             return
-        booked = set()
-        for held in reservation.windows:
-            window = self._windows.setdefault(held.name, _Window())
+        self._correct(opened, used)
+        held_windows = opened.reservation.windows
+        for window, held in zip(opened.windows, held_windows, strict=True):
             window.held -= held.held_pico_usd
             window.settled += cost_pico_usd
-            booked.add(_sums(held.budget))
         for budget in budgets:
-            if _sums(budget) not in booked:
-                self._windows[self._name(budget)].settled += cost_pico_usd
-        if used is None:
-            self._give_back(reservation.limits)
+            for held in held_windows:
+                if held.budget is budget:
+                    break
+            else:
+                self._book_if_new(budget, held_windows, cost_pico_usd)
+        if self._waiters:
+            self._wake(held_windows, dict.fromkeys([held.name for held in held_windows], cost_pico_usd))
 
     async def hold_returned(self, timeout_s: float) -> bool:
-        await asyncio.sleep(timeout_s)
-        return False
-
-    def seed_limit(self, limit: Limit, *, window_start: float, used: int) -> None:
-        raise NotImplementedError
-
-    async def limit_used(self, limit: Limit) -> int:
-        raise NotImplementedError
+        return await self._waiters.wait(timeout_s)
 
     def seed(self, budget: BudgetRule, *, window_start: float, settled_pico_usd: int) -> None:
-        start, _ = window_bounds(budget.window, budget.time_zone, self._clock.time())
-        if start == window_start:
-            self._windows[self._name(budget)].settled += settled_pico_usd
+        window = self._window(budget, self._clock.time())
+        if window.starts_at == window_start:
+            window.settled += settled_pico_usd
+
+    def seed_limit(self, limit: Limit, *, window_start: float, used: int) -> None:
+        now = self._clock.time()
+        counter = self._counter(limit, now, _microseconds(self._clock))
+        if isinstance(counter, Quota):
+            counter.seed(window_start, used, now)
 
     def restart(self, budget: BudgetRule) -> None:
-        self._windows[self._name(budget)].settled = 0
+        self._window(budget, self._clock.time()).settled = 0
 
     async def state(self, budget: BudgetRule) -> BudgetState:
-        window = self._windows[self._name(budget)]
-        return BudgetState(window.settled, window.held)
+        window = self._windows.get(_place(budget, self._clock.time())[0])
+        return BudgetState(0, 0) if window is None else BudgetState(window.settled, window.held)
+
+    async def limit_used(self, limit: Limit) -> int:
+        now, now_us = self._clock.time(), _microseconds(self._clock)
+        return self._counter(limit, now, now_us).used(now, now_us)
 
     def sweep(self) -> None:
-        """Forget buckets that are full again and windows that are over. Called now and then."""
-        now_ns, now = int(self._clock.monotonic() * 1e9), self._clock.time()
-        for counter in [name for name, bucket in self._buckets.items() if bucket.full_at <= now_ns * bucket.amount]:
-            del self._buckets[counter]
-        for name in [name for name, window in self._windows.items() if self._is_over(window, now)]:
-            del self._windows[name]
+        """Forget some of what is as if never used: full buckets, free slots, windows that are over. Called now and then."""
+        now, now_us = self._clock.time(), _microseconds(self._clock)
+        if not self._unswept:
+            self._unswept = [*self._counters.values(), *self._counts.values(), *self._windows.values()]
+        swept = self._unswept[-SWEEP_SLICE:]
+        del self._unswept[-SWEEP_SLICE:]
+        for counter in swept:
+            if counter.is_over(now, now_us):
+                self._forget(counter)
+
+    def _admit(
+        self,
+        request_id: str,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        targets: Sequence[TargetTerms],
+    ) -> Reservation | Refusal:
+        attempt = _Attempt(demand, self._clock)
+        first: Refusal | None = self._want(limits, attempt)
+        if first is not None:
+            return first
+        wanted, shadowed = attempt.wanted, attempt.shadowed
+        callers, callers_shadowed = len(wanted), len(shadowed)
+        for number, terms in enumerate(targets):
+            attempt.windows = [self._window(budget, attempt.now) for budget in budgets]
+            granted = self._fit(terms, attempt)
+            if isinstance(granted, int):
+                taken = attempt.take()
+                requests, tokens = _headrooms(wanted[:callers], attempt.now)
+                reservation = Reservation(
+                    request_id,
+                    demand,
+                    limits,
+                    terms.limits,
+                    _hold(attempt.windows, terms, granted),
+                    number,
+                    None if granted < 0 else granted,
+                    requests,
+                    tokens,
+                    tuple(shadowed),
+                )
+                opened = self._open[request_id] = _Open(reservation, taken, attempt.windows, len(budgets))
+                if len(taken) > callers:
+                    opened.taken, opened.target_taken = taken[:callers], taken[callers:]
+                return reservation
+            first = first or granted
+            del wanted[callers:], shadowed[callers_shadowed:]
+        assert first is not None, "admission needs at least one target"
+        return first
+
+    def _fit(self, terms: TargetTerms, attempt: _Attempt) -> int | Refusal:
+        """The grant if a target has room, what it takes being added to the attempt; else what has none."""
+        granted = _grant(attempt.windows, terms, attempt.now, NO_GRANT)
+        if terms.limits and isinstance(granted, int):
+            refusal = self._want(terms.limits, attempt)
+            if refusal is not None:
+                return refusal
+        if terms.budgets and isinstance(granted, int):
+            own = [self._window(budget, attempt.now) for budget in terms.budgets]
+            attempt.windows += own
+            granted = _grant(own, terms, attempt.now, granted)
+        return granted
+
+    def _want(self, limits: tuple[Limit, ...], attempt: _Attempt) -> LimitRefusal | None:
+        """Add what the limits would take to the attempt, or say which has no room."""
+        counters, demand, now, now_us = self._counters, attempt.demand, attempt.now, attempt.now_us
+        for limit in limits:
+            counter = counters.get(limit.counter)
+            if counter is None or counter.limit is not limit:
+                counter = self._counter(limit, now, now_us)
+            need = demand.amount(limit.metric)
+            if counter.fits(need, now, now_us):
+                attempt.wanted.append((counter, need))
+            elif not limit.shadow:
+                return counter.refusal(need, now)
+            else:
+                attempt.shadowed.append(limit)
+                if counter.counts_what_it_refuses:
+                    attempt.wanted.append((counter, need))
+        return None
+
+    def _correct(self, opened: _Open, used: Tokens | None) -> None:
+        """Give back of the limits what was not used, or take what was used beyond the demand."""
+        now_us = _microseconds(self._clock)
+        for taken in (opened.taken, opened.target_taken):
+            for counter, need, mark, at_us in taken:
+                if not counter.alive:
+                    counter = self._revived(counter)  # noqa: PLW2901
+                amount = 0 if used is None else used.amount(counter.limit.metric)
+                counter.settle(need, amount, mark, at_us, now_us)
+
+    def _counter(self, limit: Limit, now: float, now_us: int) -> _Counter:
+        """The limit's counter, which goes by `limit` from then on. Another kind of limit counts anew."""
+        counter = self._counters.get(limit.counter)
+        if counter is not None and counter.limit is limit:
+            return counter
+        if counter is not None and counter.limit.metric == limit.metric and counter.limit.per == limit.per:
+            counter.adopt(limit, now, now_us)
+            return counter
+        if limit.metric == "concurrency":
+            counter = Slots(limit)
+        elif limit.per == "minute":
+            counter = Bucket(limit, now_us)
+        else:
+            counter = Quota(limit, now, self._counts)
+        self._counters[limit.counter] = counter
+        return counter
+
+    def _revived(self, bucket: Bucket) -> _Counter:
+        """What stands for a bucket that was swept while the request ran: what it used beyond its demand still counts."""
+        other = self._counters.get(bucket.limit.counter)
+        if isinstance(other, Bucket) and other.limit.metric == bucket.limit.metric:
+            return other
+        if other is None:
+            bucket.alive = True
+            self._counters[bucket.limit.counter] = bucket
+        return bucket
+
+    def _window(self, budget: BudgetRule, now: float) -> _Window:
+        """The budget's present window, which exists from then on."""
+        window = self._current.get((budget.id, budget.scope_id))
+        if window is not None and window.rule is budget and window.starts_at <= now < window.ends_at:
+            return window
+        name, starts_at, ends_at = _place(budget, now)
+        window = self._windows.get(name)
+        if window is None:
+            window = self._windows[name] = _Window(name, starts_at, ends_at, budget)
+        window.rule = budget
+        self._current[budget.id, budget.scope_id] = window
+        return window
+
+    def _book_if_new(self, budget: BudgetRule, held_windows: tuple[HeldWindow, ...], cost_pico_usd: int) -> None:
+        sums = _sums(budget)
+        if all(_sums(held.budget) != sums for held in held_windows):
+            self._window(budget, self._clock.time()).settled += cost_pico_usd
+
+    def _wake(self, held_windows: tuple[HeldWindow, ...], now_taken: dict[str, int]) -> None:
+        """Wake a waiter for every window of which less is taken now than was held."""
+        for held in held_windows:
+            if now_taken.get(held.name, 0) < held.held_pico_usd:
+                self._waiters.returned(held.name)
+
+    def _release(self, opened: _Open, now_us: int) -> list[Any]:
+        """Take back the target's limits and all holds; returns what `_restore` needs to undo it."""
+        undo: list[Any] = []
+        for counter, need, mark, at_us in opened.target_taken:
+            if not counter.alive:
+                counter = self._revived(counter)  # noqa: PLW2901
+            undo.append((counter, mark, counter.saved(mark, now_us)))
+            counter.settle(need, 0, mark, at_us, now_us)
+        for window, held in zip(opened.windows, opened.reservation.windows, strict=True):
+            window.held -= held.held_pico_usd
+        return undo
 
     @staticmethod
-    def _is_over(window: _Window, now: float) -> bool:
-        # An hour of patience: requests that began before the window ended are still booked on it.
-        return window.ends_at is not None and window.ends_at + 3600 < now and window.held == 0
+    def _restore(opened: _Open, undo: list[Any]) -> None:
+        for counter, mark, saved in undo:
+            counter.restore(mark, saved)
+        for window, held in zip(opened.windows, opened.reservation.windows, strict=True):
+            window.held += held.held_pico_usd
 
-    def _first_full(self, limits: tuple[Limit, ...], now_ns: int) -> LimitRefusal | None:
-        for limit in limits:
-            if limit.amount == 0 or limit.burst == 0:
-                return LimitRefusal(limit, 0, None)
-            wait = self._full_at(limit, now_ns) + MINUTE_NS - limit.burst * MINUTE_NS - now_ns * limit.amount
-            if wait > 0:
-                return LimitRefusal(limit, 0, wait / limit.amount / 1e9)
-        return None
-
-    def _full_at(self, limit: Limit, now_ns: int) -> int:
-        """When the bucket is full again, at the earliest now. After an edit of the amount, what was used stays used."""
-        now = now_ns * limit.amount
-        bucket = self._buckets.get(limit.counter)
-        if bucket is None:
-            return now
-        if bucket.amount != limit.amount:
-            used = max(0, bucket.full_at - now_ns * bucket.amount)
-            bucket.amount, bucket.full_at = limit.amount, now + used
-        return max(bucket.full_at, now)
-
-    def _take(self, limits: tuple[Limit, ...], now_ns: int) -> Headroom | None:
-        """Take one request from each bucket; returns what the tightest leaves."""
-        tightest: Headroom | None = None
-        for limit in limits:
-            full_at = self._full_at(limit, now_ns) + MINUTE_NS
-            bucket = self._buckets.get(limit.counter)
-            if bucket is None:
-                self._buckets[limit.counter] = _Bucket(limit.amount, full_at)
-            else:
-                bucket.full_at = full_at
-            used = full_at - now_ns * limit.amount
-            remaining = (limit.burst * MINUTE_NS - used) // MINUTE_NS
-            if tightest is None or remaining < tightest.remaining:
-                tightest = Headroom(limit.amount, remaining, used / limit.amount / 1e9)
-        return tightest
-
-    def _give_back(self, limits: tuple[Limit, ...]) -> None:
-        for limit in limits:
-            bucket = self._buckets.get(limit.counter)
-            if bucket is not None:
-                bucket.full_at -= MINUTE_NS
-
-    def _first_poor(self, budgets: tuple[BudgetRule, ...], hold: int) -> BudgetRefusal | None:
-        for budget in budgets:
-            window = self._windows[self._name(budget)]
-            committed = window.settled + window.held
-            if committed + hold > budget.limit_pico_usd or committed >= budget.limit_pico_usd:
-                return BudgetRefusal(budget, window.settled, window.held, window.ends_at)
-        return None
-
-    def _name(self, budget: BudgetRule) -> str:
-        """The counter of the budget's current window, which exists from then on."""
-        start, end = window_bounds(budget.window, budget.time_zone, self._clock.time())
-        name = f"budget:{budget.id}:{int(start)}"
-        if name not in self._windows:
-            self._windows[name] = _Window(ends_at=end)
-        return name
+    def _forget(self, counter: _Counter | Count | _Window) -> None:
+        if isinstance(counter, Count):
+            self._counts.pop(counter.name, None)
+        elif isinstance(counter, _Window):
+            self._windows.pop(counter.name, None)
+            budget = counter.rule.id, counter.rule.scope_id
+            if self._current.get(budget) is counter:
+                del self._current[budget]
+        else:
+            counter.alive = False
+            if self._counters.get(counter.limit.counter) is counter:
+                del self._counters[counter.limit.counter]
 
 
-def _sums(budget: BudgetRule) -> tuple[int, str, str]:
+def _microseconds(clock: Clock) -> int:
+    return int(clock.monotonic() * 1e6 + 0.5)
+
+
+def _grant(windows: list[_Window], terms: TargetTerms, now: float, granted: int) -> int | BudgetRefusal:
+    """What strict budgets can grant together, beginning with `granted` of others; refuses if a budget has no room."""
+    strict, expected = terms.strict, terms.expected_pico_usd
+    for window in windows:
+        rule = window.rule
+        remaining = rule.limit_at(now) - window.settled - window.held
+        if strict is None or not rule.strict:
+            if remaining < expected or remaining <= 0:
+                return window.refusal()
+            continue
+        if remaining < strict.least:
+            return window.refusal()
+        grant = min(strict.wanted, max(strict.least, remaining // strict.share))
+        if granted == NO_GRANT or grant < granted:
+            granted = grant
+    return granted
+
+
+def _hold(windows: list[_Window], terms: TargetTerms, granted: int) -> tuple[HeldWindow, ...]:
+    """Hold of each window what its budget wants held."""
+    held = []
+    for window in windows:
+        rule = window.rule
+        hold = granted if rule.strict and terms.strict is not None else terms.expected_pico_usd
+        window.held += hold
+        held.append(HeldWindow(window.name, rule, hold))
+    return tuple(held)
+
+
+def _headrooms(taken: list[_Wanted], now: float) -> tuple[Headroom | None, Headroom | None]:
+    """Of the tightest limit of requests, and of tokens."""
+    requests: Bucket | Quota | None = None
+    tokens: Bucket | Quota | None = None
+    fewest_requests = fewest_tokens = 0
+    for counter, _ in taken:
+        if isinstance(counter, Slots) or counter.limit.shadow:
+            continue
+        remaining = counter.remaining()
+        if counter.limit.metric == "requests":
+            if requests is None or remaining < fewest_requests:
+                requests, fewest_requests = counter, remaining
+        elif tokens is None or remaining < fewest_tokens:
+            tokens, fewest_tokens = counter, remaining
+    return (
+        None if requests is None else Headroom(requests.limit.amount, fewest_requests, requests.reset_s(now)),
+        None if tokens is None else Headroom(tokens.limit.amount, fewest_tokens, tokens.reset_s(now)),
+    )
+
+
+def _place(budget: BudgetRule, now: float) -> tuple[str, float, float]:
+    """The name of the counter of the window that contains `now`, where it begins and where it ends."""
+    start, end = window_bounds(budget.window, budget.time_zone, now, starts_on=budget.starts_on)
+    subject = f"{budget.each}:{budget.scope_id}:" if budget.each else ""
+    # The kind of window is part of the name: a day and a month may begin at the same moment.
+    name = f"budget:{budget.id}:{subject}{budget.window}:{int(start)}"
+    return name, start, math.inf if end is None else end
+
+
+def _sums(budget: BudgetRule) -> tuple[int, str, str, str, int]:
     """What tells counters of a budget apart, whatever the time: after an edit of the window it counts anew."""
-    return budget.id, budget.window, budget.time_zone
+    return budget.id, budget.scope_id, budget.window, budget.time_zone, budget.starts_on
