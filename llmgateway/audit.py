@@ -45,6 +45,7 @@ CONFIGURATION: dict[str, tuple[str, ...]] = {
     "llmgateway.NetworkList": (),
     "llmgateway.RateLimit": (),
     "llmgateway.Team": (),
+    "management_api.ManagementToken": ("digest",),
     "providers.AliasTarget": (),
     "providers.Credential": ("encrypted_secret",),
     "providers.Deployment": (),
@@ -81,14 +82,14 @@ _acting: ContextVar[Acting | None] = ContextVar("acting", default=None)
 
 
 @contextmanager
-def acting_as(user: User | None = None, source: str = "") -> Iterator[None]:
-    """Changes inside this block are by `user` (None: nobody who is known) through `source`.
+def acting_as(user: User | None = None, source: str = "", remote_address: str | None = None) -> Iterator[None]:
+    """Changes inside this block are by `user` (None: nobody who is known) through `source`, from `remote_address`.
 
     Example:
         with acting_as(source="command import_config"):
             apply(plan)
     """
-    token = _acting.set(Acting(user=lambda: user, source=source))
+    token = _acting.set(Acting(user=lambda: user, source=source, remote_address=remote_address))
     try:
         yield
     finally:

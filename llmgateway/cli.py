@@ -134,6 +134,7 @@ COMMANDS = {
         Command("import", "make the configuration say what a YAML file says", _management("import_config"), _CONFIGURE),
         Command("export", "write the configuration as YAML", _management("export_config"), _CONFIGURE),
         Command("create-key", "create an API key and print its secret once", _management("create_key"), _CONFIGURE),
+        Command("create-token", "create a token of the management API and print its secret once", _management("create_token"), _CONFIGURE),
         Command("update-prices", "compare prices with the catalogue, and take them over", _management("update_prices"), _CONFIGURE),
         Command("password", "set the password of a user: password NAME", _management("changepassword"), _CONFIGURE),
         Command("usage", "print the ledger, one request a line", _management("usage"), _READ),

@@ -90,6 +90,7 @@ NAVIGATION: list[dict[str, Any]] = [
         "items": [
             _list("Users", "person", "auth_user"),
             _list("Groups", "group", "auth_group"),
+            _list("Management tokens", "token", "management_api_managementtoken"),
             _list("Settings", "tune", "llmgateway_gatewaysettings"),
         ],
     },

@@ -18,7 +18,7 @@ ADMINS = "Admins"
 AUDITORS = "Auditors"
 """May see everything and change nothing."""
 
-OUR_APPS = frozenset({"llmgateway", "providers", "billing", "dashboard"})
+OUR_APPS = frozenset({"llmgateway", "management_api", "providers", "billing", "dashboard"})
 # What both may see of other apps: people, to choose members from, and who changed what.
 VISIBLE = {"auth": ("view_user", "view_group"), "auditlog": ("view_logentry",)}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import transaction
@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from llmgateway import conf as conf_module
 from llmgateway.key_secrets import MIN_CHOSEN_LENGTH, digest, new_public_id, new_secret, pepper_fingerprint
-from llmgateway.models import ApiKey, KeyNetwork, Membership, NetworkList, Team
+from llmgateway.models import ApiKey, KeyNetwork, Membership, NetworkList, RateLimit, Team
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -97,6 +97,24 @@ def validate_chosen_secret(secret: str, *, key: ApiKey | None = None) -> None:
 
 
 @transaction.atomic
+def key_update(key: ApiKey, *, networks: Iterable[NetworkList] | None = None, **changes: Any) -> None:
+    """Set the columns of `key` that `changes` names, and tie it to `networks` if they are given.
+
+    Raises:
+        ValidationError: by field; a revoked key stays what it was.
+    """
+    if key.revoked_at:
+        raise ValidationError(f"{key.name} is revoked and cannot be changed; create a new key.")
+    for name, value in changes.items():
+        setattr(key, name, value)
+    key.full_clean()
+    if changes:
+        key.save(update_fields=list(changes))
+    if networks is not None:
+        key_set_networks(key, networks)
+
+
+@transaction.atomic
 def key_rotate(key: ApiKey, grace: timedelta = DEFAULT_GRACE) -> str:
     """Give `key` a fresh secret and return it. The old one works on for `grace`; zero ends it at once.
 
@@ -158,6 +176,35 @@ def key_set_networks(key: ApiKey, networks: Iterable[NetworkList]) -> None:
             tie.delete()
     for network in wanted.values():
         KeyNetwork.objects.create(key=key, network_list=network)
+
+
+def limit_create(**columns: Any) -> RateLimit:
+    """A new limit from columns of `RateLimit`: at most one of `key`, `team`, `provider`, `deployment` and `alias`.
+
+    Raises:
+        ValidationError: by field, with what to write instead.
+
+    Example:
+        limit_create(key=key, metric="tokens", per="day", amount=100_000)
+        limit_create(team=team, metric="concurrency", per="", amount=3, shadow=True)
+    """
+    limit = RateLimit(**columns)
+    limit.full_clean()
+    limit.save()
+    return limit
+
+
+def limit_update(limit: RateLimit, **changes: Any) -> None:
+    """Set the columns of `limit` that `changes` names. What was counted stays, and the next request meets the new figures.
+
+    Raises:
+        ValidationError: by field; nothing is saved.
+    """
+    for name, value in changes.items():
+        setattr(limit, name, value)
+    limit.full_clean()
+    if changes:
+        limit.save(update_fields=list(changes))
 
 
 def team_create(*, name: str, time_zone: str = "UTC") -> Team:

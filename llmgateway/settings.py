@@ -11,6 +11,7 @@ from django.urls import reverse_lazy
 
 from llmgateway import conf as conf_module
 from llmgateway.conf import PROJECT_ROOT, Conf, read_environment
+from llmgateway.management_api.config import REST_FRAMEWORK, SPECTACULAR_SETTINGS  # noqa: F401  # settings of the API
 from llmgateway.navigation import UNFOLD  # noqa: F401  # a setting of the admin's theme
 from llmgateway.secrets_file import ensure_secrets
 
@@ -43,9 +44,13 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "channels",
     "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "axes",
     "auditlog",
     "llmgateway.apps.LlmGatewayConfig",
+    "llmgateway.management_api.apps.ManagementApiConfig",
     "providers.apps.ProvidersConfig",
     "billing.apps.BillingConfig",
     "dashboard.apps.DashboardConfig",
@@ -187,13 +192,6 @@ if conf.email_url:
     vars().update(environ.Env.email_url_config(conf.email_url))
 else:
     EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
-
-REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-}
 
 AUDITLOG_STORE_JSON_CHANGES = True
 

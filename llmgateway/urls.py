@@ -1,9 +1,10 @@
-"""Pages: the admin and the dashboard. The data plane's paths never reach Django; see `llmgateway.asgi`."""
+"""Pages and the management API. The data plane's paths never reach Django; see `llmgateway.asgi`."""
 
 from django.contrib import admin
 from django.urls import include, path
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("manage/api/v1/", include("llmgateway.management_api.urls")),
     path("", include("dashboard.urls")),
 ]

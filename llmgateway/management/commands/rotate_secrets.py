@@ -15,6 +15,7 @@ from llmgateway import conf as conf_module
 from llmgateway.audit import acting_as
 from llmgateway.conf import Conf, read_env_file, read_environment
 from llmgateway.key_secrets import pepper_fingerprint
+from llmgateway.management_api.models import ManagementToken
 from llmgateway.models import ApiKey, AuthSource
 from llmgateway.secrets_file import write_secrets
 from providers.models import Credential
@@ -83,7 +84,11 @@ def peppers_in_use(peppers: list[str]) -> list[str]:
     """The newest, and the older ones that may be needed: by a key, by a secret that a rotation replaced, by a file."""
     if _digests_of_unknown_pepper():
         return peppers
-    used = set(ApiKey.objects.filter(revoked_at=None).values_list("pepper_id", flat=True).distinct())
+    used = {
+        pepper
+        for model in (ApiKey, ManagementToken)
+        for pepper in model._default_manager.filter(revoked_at=None).values_list("pepper_id", flat=True).distinct()  # noqa: SLF001  # Django's documented API
+    }
     return [peppers[0], *(pepper for pepper in peppers[1:] if pepper_fingerprint(bytes.fromhex(pepper)) in used)]
 
 

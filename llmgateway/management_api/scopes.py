@@ -1,0 +1,80 @@
+"""What a token may be allowed, and which rights of a person amount to the same. No models here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from django.core.exceptions import ValidationError
+
+MANAGER, MEMBER, AUDITOR = "manager", "member", "auditor"
+EVERY_ROLE = frozenset({MANAGER, MEMBER, AUDITOR})
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One right. `write` scopes include reading the same."""
+
+    name: str
+    summary: str
+    permissions: tuple[str, ...]
+    """Django permissions by which staff have it, all of them needed. They reach every team."""
+    roles: frozenset[str] = EVERY_ROLE
+    """The roles in a team that have it there."""
+    in_one_team: bool = True
+    """Whether a token of one team may have it: what concerns everybody it may not."""
+
+
+_ALL = (
+    Scope("keys:read", "see API keys, never their secrets", ("llmgateway.view_apikey",)),
+    Scope(
+        "keys:write",
+        "create, change, rotate, disable and revoke API keys",
+        ("llmgateway.add_apikey", "llmgateway.change_apikey"),
+        frozenset({MANAGER}),
+    ),
+    Scope("teams:read", "see teams", ("llmgateway.view_team",)),
+    Scope("teams:write", "create teams", ("llmgateway.add_team",), frozenset(), in_one_team=False),
+    Scope("limits:read", "see rate limits", ("llmgateway.view_ratelimit",)),
+    Scope(
+        "limits:write",
+        "create, change and delete rate limits",
+        ("llmgateway.add_ratelimit", "llmgateway.change_ratelimit", "llmgateway.delete_ratelimit"),
+        frozenset({MANAGER}),
+    ),
+    Scope("budgets:read", "see budgets and what they stand at", ("billing.view_budget",)),
+    Scope(
+        "budgets:write",
+        "create, change and delete budgets",
+        ("billing.add_budget", "billing.change_budget", "billing.delete_budget"),
+        frozenset({MANAGER}),
+    ),
+    Scope("prices:read", "see prices", ("billing.view_price",)),
+    Scope("prices:write", "add prices", ("billing.add_price",), frozenset(), in_one_team=False),
+    Scope("usage:read", "see the ledger and its sums", ("billing.view_usagerecord",)),
+    Scope("models:read", "see model aliases and their targets", ("providers.view_modelalias",)),
+)
+
+SCOPES = {scope.name: scope for scope in _ALL}
+
+
+def expanded(names: Iterable[str]) -> frozenset[str]:
+    """`names` and what they include; names that are no scopes (any more) are left out."""
+    known = {name for name in names if name in SCOPES}
+    return frozenset(known | {reading for name in known if (reading := reading_of(name)) in SCOPES})
+
+
+def reading_of(name: str) -> str:
+    """The scope that reads what `name` is about."""
+    return f"{name.partition(':')[0]}:read"
+
+
+def validate_scopes(values: Iterable[object]) -> None:
+    """Each value must be a scope, and there must be one."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValidationError("Write a list of scopes.", code="invalid_scopes")
+    given = [str(value) for value in values]
+    unknown = [name for name in given if name not in SCOPES]
+    if unknown or not given:
+        wrong = f"{', '.join(unknown)} is no scope; choose" if unknown else "Choose at least one scope"
+        raise ValidationError(f"{wrong} of {', '.join(SCOPES)}.", code="invalid_scopes")

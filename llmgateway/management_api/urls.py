@@ -1,0 +1,27 @@
+"""Paths below `/manage/api/v1/`."""
+
+from __future__ import annotations
+
+from django.urls import include, path, re_path
+from rest_framework.routers import SimpleRouter
+
+from llmgateway.management_api.aliases import ModelViewSet
+from llmgateway.management_api.keys import KeyViewSet
+from llmgateway.management_api.pages import DocsView, NotFoundView, SchemaView
+from llmgateway.management_api.prices import PriceViewSet
+from llmgateway.management_api.teams import TeamViewSet
+from llmgateway.management_api.usage import UsageViewSet
+
+router = SimpleRouter(trailing_slash=False)
+router.register("keys", KeyViewSet, "management-key")
+router.register("teams", TeamViewSet, "management-team")
+router.register("prices", PriceViewSet, "management-price")
+router.register("usage", UsageViewSet, "management-usage")
+router.register("models", ModelViewSet, "management-model")
+
+urlpatterns = [
+    path("schema", SchemaView.as_view(), name="management-api-schema"),
+    path("docs", DocsView.as_view(), name="management-api-docs"),
+    path("", include(router.urls)),
+    re_path("", NotFoundView.as_view()),
+]
