@@ -10,3 +10,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
+
+WHOLE_BODY = "llmgateway.body"
+"""In `scope["extensions"]`: the request's body, from a server that had all of it at once. `receive` gives it too."""

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from llmgateway.api.asgi_types import RawHeaders, Receive, Scope
+from llmgateway.api.asgi_types import WHOLE_BODY, RawHeaders, Receive, Scope
 from llmgateway.pipeline.errors import RequestTimeoutError, RequestTooLargeError, UnsupportedMediaTypeError
 
 BODY_PIECE_S = 30
@@ -30,6 +30,8 @@ class Inbound(msgspec.Struct):
     """The headers of a request that the gateway itself looks at, and those that it passes on."""
 
     forwarded: RawHeaders
+    body: bytes | None = None
+    """All of it, where it came with the headers; None: ask `receive`."""
     secret: bytes | None = None
     origin: bytes | None = None
     content_type: bytes = b""
@@ -48,7 +50,7 @@ class InboundReader:
         self._not_forwarded = _NOT_FORWARDED | set(self._key_headers)
 
     def read(self, scope: Scope) -> Inbound:
-        inbound = Inbound(forwarded=[])
+        inbound = Inbound([], (scope.get("extensions") or {}).get(WHOLE_BODY))
         keys: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name not in self._not_forwarded:
@@ -113,6 +115,10 @@ async def read_body(receive: Receive, inbound: Inbound, limit: int) -> bytes:
     """
     if inbound.content_length is not None and inbound.content_length > limit:
         raise _too_large(limit)
+    if inbound.body is not None:
+        if len(inbound.body) > limit:
+            raise _too_large(limit)
+        return inbound.body
     pieces: list[bytes] = []
     size = 0
     while True:

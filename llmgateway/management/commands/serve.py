@@ -14,6 +14,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
 from llmgateway import conf as conf_module
+from llmgateway.api.http_protocol import GatewayProtocol
 from llmgateway.management.preparation import (
     FirstAdmin,
     collect_static_if_changed,
@@ -54,8 +55,11 @@ class Command(BaseCommand):
         parser.add_argument("--fd", type=int, help="a bound socket to listen on; ./gateway passes one")
         parser.add_argument("--ready-fd", type=int, help="a pipe to write to when requests are answered")
 
+        parser.add_argument("--prepared", action="store_true", help="another server has prepared database and files")
+
     def handle(self, *args: Any, **options: Any) -> None:
-        self.prepare(options["config"])
+        if not options["prepared"]:
+            self.prepare(options["config"])
         # Only now: loading it reads the tables.
         from llmgateway.asgi import application
 
@@ -65,7 +69,7 @@ class Command(BaseCommand):
             host=conf.host,
             port=conf.port,
             loop="uvloop",
-            http="httptools",
+            http=GatewayProtocol,
             ws="websockets-sansio",
             lifespan="on",
             log_config=None,
@@ -79,7 +83,7 @@ class Command(BaseCommand):
             timeout_graceful_shutdown=conf.shutdown_grace_s,
         )
         sockets = [socket.socket(fileno=options["fd"])] if options["fd"] is not None else None
-        GatewayServer(config, on_ready=lambda: self._ready(options["ready_fd"])).run(sockets=sockets)
+        GatewayServer(config, on_ready=lambda: self._ready(options)).run(sockets=sockets)
 
     def prepare(self, config_file: str | None) -> None:
         """All that must be true before a request is answered."""
@@ -90,8 +94,10 @@ class Command(BaseCommand):
         if config_file:
             call_command("import_config", config_file)
 
-    def _ready(self, fd: int | None) -> None:
-        self.print_ready()
+    def _ready(self, options: dict[str, Any]) -> None:
+        if not options["prepared"]:
+            self.print_ready()
+        fd = options["ready_fd"]
         if fd is not None:
             os.write(fd, b"1")
             os.close(fd)
