@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from billing.money import PICO_PER_USD
 from llmgateway.http import httpx
@@ -135,3 +136,115 @@ async def test_when_usage_cannot_be_recorded_the_request_does_not_run_and_holds_
 
 def _today(house: House) -> float:
     return house.clock.time() // 86400 * 86400
+
+
+async def test_an_expected_budget_is_overspent_by_no_more_than_what_runs_costs_beyond_its_hold() -> None:
+    """The bound that `docs/limits.md` states."""
+    answer = {**CHAT, "usage": {"prompt_tokens": 11, "completion_tokens": 4_000, "total_tokens": 4_011}}
+    bill = 11 * 2 + 4_000 * 10
+    limit = 200_000
+    few = BudgetRule(1, "day", "key", "1", "day", limit, "UTC")
+    house = House(
+        ScriptedUpstream(*[replace(Reply.json(answer), delay_s=0.05)] * 60), snapshot(who=key(budgets=(few,)))
+    )
+
+    statuses = [response.status_code for response in await asyncio.gather(*[house.chat() for _ in range(60)])]
+
+    holds = [row["held_pico_usd"] for row in house.ledger.opened]
+    running = statuses.count(200)
+    settled = (await house.store.state(few)).settled_pico_usd
+    assert (running, settled) == (limit // holds[0], running * bill)
+    assert limit < settled <= limit + running * (bill - holds[0])
+    assert (await house.chat()).status_code == 402
+
+
+async def test_the_hold_follows_what_the_model_has_said_before() -> None:
+    house = House(answers(30), snapshot(who=key(budgets=(DAILY,))))
+
+    for _ in range(30):
+        await house.chat()
+
+    holds = [row["held_pico_usd"] for row in house.ledger.opened]
+    assert holds[0] - holds[-1] == (1024 - 5) * 10
+
+
+async def test_a_target_without_room_is_passed_over() -> None:
+    first = deployment("first", 1, limits=(Limit("limit:9", "1 request per minute", "deployment", 1, 1),))
+    house = House(answers(3), snapshot(alias("gpt", first, deployment("second", 2))))
+
+    asked = [(await house.chat()).headers["x-gateway-deployment"] for _ in range(3)]
+
+    assert asked == ["first", "second", "second"]
+
+
+async def test_when_no_target_has_room_the_first_one_s_limit_is_named() -> None:
+    busy = deployment("first", 1, limits=(Limit("limit:9", "1 request per minute", "deployment", 1, 1),))
+    house = House(answers(1), snapshot(alias("gpt", busy)))
+    await house.chat()
+
+    refused = await house.chat()
+
+    assert (refused.status_code, refused.headers["x-ratelimit-scope"]) == (429, "deployment")
+
+
+async def test_a_second_attempt_gives_the_first_target_s_turn_back() -> None:
+    one = Limit("limit:9", "1 request per minute", "deployment", 1, 1)
+    first, second = deployment("first", 1, limits=(one,)), deployment("second", 2)
+    house = House(
+        ScriptedUpstream(httpx.ConnectError("refused"), Reply.json(CHAT), Reply.json(CHAT)),
+        snapshot(alias("gpt", first, second)),
+    )
+
+    asked = [(await house.chat()).headers["x-gateway-deployment"] for _ in range(2)]
+
+    assert asked == ["second", "first"]
+
+
+async def test_tokens_are_taken_by_estimate_and_corrected_by_use() -> None:
+    tokens = Limit("limit:1", "2,000 tokens per minute", "key", 2_000, 2_000, metric="tokens")
+    house = House(answers(2), snapshot(who=key(limits=(tokens,))))
+
+    headers = (await house.chat()).headers
+
+    assert headers["x-ratelimit-limit-tokens"] == "2000"
+    assert await house.store.limit_used(tokens) == 16
+    refused = await house.chat({"max_tokens": 9_000, "messages": [{"role": "user", "content": "a" * 9_000}]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "request_exceeds_limit")
+    assert "estimated at" in refused.json()["error"]["message"]
+
+
+async def test_a_token_quota_that_is_used_up_is_a_402() -> None:
+    quota = Limit("limit:1", "1,100 tokens in total", "key", 1_100, 0, metric="tokens", per="total")
+    house = House(answers(9), snapshot(who=key(limits=(quota,))))
+
+    asked = [await house.chat() for _ in range(6)]
+    refused = asked[-1]
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "insufficient_quota")
+    assert refused.headers["x-ratelimit-name"] == quota.name
+
+
+async def test_as_many_as_allowed_run_at_once_and_streams_to_their_end() -> None:
+    one = Limit("limit:1", "1 concurrent request", "key", 1, 1, metric="concurrency", per="")
+    house = House(
+        ScriptedUpstream(replace(Reply.json(CHAT), delay_s=0.05), Reply.json(CHAT)), snapshot(who=key(limits=(one,)))
+    )
+    running = asyncio.create_task(house.chat())
+    await asyncio.sleep(0.01)
+
+    refused = await house.chat()
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "concurrency_limit_exceeded")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert (await running).status_code == 200
+    assert (await house.chat()).status_code == 200
+
+
+async def test_a_limit_in_shadow_mode_refuses_nothing_and_is_counted() -> None:
+    shadow = replace(FIVE, shadow=True)
+    house = House(answers(7), snapshot(who=key(limits=(shadow,))))
+
+    statuses = [(await house.chat()).status_code for _ in range(7)]
+
+    assert statuses == [200] * 7
+    assert house.telemetry.figures.shadow_refusals == {("key", FIVE.name): 2}
