@@ -107,6 +107,13 @@ def positive(text: str) -> int:
     return number
 
 
+def at_least_one(text: str) -> int:
+    number = whole(text)
+    if number < 1:
+        raise ValueError("expected a number of at least 1")
+    return number
+
+
 def port_number(text: str) -> int:
     number = whole(text)
     if not 0 < number < 65536:
@@ -137,6 +144,10 @@ class Conf:
     )  # fmt: skip
     host = Setting("HOST", str, "127.0.0.1", "Address the gateway listens on.")
     port = Setting("PORT", port_number, 8000, "Port the gateway listens on.")
+    workers = Setting(
+        "WORKERS", at_least_one, 1,
+        "Server processes that share the port. More than one needs PostgreSQL and Redis. `--workers N` sets it.",
+    )  # fmt: skip
     log_level = Setting(
         "LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info",
         "Least severe application log line that is written. Access lines are always written.",
@@ -220,6 +231,11 @@ class Conf:
     email_url = Setting(
         "EMAIL_URL", str, "", "Where mail goes, as `smtp+tls://user:password@host:587`. Empty: written to the log."
     )
+    email_from = Setting("EMAIL_FROM", str, "llmgateway@localhost", "Who letters of the gateway come from.")
+    webhook_retention_days = Setting(
+        "WEBHOOK_RETENTION_DAYS", positive, 7,
+        "How long delivered events stay in the admin's list of deliveries; those given up stay 90 days.",
+    )  # fmt: skip
 
     def __init__(self, values: dict[str, str]) -> None:
         self.values = values

@@ -95,6 +95,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"./gateway {name}", description=description, allow_abbrev=False)
     parser.add_argument("--host", help="address to listen on (HOST, 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (PORT, 8000)")
+    parser.add_argument("--workers", metavar="N", help="server processes (WORKERS, 1); more need PostgreSQL and Redis")
     parser.add_argument("--config", metavar="FILE", help="YAML to import before listening; an error stops the start")
     parser.epilog = "--data DIR: where database, secrets, journals and logs live (GATEWAY_DATA_DIR, ./data)"
     return parser
@@ -105,6 +106,8 @@ def _take_over(options: argparse.Namespace) -> None:
         set_from_command_line("HOST", options.host)
     if options.port is not None:
         set_from_command_line("PORT", options.port)
+    if options.workers is not None:
+        set_from_command_line("WORKERS", options.workers)
 
 
 def _conf_or_exit() -> Conf:
@@ -125,6 +128,7 @@ def _attribute(name: str) -> str:
 
 def _start(conf: Conf, *, config_file: str | None, command: str = "serve", more: tuple[Child, ...] = ()) -> int:
     try:
+        check_workers(conf)
         check_data_folder(conf.data_dir)
         lock = lock_data_folder(conf.data_dir, wait_s=conf.shutdown_grace_s + DRAIN_SPARE_S)
         listener = open_listener(conf.host, conf.port)
@@ -132,22 +136,48 @@ def _start(conf: Conf, *, config_file: str | None, command: str = "serve", more:
         say(str(error))
         return 1
     ready, ready_writer = os.pipe()
-    server = Child(
-        name="server",
-        command=_server_command(command, listener.fileno(), ready_writer, config_file),
-        first=True,
-        essential=True,
-        stop_within_s=conf.shutdown_grace_s + DRAIN_SPARE_S,
-        pass_fds=(listener.fileno(), ready_writer, lock),
-    )
+    servers = [
+        Child(
+            name="server" if number == 1 else f"server {number}",
+            command=_server_command(command, listener.fileno(), ready_writer, config_file, number=number),
+            # The first prepares the database, so the others wait for it.
+            first=number == 1,
+            essential=True,
+            stop_within_s=conf.shutdown_grace_s + DRAIN_SPARE_S,
+            pass_fds=(listener.fileno(), ready_writer, lock) if number == 1 else (listener.fileno(), lock),
+        )
+        for number in range(1, conf.workers + 1)
+    ]
     # Its tasks are only wake-ups, so it need not end them; a server must write down what its requests cost.
     background = Child(name="background worker", command=worker_command(), on_our_death=signal.SIGKILL)
-    children = [*more, server, background]
+    children = [*more, *servers, background]
     return Supervisor(children, ready_fd=ready, listener=listener, environment=child_environment()).run()
 
 
-def _server_command(name: str, listener: int, ready: int, config_file: str | None) -> list[str]:
-    command = [*_python(), "-m", "llmgateway.management.entry", name, "--fd", str(listener), "--ready-fd", str(ready)]
+def check_workers(conf: Conf) -> None:
+    """
+    Raises:
+        StartError: several workers would each count limits and budgets for themselves.
+    """
+    if conf.workers == 1:
+        return
+    if not conf.redis_url:
+        raise StartError(
+            f"{conf.workers} workers would each count limits and budgets for themselves: set REDIS_URL to share them, or "
+            "start one worker."
+        )
+    if not conf.database_url.startswith(("postgres://", "postgresql://")):
+        raise StartError(
+            f"{conf.workers} workers write to the ledger at the same time, which SQLite cannot do: set DATABASE_URL to a "
+            "PostgreSQL database, or start one worker."
+        )
+
+
+def _server_command(name: str, listener: int, ready: int, config_file: str | None, *, number: int) -> list[str]:
+    command = [*_python(), "-m", "llmgateway.management.entry"]
+    if number > 1:
+        return [*command, "serve", "--fd", str(listener), "--prepared"]
+    command = [*command, name, "--fd", str(listener), "--ready-fd", str(ready)]
     return [*command, "--config", str(Path(config_file).absolute())] if config_file else command
 
 

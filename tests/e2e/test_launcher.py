@@ -215,6 +215,17 @@ class TestRefusals:
     def test_a_bad_setting(self, data_dir: Path) -> None:
         self.assert_one_line("--data", str(data_dir), says="LOG_LEVEL='loud' is not usable", LOG_LEVEL="loud")
 
+    def test_several_workers_without_redis(self, data_dir: Path) -> None:
+        arguments = ("--workers", "2", "--data", str(data_dir))
+        self.assert_one_line(*arguments, says="set REDIS_URL to share them", DATABASE_URL="postgres:///gateway")
+
+    def test_several_workers_on_sqlite(self, data_dir: Path) -> None:
+        arguments = ("--workers", "2", "--data", str(data_dir))
+        self.assert_one_line(*arguments, says="set DATABASE_URL to a PostgreSQL", REDIS_URL="redis://127.0.0.1:1/0")
+
+    def test_no_worker_at_all(self, data_dir: Path) -> None:
+        self.assert_one_line("--workers", "0", "--data", str(data_dir), says="WORKERS='0' is not usable")
+
     def test_a_bad_port(self, data_dir: Path) -> None:
         self.assert_one_line("--port", "http", "--data", str(data_dir), says="PORT='http' is not usable")
 
