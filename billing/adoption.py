@@ -35,10 +35,10 @@ from llmgateway.pipeline.protocols import Record
 log = logging.getLogger(__name__)
 
 UNBORN_AFTER_S = 60
-_TARGET = ("provider", "deployment", "model", "price_id", "input_price", "output_price")
+_TARGET = ("provider", "deployment", "model", "price_id")
 _COPIED = (
-    "id", "started_at", "key_id", "key_name", "team_id", "team_name", "end_user", "client_request_id", "client_ip",
-    "operation", "alias", "stream", "held_pico_usd",
+    "id", "started_at", "admitted_at", "key_id", "key_name", "team_id", "team_name", "end_user", "client_request_id", "client_ip",
+    "operation", "alias", "stream", "held_pico_usd", "input_estimate", "input_bytes",
 )  # fmt: skip
 
 
@@ -81,22 +81,32 @@ def interrupted(request: OpenRequest) -> Record:
     record = {name: opened[name] for name in _COPIED if name in opened}
     record |= {"status": "interrupted", "error_type": "process_died"}
     if not request.attempts:
-        return record
+        return record | {"counted": False}
     last = request.attempts[-1]
-    priced = last.get("input_price") is not None
-    cost = 0
-    if priced:
-        cost = opened["input_estimate"] * last["input_price"] + request.output_tokens * (last.get("output_price") or 0)
+    strict = last.get("strict_pico_usd")
+    cost = _cost(request, last)
+    if strict is not None:
+        cost = min(cost, strict)  # The most that it can have cost.
     attempts = [_attempt(attempt, 0) for attempt in request.attempts[:-1]] + [_attempt(last, cost)]
     return record | {
-        **{name: last.get(name) for name in _TARGET[:4]},
-        "priced": priced,
+        **{name: last.get(name) for name in _TARGET},
+        "priced": last.get("input_price") is not None,
         "input": opened["input_estimate"],
         "output": request.output_tokens,
         "usage_source": "estimated",
         "cost_pico_usd": cost,
+        "needs_review": True,
+        "reserved_pico_usd": 0 if strict is None else strict - cost,
         "attempts": attempts,
     }
+
+
+def _cost(request: OpenRequest, last: Record) -> int:
+    """Pico-dollars for what was sent, what had come back by then, and the call itself."""
+    if last.get("input_price") is None:
+        return 0
+    cost: int = request.opened["input_estimate"] * last["input_price"]
+    return cost + request.output_tokens * (last.get("output_price") or 0) + (last.get("request_price") or 0)
 
 
 def _attempt(attempt: Record, cost: int) -> Record:

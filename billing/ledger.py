@@ -25,7 +25,7 @@ from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, fr
 from billing.models import JournalOffset
 from billing.partitions import ensure_partitions
 from billing.rollups import add_rollups, sums
-from billing.usage_rows import UnusableRecordError, completed, insert
+from billing.usage_rows import UnusableRecordError, decoded, insert
 from llmgateway.pipeline.protocols import Record
 
 log = logging.getLogger(__name__)
@@ -54,12 +54,13 @@ class Batch:
 
     start: Position
     end: Position
-    records: list[Record] = field(default_factory=list)
+    closes: list[bytes] = field(default_factory=list)
+    """Payloads of `close` records."""
     refused: list[Record] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
-        return not self.records and not self.refused
+        return not self.closes and not self.refused
 
 
 def read_batch(
@@ -70,7 +71,7 @@ def read_batch(
     segment, offset = start
     for kind, payload, segment, offset in walk(folder, start, until, live=live):  # noqa: B007  # The last ones count.
         if kind == CLOSE:
-            batch.records.append(from_json(payload))
+            batch.closes.append(payload)
             taken += 1
         elif kind == REFUSED:
             batch.refused += from_json(payload)
@@ -158,7 +159,7 @@ class JournalDrain:
 
     def _store(self, batch: Batch) -> list[Record]:
         """The one transaction. Returns the rows as they were stored."""
-        rows = [completed(record) for record in batch.records]
+        rows = [decoded(payload) for payload in batch.closes]
         self._ensure_days({row["day"] for row in rows})
         connection = connections[self._using]
         _make_durable(connection)
@@ -199,7 +200,8 @@ class JournalDrain:
     def _set_aside(self, batch: Batch, error: Exception) -> None:
         """Keeps a record that the database refuses for what it says, so that it stops nobody else's."""
         file = self.folder.parent / "rejected.jsonl"
-        content = {"journal": self.folder.name, "error": str(error), "close": batch.records, "refused": batch.refused}
+        closes = [from_json(payload) for payload in batch.closes]
+        content = {"journal": self.folder.name, "error": str(error), "close": closes, "refused": batch.refused}
         with file.open("ab") as out:
             out.write(to_json(content) + b"\n")
             out.flush()

@@ -14,7 +14,9 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from billing.alerts.models import Alert
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd
+from billing.reporters.models import Delivery, ReporterState, UsageReporter
 from llmgateway.limit_terms import OWNERS, start_number
 from llmgateway.models import is_of_callers, is_of_everyone, of_one_owner, owner_errors
 from llmgateway.validators import validate_name, validate_percents
@@ -282,6 +284,9 @@ class UsageRecord(models.Model):
     id = models.CharField(primary_key=True, max_length=40)
     day = models.DateField()
     started_at = models.DateTimeField()
+    admitted_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it counted for limits and budgets. Empty: when it started."
+    )
     status = models.CharField(max_length=16, choices=Status.choices)
     http_status = models.PositiveSmallIntegerField(default=0, help_text="What the client saw; 0 if it left before.")
     error_type = models.CharField(max_length=64, blank=True, default="")
@@ -322,6 +327,22 @@ class UsageRecord(models.Model):
     attempts = models.JSONField(
         default=list, help_text="Each upstream call: deployment, status, cause, duration, cost."
     )
+    over_hold = models.BooleanField(default=False, help_text="It cost more than strict budgets held for it.")
+    needs_review = models.BooleanField(
+        default=False, help_text="What it cost is a guess, because the process died during an upstream call."
+    )
+    reserved_pico_usd = models.BigIntegerField(
+        "reserved", default=0, help_text="Besides its cost, strict budgets are charged this until it is reviewed."
+    )
+    reviewed_at = models.DateTimeField(null=True, blank=True)
+    reviewed_by = models.CharField(max_length=200, blank=True, default="")
+    counted = models.BooleanField(
+        default=True, help_text="Whether it counts for limits of requests: not where no provider did anything for it."
+    )
+    input_estimate = models.BigIntegerField(
+        default=0, help_text="Input tokens as they were estimated before the request was sent; 0: not known."
+    )
+    input_bytes = models.BigIntegerField(default=0, help_text="Size of the body; 0: not known.")
 
     class Meta:
         ordering = ("-started_at", "-id")
@@ -330,6 +351,8 @@ class UsageRecord(models.Model):
             models.Index(fields=("key_id", "started_at"), name="usage_by_key"),
             models.Index(fields=("team_id", "started_at"), name="usage_by_team"),
             models.Index(fields=("started_at",), name="usage_by_start"),
+            # Few rows: what dead processes left. Rows that need no review cost this index nothing.
+            models.Index(fields=("started_at",), condition=Q(needs_review=True), name="usage_for_review"),
         )
 
     def __str__(self) -> str:
@@ -337,7 +360,7 @@ class UsageRecord(models.Model):
 
 
 class UsageRollup(models.Model):
-    """Sums of one hour for one combination of team, key, alias, deployment, model and status.
+    """Sums of one hour for one combination of team, key, alias, deployment, model, status and refusal.
 
     Histograms map a bucket number to a count (see `billing.histogram`) and are merged by adding. Requests refused
     before any upstream call are counted here with status `refused` and stand in no ledger row.
@@ -351,6 +374,9 @@ class UsageRollup(models.Model):
     deployment = models.CharField(max_length=200, blank=True, default="")
     model = models.CharField(max_length=200, blank=True, default="")
     status = models.CharField(max_length=16)
+    code = models.CharField(
+        max_length=64, blank=True, default="", help_text="Why requests were refused: the error code."
+    )
     team_name = models.CharField(max_length=200, blank=True, default="")
     key_name = models.CharField(max_length=200, blank=True, default="")
     requests = models.BigIntegerField(default=0)
@@ -361,6 +387,7 @@ class UsageRollup(models.Model):
     cost_pico_usd = models.BigIntegerField(default=0)
     estimated_requests = models.BigIntegerField(default=0)
     unpriced_requests = models.BigIntegerField(default=0)
+    counted_requests = models.BigIntegerField(default=0, help_text="Those that count for limits of requests.")
     ttft_histogram = models.JSONField(default=dict)
     duration_histogram = models.JSONField(default=dict)
     overhead_histogram = models.JSONField(default=dict)
@@ -369,7 +396,7 @@ class UsageRollup(models.Model):
         ordering = ("-hour",)
         constraints = (
             models.UniqueConstraint(
-                fields=("hour", "team_id", "key_id", "alias", "provider", "deployment", "model", "status"),
+                fields=("hour", "team_id", "key_id", "alias", "provider", "deployment", "model", "status", "code"),
                 name="one_rollup_per_hour",
             ),
         )
@@ -419,4 +446,17 @@ class JournalOffset(models.Model):
         return f"{self.journal}/{self.segment}@{self.offset}"
 
 
-__all__ = ["TOKEN_BUCKETS", "Budget", "BudgetCredit", "JournalOffset", "Price", "TeamHour", "UsageRecord", "UsageRollup"]
+__all__ = [
+    "TOKEN_BUCKETS",
+    "Alert",
+    "Budget",
+    "BudgetCredit",
+    "Delivery",
+    "JournalOffset",
+    "Price",
+    "ReporterState",
+    "TeamHour",
+    "UsageRecord",
+    "UsageReporter",
+    "UsageRollup",
+]

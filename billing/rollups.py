@@ -16,9 +16,10 @@ from billing.histogram import Histogram, add, merge
 from billing.journal_files import from_json, to_json
 from billing.models import UsageRecord
 from billing.team_hours import add_team_hours
+from billing.usage_rows import admission
 from llmgateway.pipeline.protocols import Record
 
-KEY = ("hour", "team_id", "key_id", "alias", "provider", "deployment", "model", "status")
+KEY = ("hour", "team_id", "key_id", "alias", "provider", "deployment", "model", "status", "code")
 SUMS = (
     "requests",
     "input_tokens",
@@ -28,13 +29,14 @@ SUMS = (
     "cost_pico_usd",
     "estimated_requests",
     "unpriced_requests",
+    "counted_requests",
 )
 HISTOGRAMS = ("ttft_histogram", "duration_histogram", "overhead_histogram")
 REFUSED = "refused"
 CHUNK = 500
-"""Keys per statement: eight parameters each stay below SQLite's limit."""
+"""Keys per statement: nine parameters each stay below SQLite's limit."""
 
-Key = tuple[int, int, str, str, str, str, str, str]
+Key = tuple[int, int, str, str, str, str, str, str, str]
 """`KEY`, with the hour in seconds since the epoch."""
 
 
@@ -52,12 +54,14 @@ class Sum:
     cost_pico_usd: int = 0
     estimated_requests: int = 0
     unpriced_requests: int = 0
+    counted_requests: int = 0
     ttft_histogram: Histogram = field(default_factory=dict)
     duration_histogram: Histogram = field(default_factory=dict)
     overhead_histogram: Histogram = field(default_factory=dict)
 
     def count(self, row: Record) -> None:
         self.requests += 1
+        self.counted_requests += bool(row["counted"])
         self.input_tokens += input_tokens(row)
         self.output_tokens += output_tokens(row)
         self.cache_read_tokens += row["cache_read"]
@@ -97,7 +101,7 @@ def sums(rows: Iterable[Record], refused: Iterable[Record] = ()) -> dict[Key, Su
     total: dict[Key, Sum] = {}
     for row in rows:
         key = (
-            int(row["started_at"] // 3600) * 3600,
+            int(admission(row) // 3600) * 3600,
             row["team_id"],
             row["key_id"],
             row["alias"],
@@ -105,13 +109,14 @@ def sums(rows: Iterable[Record], refused: Iterable[Record] = ()) -> dict[Key, Su
             row["deployment"],
             row["model"],
             row["status"],
+            "",
         )
         found = total.get(key)
         if found is None:
             found = total[key] = Sum(row["team_name"], row["key_name"])
         found.count(row)
     for count in refused:
-        key = (int(count["hour"]), *_texts(count), "", "", "", REFUSED)
+        key = (int(count["hour"]), *_texts(count), "", "", "", REFUSED, str(count.get("code", ""))[:64])
         total.setdefault(key, Sum(count["team_name"], count["key_name"])).requests += count["count"]
     return total
 

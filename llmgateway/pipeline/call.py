@@ -41,6 +41,7 @@ class Call:
         self.admission = admission
         self.exchange = exchange
         self.asked = identity(request, key, alias, admitted_at=admitted_at)
+        self.asked |= {"input_estimate": admission.ask.demand.input, "input_bytes": len(request.body)}
         self.held_pico_usd = admission.held_pico_usd
         self.progress = Progress()
         self.phases: dict[str, float] = {}
@@ -77,7 +78,7 @@ class Call:
         timeouts = deployment.timeouts
         # An answer that is no stream says nothing until it is complete.
         self.exchange.wait(now, timeouts.first_token_s if self.request.head.stream else timeouts.total_s)
-        return attempt_record(deployment, progress.price)
+        return attempt_record(deployment, progress.price, strict_pico_usd=self.reservation.granted_pico_usd)
 
     def end_attempt(self, status: int, cause: str, *, cost_pico_usd: int = 0) -> None:
         """Note how the present attempt ended: `status` is the provider's, 0 if it gave none."""
@@ -131,6 +132,7 @@ class Call:
             received=self.request.received,
             now=self.now(),
         )
+        row["counted"] = not refund_limits
         try:
             gateway.ledger.close(row)
         finally:  # Whatever becomes of the row, the hold must not stay.

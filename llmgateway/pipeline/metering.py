@@ -138,8 +138,11 @@ def opening(asked: Record, *, input_estimate: int, held_pico_usd: int, windows: 
     return {**asked, "held_pico_usd": held_pico_usd, "windows": windows, "input_estimate": input_estimate}
 
 
-def attempt_record(deployment: Deployment, price: PriceVersion | None) -> Record:
-    """What the journal must know of an upstream call, should the process die during it."""
+def attempt_record(deployment: Deployment, price: PriceVersion | None, *, strict_pico_usd: int | None) -> Record:
+    """What the journal must know of an upstream call, should the process die during it.
+
+    `strict_pico_usd` is what strict budgets hold meanwhile; None: there is none.
+    """
     return {
         "provider": deployment.provider,
         "deployment": deployment.name,
@@ -147,4 +150,6 @@ def attempt_record(deployment: Deployment, price: PriceVersion | None) -> Record
         "price_id": price.id if price else None,
         "input_price": price.input if price else None,
         "output_price": price.output if price else None,
+        "request_price": price.request if price else None,
+        "strict_pico_usd": strict_pico_usd,
     }
