@@ -72,7 +72,7 @@ class Headroom(msgspec.Struct, frozen=True):
     limit: int
     remaining: int
     reset_s: float
-    """Until it is as if never used."""
+    """Until it is as if never used; infinite for a total that never resets."""
 
 
 class HeldWindow(msgspec.Struct, frozen=True):
@@ -160,10 +160,13 @@ class AdmissionStore(Protocol):
         budgets: tuple[BudgetRule, ...],
         targets: Sequence[TargetTerms],
     ) -> Reservation | Refusal:
-        """Take from the caller's `limits` and `budgets` and those of the first of `targets` that has room.
+        """Take from the caller's `limits` and `budgets` and those of the first of `targets` (one at least) that has room.
 
-        The caller's own refusals come first; if only targets lack room, the first target's refusal is the answer.
-        A limit that the demand can never fit refuses with `retry_after_s=None`.
+        What is asked, in this order: the caller's limits; then for one target after the other the caller's budgets,
+        the target's and the target's limits. The caller's own refusals come first; if only targets lack room, the
+        first target's refusal is the answer. A limit that the demand can never fit refuses with `retry_after_s=None`.
+        A limit in shadow mode without room is named in `shadowed`, and nothing is taken of it. No counter may come
+        twice.
         """
         ...
 
@@ -185,12 +188,16 @@ class AdmissionStore(Protocol):
         """Book `cost_pico_usd` on every window that was held, and on those `budgets` that came into being meanwhile.
 
         `used` corrects what token limits took, and may drive a bucket into debt; None gives everything back, the
-        request itself included: it reached no provider. Concurrency slots return in any case.
+        request itself included: it reached no provider. Concurrency slots return in any case. A bucket gets back
+        only what has not drained since by itself: else a request that runs for minutes lets the same amount pass twice.
         """
         ...
 
     async def hold_returned(self, timeout_s: float) -> bool:
-        """Wait for a hold to return; False: none did. Those who wait are woken in turn."""
+        """Wait for a hold to return; False: none did. Those who wait are woken in turn.
+
+        Either way try once more: a hold may have returned for somebody else's turn and still be there.
+        """
         ...
 
     def seed(self, budget: BudgetRule, *, window_start: float, settled_pico_usd: int) -> None:

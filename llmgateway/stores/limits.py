@@ -25,8 +25,6 @@ class Bucket:
     """
 
     __slots__ = ("alive", "amount", "at_us", "capacity", "level", "limit")
-    counts_what_it_refuses = False
-    """What a limit in shadow mode would have refused: a bucket that took it would be in debt for ever."""
 
     def __init__(self, limit: Limit, now_us: int) -> None:
         self.level = 0
@@ -137,7 +135,6 @@ class Quota:
     """A limit over a calendar window or a total. `counts` holds the counters of all windows, by name."""
 
     __slots__ = ("alive", "amount", "count", "counts", "limit")
-    counts_what_it_refuses = True
 
     def __init__(self, limit: Limit, now: float, counts: dict[str, Count]) -> None:
         self.counts = counts
@@ -213,7 +210,6 @@ class Slots:
     """A limit of what runs at the same time."""
 
     __slots__ = ("alive", "limit", "running")
-    counts_what_it_refuses = True
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit

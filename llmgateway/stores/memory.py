@@ -70,24 +70,26 @@ class _Open:
 
     __slots__ = ("callers", "reservation", "taken", "target_taken", "windows")
 
-    def __init__(self, reservation: Reservation, taken: list[_Taken], windows: list[_Window], callers: int) -> None:
+    def __init__(self, reservation: Reservation, taken: list[_Taken], windows: list[_Window]) -> None:
         self.reservation = reservation
         self.taken = taken
         """Of the caller's limits."""
         self.target_taken: list[_Taken] = _NOTHING
         self.windows = windows
         """As in `reservation.windows`."""
-        self.callers = callers
+        self.callers = 0
         """How many of them are the caller's; the rest are the target's."""
 
 
 class _Attempt:
     """What an admission would take, while it is found out whether it may."""
 
-    __slots__ = ("demand", "now", "now_us", "shadowed", "wanted", "windows")
+    __slots__ = ("demand", "id", "limits", "now", "now_us", "shadowed", "wanted", "windows")
 
-    def __init__(self, demand: Tokens, clock: Clock) -> None:
+    def __init__(self, request_id: str, demand: Tokens, limits: tuple[Limit, ...], clock: Clock) -> None:
+        self.id = request_id
         self.demand = demand
+        self.limits = limits
         self.now = clock.time()
         self.now_us = _microseconds(clock)
         self.wanted: list[_Wanted] = []
@@ -137,7 +139,7 @@ class MemoryStore:
         if opened is None:
             return reservation
         old = opened.reservation
-        attempt = _Attempt(old.demand, self._clock)
+        attempt = _Attempt(old.id, old.demand, old.limits, self._clock)
         undo = self._release(opened, attempt.now_us)
         attempt.windows = opened.windows[: opened.callers]
         granted = self._fit(target, attempt)
@@ -232,50 +234,52 @@ class MemoryStore:
         budgets: tuple[BudgetRule, ...],
         targets: Sequence[TargetTerms],
     ) -> Reservation | Refusal:
-        attempt = _Attempt(demand, self._clock)
-        first: Refusal | None = self._want(limits, attempt)
-        if first is not None:
-            return first
-        wanted, shadowed = attempt.wanted, attempt.shadowed
-        callers, callers_shadowed = len(wanted), len(shadowed)
+        attempt = _Attempt(request_id, demand, limits, self._clock)
+        refusal = self._want(limits, attempt)
+        if refusal is not None:
+            return refusal
+        wanted, shadowed = len(attempt.wanted), len(attempt.shadowed)
+        refusals: list[Refusal] = []
         for number, terms in enumerate(targets):
             attempt.windows = [self._window(budget, attempt.now) for budget in budgets]
             granted = self._fit(terms, attempt)
             if isinstance(granted, int):
-                taken = attempt.take()
-                requests, tokens = _headrooms(wanted[:callers], attempt.now)
-                reservation = Reservation(
-                    request_id,
-                    demand,
-                    limits,
-                    terms.limits,
-                    _hold(attempt.windows, terms, granted),
-                    number,
-                    None if granted < 0 else granted,
-                    requests,
-                    tokens,
-                    tuple(shadowed),
-                )
-                opened = self._open[request_id] = _Open(reservation, taken, attempt.windows, len(budgets))
-                if len(taken) > callers:
-                    opened.taken, opened.target_taken = taken[:callers], taken[callers:]
-                return reservation
-            first = first or granted
-            del wanted[callers:], shadowed[callers_shadowed:]
-        assert first is not None, "admission needs at least one target"
-        return first
+                opened = self._take(attempt, wanted, number, terms, granted)
+                opened.callers = len(budgets)
+                return opened.reservation
+            refusals.append(granted)
+            del attempt.wanted[wanted:], attempt.shadowed[shadowed:]
+        return next((each for each in refusals if _is_callers(each, budgets)), refusals[0])
+
+    def _take(self, attempt: _Attempt, callers: int, number: int, terms: TargetTerms, granted: int) -> _Open:
+        """Take what the attempt wants; the first `callers` of it are of the caller's limits."""
+        taken = attempt.take()
+        requests, tokens = _headrooms(attempt.wanted[:callers], attempt.now)
+        # By position, for that is what this costs least with; the order is the struct's.
+        reservation = Reservation(
+            attempt.id,
+            attempt.demand,
+            attempt.limits,
+            terms.limits,
+            _hold(attempt.windows, terms, granted),
+            number,
+            None if granted < 0 else granted,
+            requests,
+            tokens,
+            tuple(attempt.shadowed),
+        )
+        opened = self._open[attempt.id] = _Open(reservation, taken, attempt.windows)
+        if len(taken) > callers:
+            opened.taken, opened.target_taken = taken[:callers], taken[callers:]
+        return opened
 
     def _fit(self, terms: TargetTerms, attempt: _Attempt) -> int | Refusal:
         """The grant if a target has room, what it takes being added to the attempt; else what has none."""
-        granted = _grant(attempt.windows, terms, attempt.now, NO_GRANT)
+        if terms.budgets:
+            attempt.windows += [self._window(budget, attempt.now) for budget in terms.budgets]
+        granted = _grant(attempt.windows, terms, attempt.now)
         if terms.limits and isinstance(granted, int):
-            refusal = self._want(terms.limits, attempt)
-            if refusal is not None:
-                return refusal
-        if terms.budgets and isinstance(granted, int):
-            own = [self._window(budget, attempt.now) for budget in terms.budgets]
-            attempt.windows += own
-            granted = _grant(own, terms, attempt.now, granted)
+            return self._want(terms.limits, attempt) or granted
         return granted
 
     def _want(self, limits: tuple[Limit, ...], attempt: _Attempt) -> LimitRefusal | None:
@@ -292,8 +296,6 @@ class MemoryStore:
                 return counter.refusal(need, now)
             else:
                 attempt.shadowed.append(limit)
-                if counter.counts_what_it_refuses:
-                    attempt.wanted.append((counter, need))
         return None
 
     def _correct(self, opened: _Open, used: Tokens | None) -> None:
@@ -394,9 +396,9 @@ def _microseconds(clock: Clock) -> int:
     return int(clock.monotonic() * 1e6 + 0.5)
 
 
-def _grant(windows: list[_Window], terms: TargetTerms, now: float, granted: int) -> int | BudgetRefusal:
-    """What strict budgets can grant together, beginning with `granted` of others; refuses if a budget has no room."""
-    strict, expected = terms.strict, terms.expected_pico_usd
+def _grant(windows: list[_Window], terms: TargetTerms, now: float) -> int | BudgetRefusal:
+    """What strict budgets can grant together; refuses if a budget has no room."""
+    strict, expected, granted = terms.strict, terms.expected_pico_usd, NO_GRANT
     for window in windows:
         rule = window.rule
         remaining = rule.limit_at(now) - window.settled - window.held
@@ -410,6 +412,10 @@ def _grant(windows: list[_Window], terms: TargetTerms, now: float, granted: int)
         if granted == NO_GRANT or grant < granted:
             granted = grant
     return granted
+
+
+def _is_callers(refusal: Refusal, budgets: tuple[BudgetRule, ...]) -> bool:
+    return isinstance(refusal, BudgetRefusal) and any(refusal.budget is budget for budget in budgets)
 
 
 def _hold(windows: list[_Window], terms: TargetTerms, granted: int) -> tuple[HeldWindow, ...]:
