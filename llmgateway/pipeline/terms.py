@@ -112,7 +112,7 @@ def _target(
             raise _unpriced(deployment)
         return TargetTerms(deployment.limits), None
     expected = min(LARGEST_HOLD, dearest(price, input_tokens=demand.input, output_tokens=demand.output))
-    if not rules.strict and not any(budget.strict for budget in deployment.budgets):
+    if not rules.strict and not (deployment.budgets and any(budget.strict for budget in deployment.budgets)):
         return TargetTerms(deployment.limits, deployment.budgets, expected), None
     hold, terms = _strict(request, deployment, price, settings)
     return TargetTerms(deployment.limits, deployment.budgets, expected, hold), terms
@@ -141,11 +141,8 @@ def _strict(
         return StrictHold(wanted=whole, least=whole), None
     terms = _strict_terms(request, deployment, price, bounds)
     cap = terms.cap
-    least = (
-        _least_output(head, deployment, settings)
-        if cap is None
-        else min(cap, _least_output(head, deployment, settings))
-    )
+    worthwhile = _least_output(head, deployment, settings)
+    least = worthwhile if cap is None or cap > worthwhile else cap
     wanted = terms.ceiling if cap is None else cap
     return (
         StrictHold(
@@ -170,11 +167,8 @@ def _strict_terms(request: ModelRequest, deployment: Deployment, price: PriceVer
 def _least_output(head: RequestHead, deployment: Deployment, settings: AdmissionRules) -> int:
     """The smallest cap that is worth sending: never below the provider's minimum or what the model must think with."""
     thinking = head.thinking_budget
-    return max(
-        settings.strict_min_output_tokens,
-        deployment.adapter.min_output_tokens,
-        thinking + settings.strict_min_output_tokens if thinking else 0,
-    )
+    least = max(settings.strict_min_output_tokens, deployment.adapter.min_output_tokens)
+    return least + thinking if thinking else least
 
 
 def _capped(pico_usd: int) -> int:

@@ -51,6 +51,8 @@ class RequestHead(msgspec.Struct, frozen=True):
     @property
     def choices(self) -> int:
         """How many answers are made, shown or not."""
+        if self.n is None and self.best_of is None:
+            return 1
         return max(1, self.n or 1, self.best_of or 1)
 
     def output_cap(self, fields: tuple[str, ...]) -> int | None:
@@ -58,13 +60,19 @@ class RequestHead(msgspec.Struct, frozen=True):
 
         Of two different caps the larger, for either may be obeyed.
         """
-        caps = [cap for cap in (getattr(self, field) for field in fields) if cap is not None and cap > 0]
-        return max(caps) if caps else None
+        largest = None
+        for field in fields:
+            cap = self.max_tokens if field == "max_tokens" else self.max_completion_tokens
+            if cap is not None and cap > 0 and (largest is None or cap > largest):
+                largest = cap
+        return largest
 
     @property
     def thinking_budget(self) -> int:
         """Tokens that the model is told to think with; they are part of the output."""
-        budget = (self.thinking or {}).get("budget_tokens")
+        if self.thinking is None:
+            return 0
+        budget = self.thinking.get("budget_tokens")
         return budget if isinstance(budget, int) and budget > 0 else 0
 
 

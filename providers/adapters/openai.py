@@ -13,4 +13,8 @@ class OpenAI(OpenAICompatible):
 
     def output_cap_fields(self, operation: Operation) -> tuple[str, ...]:
         # Reasoning models refuse the older name.
-        return tuple(reversed(super().output_cap_fields(operation)))
+        return (
+            ("max_completion_tokens", "max_tokens")
+            if operation is Operation.CHAT
+            else super().output_cap_fields(operation)
+        )
