@@ -24,6 +24,7 @@ from billing.journal import Journal
 from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, from_json, to_json, walk
 from billing.models import JournalOffset
 from billing.partitions import ensure_partitions
+from billing.reporters.outbox import Outbox
 from billing.rollups import add_rollups, sums
 from billing.usage_rows import UnusableRecordError, decoded, insert
 from llmgateway.pipeline.protocols import Record
@@ -93,6 +94,7 @@ class JournalDrain:
         self._journal = journal
         self._on_commit = on_commit
         self._using = using
+        self._outbox = Outbox(using)
         self._position: Position | None = None
         self._most = BATCH_ROWS
         self._days: set[date] = set()
@@ -171,6 +173,7 @@ class JournalDrain:
             if rows:
                 insert(connection, rows)
             add_rollups(connection, sums(rows, batch.refused))
+            self._outbox.add(connection, rows)
         self.rows += len(rows)
         return rows
 

@@ -30,6 +30,9 @@ app.autodiscover_tasks()
 app.conf.beat_schedule = {
     # A message that nobody took in time is worth nothing; the next one says the same.
     "heartbeat": {"task": "llmgateway.heartbeat", "schedule": HEARTBEAT_S, "options": {"expires": HEARTBEAT_S}},
+    "events": {"task": "billing.deliver_events", "schedule": 2, "options": {"expires": 2}},
+    "budget alerts": {"task": "billing.check_budget_alerts", "schedule": 15, "options": {"expires": 15}},
+    "old events": {"task": "billing.forget_old_events", "schedule": 3600, "options": {"expires": 3600}},
 }
 
 

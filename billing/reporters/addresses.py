@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from django.core.exceptions import ValidationError
@@ -116,7 +117,7 @@ async def resolve(host: str, port: int) -> list[Address]:
     return _addresses(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
-def _addresses(found: list[tuple[int, int, int, str, tuple[object, ...]]]) -> list[Address]:
+def _addresses(found: Sequence[tuple[Any, ...]]) -> list[Address]:
     # A scope (`%eth0`) makes an address of one link; it is none that a name on the internet leads to.
     unique = dict.fromkeys(str(item[4][0]).partition("%")[0] for item in found)
     return [ipaddress.ip_address(text) for text in unique]
@@ -141,12 +142,17 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         host = request.url.host
-        request.extensions = {**request.extensions, "sni_hostname": host}
         failure: Exception | None = None
         for address in await self._allowed(request.url):
-            request.url = request.url.copy_with(host=str(address))
+            pinned = httpx.Request(
+                request.method,
+                request.url.copy_with(host=str(address)),
+                headers=request.headers,
+                stream=request.stream,
+                extensions={**request.extensions, "sni_hostname": host},
+            )
             try:
-                return await self._inner.handle_async_request(request)
+                return await self._inner.handle_async_request(pinned)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
         raise failure or httpx.ConnectError(f"{host} has no address")

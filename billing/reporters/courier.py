@@ -85,18 +85,21 @@ class Courier:
 
     async def _run(self) -> None:
         running: dict[int, asyncio.Task[None]] = {}
+        failure: BaseException | None = None
         while True:
-            if not self._over:
+            if not self._over and failure is None:
                 # Others may have become due while somebody is slow.
                 for reporter in await self._in_thread(self._due):
                     if reporter.pk not in running:
                         running[reporter.pk] = asyncio.create_task(self._serve(reporter))
             if not running:
-                return
+                break
             done, _ = await asyncio.wait(running.values(), timeout=LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
             running = {pk: task for pk, task in running.items() if task not in done}
-            for task in done:
-                task.result()
+            failure = failure or next((task.exception() for task in done if task.exception()), None)
+        # Only now: what others had under way must be written down, or it would be sent again.
+        if failure is not None:
+            raise failure
 
     async def _serve(self, reporter: UsageReporter) -> None:
         """Round after round to one receiver, while something arrives."""

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import Self
 
 from billing.reporters.addresses import CheckedTransport, PrivateAddressError
 from billing.reporters.claims import Outcome
@@ -42,7 +43,7 @@ class Webhook:
             follow_redirects=False,
         )
 
-    async def __aenter__(self) -> Webhook:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
