@@ -36,6 +36,10 @@ class Waiters:
         """Whether anybody waits or has been woken."""
         return bool(self._queues) or bool(self._turns)
 
+    def windows(self) -> list[str]:
+        """Those that somebody waits for."""
+        return [window for window in self._queues if window != _ANY]
+
     def refused(self, window: str) -> None:
         """The present task found no room in `window`; if it waits now, it waits for that."""
         self._wanted[_present()] = window
