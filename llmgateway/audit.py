@@ -37,6 +37,7 @@ CONFIGURATION: dict[str, tuple[str, ...]] = {
     "billing.Budget": (),
     "billing.BudgetCredit": (),
     "billing.Price": (),
+    "billing.UsageReporter": ("encrypted_secret", "encrypted_headers"),
     "llmgateway.ApiKey": ("digest", "previous_digest"),
     "llmgateway.AuthSource": (),
     "llmgateway.GatewaySettings": (),

@@ -188,6 +188,7 @@ if not conf.redis_url:
         "store_processed": False,
     }
 
+DEFAULT_FROM_EMAIL = conf.email_from
 if conf.email_url:
     vars().update(environ.Env.email_url_config(conf.email_url))
 else:
