@@ -20,6 +20,7 @@ from llmgateway.pipeline.lean_connection import Connection
 from llmgateway.pipeline.lean_pool import ConnectionPool, Origin
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
+Headers = list[tuple[bytes, bytes]]
 Wire = tuple[RawHeaders, bytes]
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
@@ -53,6 +54,13 @@ class LeanBody(httpx.AsyncByteStream):
         self._connection = connection
         self._pool = pool
         self._is_cut = False
+
+    def take_whole(self) -> bytes | None:
+        """All of it, if it has arrived; the body is empty from then on. None: it must be read."""
+        if self._connection is not None or self._is_cut:
+            return None
+        data, self._data = self._data, b""
+        return data
 
     def __aiter__(self) -> LeanBody:
         return self
@@ -124,6 +132,28 @@ class _Route:
         self.host = (url.host_port_subcomponent or "").encode()
 
 
+class Endpoint:
+    """What is the same for every POST to a URL, as bytes that are ready to go out."""
+
+    __slots__ = ("connect_timeout_s", "end", "has_accept", "origin", "start")
+
+    def __init__(self, route: _Route, fixed: RawHeaders, kinds: _Kinds, *, connect_timeout_s: float | None) -> None:
+        self.origin = route.origin
+        self.connect_timeout_s = connect_timeout_s
+        host, lines = route.host, [b""]
+        self.has_accept = False
+        for name, value in fixed:
+            kind = kinds[name]
+            if kind == _HOST:
+                host = value
+            elif kind in (_PLAIN, _ACCEPT):
+                lines.append(name + b": " + value)
+                self.has_accept = self.has_accept or kind == _ACCEPT
+        self.start = b"POST %b HTTP/1.1\r\nHost: %b" % (route.target, host)
+        self.end = b"\r\n".join([*lines, b"Content-Length: "])
+        _check_breaks(self.start + self.end, 1 + len(lines))
+
+
 class LeanTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 over pooled connections. One per event loop; made anywhere, used and closed on it.
 
@@ -144,22 +174,71 @@ class LeanTransport(httpx.AsyncBaseTransport):
         wire: Wire | None = extensions.get("wire")
         headers, body = wire or (request.headers.raw, await request.aread())
         head, wants_close = self._head(request.method, route, headers, len(body))
+        connection = await self._exchange(
+            route.origin,
+            head,
+            body,
+            timeout_s=_connect_timeout(request),
+            is_head=request.method == "HEAD",
+            wants_close=wants_close,
+        )
+        return httpx.Response(
+            connection.status, headers=connection.headers, stream=self._body(connection), request=request
+        )
+
+    def endpoint(self, url: URL, fixed: RawHeaders, *, connect_timeout_s: float | None) -> Endpoint:
+        """Where `post` posts to; `fixed` are headers of every request, after those of the single one.
+
+        Raises:
+            httpx.UnsupportedProtocol, httpx.LocalProtocolError: the URL or a header cannot be sent.
+        """
+        return Endpoint(_Route(url, self._pool), fixed, self._kinds, connect_timeout_s=connect_timeout_s)
+
+    async def post(self, endpoint: Endpoint, headers: RawHeaders, body: bytes) -> tuple[int, Headers, LeanBody]:
+        """Status, headers and body of the answer, as soon as its head is there.
+
+        Raises:
+            httpx.TransportError: as `handle_async_request`.
+        """
+        lines, has_accept, kinds = [endpoint.start], endpoint.has_accept, self._kinds
+        for name, value in headers:
+            kind = kinds[name]
+            if not kind:
+                lines.append(name + b": " + value)
+            elif kind == _ACCEPT:
+                lines.append(name + b": " + value)
+                has_accept = True
+        if not has_accept:
+            lines.append(b"Accept: */*")
+        head = b"\r\n".join(lines)
+        _check_breaks(head, len(lines))
+        connection = await self._exchange(
+            endpoint.origin,
+            b"%b%b%d\r\n\r\n" % (head, endpoint.end, len(body)),
+            body,
+            timeout_s=endpoint.connect_timeout_s,
+            is_head=False,
+            wants_close=False,
+        )
+        return connection.status, connection.headers, self._body(connection)
+
+    async def _exchange(
+        self, origin: Origin, head: bytes, body: bytes, *, timeout_s: float | None, is_head: bool, wants_close: bool
+    ) -> Connection:
+        """A connection on which the head of the answer has arrived."""
         pool = self._pool
-        connection = pool.take_idle(route.origin)
+        connection = pool.take_idle(origin)
         if connection is None:
-            connection = await pool.acquire(route.origin, timeout_s=_connect_timeout(request))
+            connection = await pool.acquire(origin, timeout_s=timeout_s)
         was_sent.set(True)
-        is_head = request.method == "HEAD"
         try:
             await connection.exchange(head, body, is_head=is_head, wants_close=wants_close)
         except httpx.TransportError:
             if not connection.is_stale:
                 raise
-            connection = await pool.acquire(route.origin, timeout_s=_connect_timeout(request), must_be_new=True)
+            connection = await pool.acquire(origin, timeout_s=timeout_s, must_be_new=True)
             await connection.exchange(head, body, is_head=is_head, wants_close=wants_close)
-        return httpx.Response(
-            connection.status, headers=connection.headers, stream=self._body(connection), request=request
-        )
+        return connection
 
     def _body(self, connection: Connection) -> LeanBody:
         if not connection.is_complete:
@@ -183,10 +262,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
         if body_length or method in {"POST", "PUT", "PATCH"}:
             lines.append(b"Content-Length: %d" % body_length)
         head = b"\r\n".join(lines)
-        breaks = len(lines) - 1
-        # Every line break is ours, or somebody hides a header, or a request, in a value.
-        if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
-            raise httpx.LocalProtocolError("A header of the request contains a line break or a NUL")
+        _check_breaks(head, len(lines) - 1)
         return head + b"\r\n\r\n", wants_close
 
     def _lines(self, method: str, route: _Route, headers: RawHeaders) -> tuple[list[bytes], bool]:
@@ -215,6 +291,12 @@ class LeanTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         self._pool.close()
         await asyncio.sleep(0)  # The event loop closes sockets in its next turn.
+
+
+def _check_breaks(head: bytes, breaks: int) -> None:
+    """Every line break is ours, or somebody hides a header, or a request, in a value."""
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        raise httpx.LocalProtocolError("A header of the request contains a line break or a NUL")
 
 
 def _default_tls() -> ssl.SSLContext:

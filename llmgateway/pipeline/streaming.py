@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 
 import msgspec
@@ -20,6 +20,7 @@ from llmgateway.pipeline.upstream import (
     FailureCause,
     RawHeaders,
     Upstream,
+    UpstreamAnswer,
     UpstreamError,
     classified,
     headers_for_client,
@@ -82,8 +83,9 @@ class Failure:
 class Answer(msgspec.Struct, frozen=True):
     """An attempt whose first piece has arrived: from here on no other target can take over."""
 
-    response: httpx.Response
+    upstream: UpstreamAnswer
     headers: RawHeaders
+    """Of the provider, as clients get them."""
     body: bytes = b""
     """All of it, unless it is a stream."""
     first: bytes = b""
@@ -96,16 +98,16 @@ async def obtain(call: Call, deployment: Deployment, upstream: Upstream) -> Answ
     """Call `deployment` and read up to the first piece of its answer."""
     body, strip_usage = _body_for(call, deployment)
     try:
-        response = await upstream.send(deployment, call.request.operation, body=body, headers=call.request.headers)
+        answer = await upstream.send(deployment, call.request.operation, body=body, headers=call.request.headers)
     except UpstreamError as error:
         return Failure(error.cause, deployment, detail=str(error))
     try:
-        return await _first_piece(call, deployment, response, strip_usage=strip_usage)
+        return await _first_piece(call, deployment, answer, strip_usage=strip_usage)
     except httpx.TransportError as error:
-        await response.aclose()
+        await answer.stream.aclose()
         return Failure(classified(error).cause, deployment, detail=str(error))
     except BaseException:
-        await response.aclose()
+        await answer.stream.aclose()
         raise
 
 
@@ -122,31 +124,34 @@ def _body_for(call: Call, deployment: Deployment) -> tuple[bytes, bool]:
 
 
 async def _first_piece(
-    call: Call, deployment: Deployment, response: httpx.Response, *, strip_usage: bool
+    call: Call, deployment: Deployment, answer: UpstreamAnswer, *, strip_usage: bool
 ) -> Answer | Failure:
-    call.progress.upstream_status = response.status_code
-    headers = headers_for_client(response)
-    stream = response.stream
-    if not isinstance(stream, httpx.AsyncByteStream):
-        raise TypeError("upstream transports answer with asynchronous streams")
-    pieces = aiter(stream)
-    if response.status_code < 400 and _is_event_stream(headers):
+    status = call.progress.upstream_status = answer.status
+    headers = headers_for_client(answer.headers)
+    if status < 400 and _is_event_stream(headers):
+        pieces = aiter(_pieces(answer))
         first = await anext(pieces, b"")
         if not first:
-            await response.aclose()
+            await answer.stream.aclose()
             return Failure(FailureCause.BROKEN, deployment, detail="the stream ended before it began")
         call.progress.first_chunk = call.now()
-        return Answer(response, headers, first=first, rest=pieces, strip_usage=strip_usage)
-    if 300 <= response.status_code < 400:
-        await stream.aclose()
-        return Failure(FailureCause.REDIRECT, deployment, response.status_code, detail="it redirects")
-    body = b"".join([piece async for piece in pieces])
-    await stream.aclose()
-    if response.status_code < 400:
+        return Answer(answer, headers, first=first, rest=pieces, strip_usage=strip_usage)
+    if 300 <= status < 400:
+        await answer.stream.aclose()
+        return Failure(FailureCause.REDIRECT, deployment, status, detail="it redirects")
+    body = answer.whole
+    if body is None:
+        body = b"".join([piece async for piece in answer.stream])
+        await answer.stream.aclose()
+    if status < 400:
         call.progress.first_chunk = call.now()
-        return Answer(response, headers, body=body)
-    kind = deployment.adapter.error_kind(response.status_code, _as_object(body))
-    return Failure(FailureCause.STATUS, deployment, response.status_code, kind, body, headers)
+        return Answer(answer, headers, body=body)
+    kind = deployment.adapter.error_kind(status, _as_object(body))
+    return Failure(FailureCause.STATUS, deployment, status, kind, body, headers)
+
+
+def _pieces(answer: UpstreamAnswer) -> AsyncIterable[bytes]:
+    return answer.stream if answer.whole is None else httpx.ByteStream(answer.whole)
 
 
 def _is_event_stream(headers: RawHeaders) -> bool:
@@ -176,7 +181,7 @@ async def deliver(call: Call, client: Client, answer: Answer) -> None:
 
 async def _deliver_body(call: Call, client: Client, answer: Answer) -> None:
     raw, response_model = json_usage(answer.body)
-    status = answer.response.status_code
+    status = answer.upstream.status
     call.progress.http_status = status
     call.meter(raw, output_estimate=_estimate_output(call, len(answer.body)), response_model=response_model)
     call.settle("completed")
@@ -202,8 +207,8 @@ async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: Asyn
     exchange = call.exchange
     exchange.output_tokens = lambda: scanner.output_chunks
     try:
-        call.progress.http_status = answer.response.status_code
-        await client.start(answer.response.status_code, (*answer.headers, *STREAM_HEADERS, *gateway_headers(call)))
+        status = call.progress.http_status = answer.upstream.status
+        await client.start(status, (*answer.headers, *STREAM_HEADERS, *gateway_headers(call)))
         error_type = await _relay(call, client, scanner, answer.first, rest)
         _settle_stream(call, scanner, error_type)
         await client.send(scanner.finish(), more=False)
@@ -211,7 +216,7 @@ async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: Asyn
         _meter_stream(call, scanner)
         raise
     finally:
-        await answer.response.aclose()
+        await answer.upstream.stream.aclose()
 
 
 async def _relay(call: Call, client: Client, scanner: UsageScanner, first: bytes, rest: AsyncIterator[bytes]) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.departure import was_sent
+from llmgateway.pipeline.lean_transport import MAX_REMEMBERED, Endpoint, LeanTransport
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.transport import client_timeout
 from providers.adapters.types import Operation
@@ -52,10 +54,23 @@ class UpstreamError(Exception):
         self.cause = cause
 
 
+class UpstreamAnswer(msgspec.Struct, frozen=True):
+    """An answer whose headers are there. Whoever gets it reads or closes `stream`."""
+
+    status: int
+    headers: RawHeaders
+    """As they came."""
+    stream: httpx.AsyncByteStream
+    whole: bytes | None = None
+    """The body, if all of it is there already; there is nothing to read or close then."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Route:
     """What is the same for every call of an operation at a deployment."""
 
+    endpoint: Endpoint | None
+    """For the lean transport; None: it is another."""
     url: httpx.URL
     prepared_url: URL
     headers: tuple[tuple[bytes, bytes], ...]
@@ -67,18 +82,29 @@ class Upstream:
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
+        self._lean = transport if isinstance(transport, LeanTransport) else None
         self._routes: dict[tuple[int, Operation], tuple[Deployment, _Route]] = {}
 
     async def send(
         self, deployment: Deployment, operation: Operation, *, body: bytes, headers: RawHeaders
-    ) -> httpx.Response:
-        """The answer as soon as its headers are there; the caller reads and closes it.
+    ) -> UpstreamAnswer:
+        """The answer as soon as its headers are there.
 
         Raises:
             UpstreamError: not connected, or broken off before the headers.
         """
-        route = self._route(deployment, operation)
         was_sent.set(False)
+        try:
+            route = self._route(deployment, operation)
+            if self._lean is not None and route.endpoint is not None:
+                status, raw_headers, stream = await self._lean.post(route.endpoint, headers, body)
+                return UpstreamAnswer(status, raw_headers, stream, stream.take_whole())
+            return await self._send(route, body, headers)
+        except httpx.TransportError as error:
+            raise classified(error) from error
+
+    async def _send(self, route: _Route, body: bytes, headers: RawHeaders) -> UpstreamAnswer:
+        """Through any httpx transport."""
         sent = [*headers, *route.headers]
         request = httpx.Request(
             "POST",
@@ -92,20 +118,23 @@ class Upstream:
                 "wire": (sent, body),
             },
         )
-        try:
-            return await self._transport.handle_async_request(request)
-        except httpx.TransportError as error:
-            raise classified(error) from error
+        response = await self._transport.handle_async_request(request)
+        if not isinstance(response.stream, httpx.AsyncByteStream):
+            raise TypeError("upstream transports answer with asynchronous streams")
+        return UpstreamAnswer(response.status_code, response.headers.raw, response.stream)
 
     def _route(self, deployment: Deployment, operation: Operation) -> _Route:
         cached = self._routes.get((deployment.id, operation))
         if cached is not None and cached[0] is deployment:
             return cached[1]
         url = deployment.base_url + deployment.adapter.path(operation, deployment.model)
+        headers = ((b"content-type", b"application/json"), (b"accept-encoding", b"identity"), *deployment.headers)
+        connect_s = deployment.timeouts.connect_s
         route = _Route(
+            endpoint=self._lean.endpoint(URL(url), headers, connect_timeout_s=connect_s) if self._lean else None,
             url=httpx.URL(url),
             prepared_url=URL(url),
-            headers=((b"content-type", b"application/json"), (b"accept-encoding", b"identity"), *deployment.headers),
+            headers=headers,
             timeout=client_timeout(deployment.timeouts.connect_s),
         )
         self._routes[deployment.id, operation] = (deployment, route)
@@ -129,14 +158,25 @@ def classified(error: httpx.TransportError) -> UpstreamError:
     return UpstreamError(FailureCause.BROKEN, str(error))
 
 
-def headers_for_client(response: httpx.Response) -> list[tuple[bytes, bytes]]:
-    """The provider's headers without hop-by-hop ones; names that the gateway speaks itself come as `x-upstream-…`."""
-    kept: list[tuple[bytes, bytes]] = []
-    for raw_name, value in response.headers.raw:
-        name = raw_name.lower()
+class _ClientNames(dict[bytes, bytes | None]):
+    """What clients get a provider's header as; None: not at all. Names are examined once."""
+
+    def __missing__(self, raw_name: bytes) -> bytes | None:
+        name: bytes | None = raw_name.lower()
+        assert name is not None
         if name in _NOT_FOR_CLIENTS or name.startswith(b"access-control-"):
-            continue
-        if name.startswith(_RENAMED_PREFIXES):
+            name = None
+        elif name.startswith(_RENAMED_PREFIXES):
             name = b"x-upstream-" + name.removeprefix(b"x-")
-        kept.append((name, value))
-    return kept
+        if len(self) < MAX_REMEMBERED:
+            self[raw_name] = name
+        return name
+
+
+_client_names = _ClientNames()
+
+
+def headers_for_client(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """The provider's headers without hop-by-hop ones; names that the gateway speaks itself come as `x-upstream-…`."""
+    names = _client_names
+    return [(name, value) for raw_name, value in headers if (name := names[raw_name]) is not None]

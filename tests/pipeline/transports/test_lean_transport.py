@@ -13,6 +13,7 @@ import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.lean_pool import ConnectionPool
@@ -32,6 +33,72 @@ from tests.pipeline.transports.scripted import OK, Peer, Script, answering, answ
 
 class TestLeanTransport(TransportContract):
     make_transport = LeanTransport
+
+
+class PostingTransport(LeanTransport):
+    """Answers POST requests by the hot path's own door."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method != "POST" or "wire" not in request.extensions:
+            return await super().handle_async_request(request)
+        sent, body = request.extensions["wire"]
+        endpoint = self.endpoint(
+            URL(str(request.url), encoded=True), sent, connect_timeout_s=request.extensions["client_timeout"].connect
+        )
+        status, headers, stream = await self.post(endpoint, [], body)
+        return httpx.Response(status, headers=headers, stream=stream, request=request)
+
+
+class TestPosting(TransportContract):
+    make_transport = PostingTransport
+
+
+async def test_a_post_sends_the_single_requests_headers_and_those_of_all(lean: LeanTransport) -> None:
+    seen = []
+
+    async def script(peer: Peer) -> None:
+        for _ in range(2):
+            seen.append((await peer.request())[0])
+            await peer.send(OK)
+
+    async with upstream(script) as server:
+        endpoint = lean.endpoint(URL(server.url), [(b"authorization", b"Bearer x")], connect_timeout_s=2)
+        await lean.post(endpoint, [(b"accept", b"a/b"), (b"x-one", b"1"), (b"connection", b"close")], b"{}")
+        status, _, stream = await lean.post(endpoint, [], b"")
+
+    assert (status, stream.take_whole()) == (200, b"{}")
+    where = b"POST /v1/chat/completions?x=1 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % server.port
+    assert seen == [
+        where + b"accept: a/b\r\nx-one: 1\r\nauthorization: Bearer x\r\nContent-Length: 2\r\n\r\n",
+        where + b"Accept: */*\r\nauthorization: Bearer x\r\nContent-Length: 0\r\n\r\n",
+    ]
+
+
+@pytest.mark.parametrize("value", [b"a\r\nx-evil: 1", b"a\nb", b"a\rb", b"a\0b"])
+async def test_no_value_of_a_post_makes_another_header(lean: LeanTransport, value: bytes) -> None:
+    endpoint = lean.endpoint(URL("http://127.0.0.1:9/"), [], connect_timeout_s=2)
+
+    with pytest.raises(httpx.LocalProtocolError, match="line break"):
+        await lean.post(endpoint, [(b"x-name", value)], b"")
+    with pytest.raises(httpx.LocalProtocolError, match="line break"):
+        lean.endpoint(URL("http://127.0.0.1:9/"), [(b"x-name", value)], connect_timeout_s=2)
+    assert open_places(lean) == (0, 0)
+
+
+async def test_the_headers_of_an_endpoint_may_name_host_and_accept(lean: LeanTransport) -> None:
+    seen = []
+
+    async def script(peer: Peer) -> None:
+        seen.append((await peer.request())[0])
+        await peer.send(OK)
+
+    async with upstream(script) as server:
+        fixed = [(b"Host", b"other.test"), (b"accept", b"a/b"), (b"content-length", b"99"), (b"connection", b"close")]
+        await lean.post(lean.endpoint(URL(server.url), fixed, connect_timeout_s=2), [], b"{}")
+
+    assert seen == [
+        b"POST /v1/chat/completions?x=1 HTTP/1.1\r\nHost: other.test\r\naccept: a/b\r\nContent-Length: 2\r\n\r\n"
+    ]
 
 
 @pytest.fixture
