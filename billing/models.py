@@ -434,6 +434,22 @@ class TeamHour(models.Model):
         return f"{self.hour:%Y-%m-%d %H}h team {self.team_id}"
 
 
+class Reconciliation(models.Model):
+    """What one comparison of rollups with the ledger found. The newest says whether they agree."""
+
+    finished_at = models.DateTimeField()
+    since = models.DateTimeField(help_text="The first hour that was compared.")
+    hours = models.PositiveIntegerField(help_text="Hours that were compared.")
+    drifted = models.PositiveIntegerField(help_text="Rows of sums that differ from the ledger and were not repaired.")
+    repaired = models.PositiveIntegerField(help_text="Rows of sums that differed and were repaired.")
+
+    class Meta:
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.finished_at:%Y-%m-%d %H:%M}: {self.drifted} drifted, {self.repaired} repaired"
+
+
 class JournalOffset(models.Model):
     """How far a worker's journal has been moved into the ledger. Compare-and-set of `offset` makes it exactly once."""
 
@@ -454,6 +470,7 @@ __all__ = [
     "Delivery",
     "JournalOffset",
     "Price",
+    "Reconciliation",
     "ReporterState",
     "TeamHour",
     "UsageRecord",

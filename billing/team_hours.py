@@ -21,8 +21,8 @@ SUMS = ("requests", "input_tokens", "output_tokens", "cost_pico_usd", "estimated
 Models = dict[str, dict[str, list[int]]]
 """Model, then status, then `SUMS`."""
 
-RollupKey = tuple[int, int, str, str, str, str, str, str]
-"""Hour in seconds since the epoch, team, key, alias, provider, deployment, model, status."""
+RollupKey = tuple[int, int, str, str, str, str, str, str, str]
+"""Hour in seconds since the epoch, team, key, alias, provider, deployment, model, status, refusal's code."""
 
 
 class RollupSum(Protocol):
@@ -63,7 +63,7 @@ def _merged(one: Histogram, other: Histogram) -> Histogram:
 def add_team_hours(connection: BaseDatabaseWrapper, added: Mapping[RollupKey, RollupSum]) -> None:
     """Adds to the stored rows what is added to the rollups. Must run inside that transaction."""
     total: dict[tuple[int, int], TeamHourSum] = {}
-    for (hour, team_id, *_, model, status), one in added.items():
+    for (hour, team_id, *_, model, status, _code), one in added.items():
         total.setdefault((hour, team_id), TeamHourSum()).add(model, status, one)
     for hour, team_id in sorted(total):
         _add(connection, hour, team_id, total[hour, team_id])
