@@ -42,19 +42,21 @@ def limit_headers(reservation: Reservation) -> ErrorHeaders:
 
 
 def _request_headers(headroom: Headroom) -> ErrorHeaders:
-    return (
+    told = (
         (b"x-ratelimit-limit-requests", b"%d" % headroom.limit),
         (b"x-ratelimit-remaining-requests", b"%d" % headroom.remaining),
-        (b"x-ratelimit-reset-requests", b"%.3fs" % headroom.reset_s),
     )
+    if headroom.reset_s == math.inf:  # A total never resets.
+        return told
+    return (*told, (b"x-ratelimit-reset-requests", b"%.3fs" % headroom.reset_s))
 
 
 def _token_headers(headroom: Headroom) -> ErrorHeaders:
-    return (
+    told = (
         (b"x-ratelimit-limit-tokens", b"%d" % headroom.limit),
         (b"x-ratelimit-remaining-tokens", b"%d" % headroom.remaining),
-        (b"x-ratelimit-reset-tokens", b"%.3fs" % headroom.reset_s),
     )
+    return told if headroom.reset_s == math.inf else (*told, (b"x-ratelimit-reset-tokens", b"%.3fs" % headroom.reset_s))
 
 
 def _limited(refusal: LimitRefusal, rules: Rules, demand: Tokens, settings: AdmissionRules) -> GatewayError:

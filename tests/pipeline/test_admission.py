@@ -220,6 +220,8 @@ async def test_a_token_quota_that_is_used_up_is_a_402() -> None:
     asked = [await house.chat() for _ in range(6)]
     refused = asked[-1]
 
+    assert asked[0].headers["x-ratelimit-remaining-tokens"] == "59"
+    assert "x-ratelimit-reset-tokens" not in asked[0].headers, "a total never resets"
     assert (refused.status_code, refused.json()["error"]["code"]) == (402, "insufficient_quota")
     assert refused.headers["x-ratelimit-name"] == quota.name
 
