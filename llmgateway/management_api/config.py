@@ -49,5 +49,8 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "llmgateway.management_api.schema.add_errors",
     ],
-    "ENUM_NAME_OVERRIDES": {},
+    "ENUM_NAME_OVERRIDES": {
+        "LimitEach": "llmgateway.models.RateLimit.Each",
+        "BudgetEach": "billing.models.Budget.Each",
+    },
 }

@@ -53,10 +53,13 @@ def _as_api_error(error: Exception) -> Exception:
 
 
 def _fields_of(error: ValidationError) -> Fields:
+    """By the names of the API: what columns have as pico-dollars is written as dollars here."""
     if not hasattr(error, "error_dict"):
         return {api_settings.NON_FIELD_ERRORS_KEY: list(error.messages)}
     return {
-        api_settings.NON_FIELD_ERRORS_KEY if name == NON_FIELD_ERRORS else name: list(messages)
+        api_settings.NON_FIELD_ERRORS_KEY if name == NON_FIELD_ERRORS else name.replace("_pico_usd", "_usd"): list(
+            messages
+        )
         for name, messages in error.message_dict.items()
     }
 

@@ -9,7 +9,16 @@ from django.db.models import Model, QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from billing.money import MoneyError, pico_from_usd, pico_per_token, plain, usd, usd_per_million
+from billing.money import (
+    MAX_LIMIT_USD,
+    PICO_PER_USD,
+    MoneyError,
+    pico_from_usd,
+    pico_per_token,
+    plain,
+    usd,
+    usd_per_million,
+)
 from llmgateway.management_api.principals import Reach, principal_of
 from llmgateway.models import Team
 
@@ -46,6 +55,14 @@ _DECIMAL = {"type": "string", "format": "decimal", "example": "12.5"}
 @extend_schema_field(_DECIMAL)
 class UsdField(_Amount):
     """Dollars, at most 12 decimals."""
+
+    def read(self, amount: str) -> int:
+        pico = pico_from_usd(amount)
+        if pico < 0:
+            raise MoneyError(f"{amount} is negative")
+        if pico > MAX_LIMIT_USD * PICO_PER_USD:
+            raise MoneyError(f"The largest amount is {MAX_LIMIT_USD:,} USD.")
+        return pico
 
 
 @extend_schema_field({**_DECIMAL, "example": "0.15"})

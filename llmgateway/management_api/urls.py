@@ -6,7 +6,9 @@ from django.urls import include, path, re_path
 from rest_framework.routers import SimpleRouter
 
 from llmgateway.management_api.aliases import ModelViewSet
+from llmgateway.management_api.budgets import BudgetViewSet
 from llmgateway.management_api.keys import KeyViewSet
+from llmgateway.management_api.limits import LimitViewSet
 from llmgateway.management_api.pages import DocsView, NotFoundView, SchemaView
 from llmgateway.management_api.prices import PriceViewSet
 from llmgateway.management_api.teams import TeamViewSet
@@ -15,6 +17,8 @@ from llmgateway.management_api.usage import UsageViewSet
 router = SimpleRouter(trailing_slash=False)
 router.register("keys", KeyViewSet, "management-key")
 router.register("teams", TeamViewSet, "management-team")
+router.register("limits", LimitViewSet, "management-limit")
+router.register("budgets", BudgetViewSet, "management-budget")
 router.register("prices", PriceViewSet, "management-price")
 router.register("usage", UsageViewSet, "management-usage")
 router.register("models", ModelViewSet, "management-model")

@@ -56,7 +56,7 @@ def test_a_token_works_after_the_pepper_was_rotated(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("scopes", "message"),
-    [([], "Choose at least one scope"), (["keys:read", "keys:eat"], "keys:eat is no scope")],
+    [([], "cannot be blank"), (["keys:read", "keys:eat"], "keys:eat is no scope")],
 )
 def test_scopes_are_checked(scopes: list[str], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
