@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -88,6 +89,9 @@ class Journal:
         self._open: dict[str, Segment] = {}
         self._unwritten: dict[str, bytes] = {}
         self._backlog = 0
+        self._seen = (START, time.monotonic())
+        """An end of the journal and when it was there: what lies beyond was written later."""
+        self._undrained_since = self._seen[1]
         self._segments: dict[int, Segment] = {}
         self._retired: list[Segment] = []
         self._segment = self._new_segment(START.segment, previous=0, previous_end=0)
@@ -152,6 +156,11 @@ class Journal:
         return self._backlog
 
     @property
+    def undrained_s(self) -> float:
+        """How long the oldest record that is not in the database waits at most."""
+        return time.monotonic() - self._undrained_since if self._backlog else 0.0
+
+    @property
     def unwritten_closes(self) -> int:
         """Answers whose ledger row waits in memory because the disk refuses it. More than 0 is an alarm."""
         return len(self._unwritten)
@@ -171,6 +180,9 @@ class Journal:
         """Everything before `position` is in the database, durably. Segments that nothing needs any more are deleted."""
         with self._lock:
             self.drained = position
+            if position >= self._seen[0]:
+                self._undrained_since = self._seen[1]
+                self._seen = (Position(self._segment.number, self._segment.end), time.monotonic())
             self._backlog = sum(self._undrained_bytes(segment, position) for segment in self._segments.values())
             for number in sorted(self._segments):
                 segment = self._segments[number]

@@ -7,26 +7,26 @@ whoever loses rolls back and reads it again. Only after that commit, which is du
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connections, transaction
+from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from billing.adoption import adopt_orphans
 from billing.journal import Journal
-from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, from_json, to_json, walk
+from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, from_json, walk
 from billing.models import JournalOffset
 from billing.partitions import ensure_partitions
+from billing.rejected import UNUSABLE, set_aside
 from billing.reporters.outbox import Outbox
 from billing.rollups import add_rollups, sums
-from billing.usage_rows import UnusableRecordError, decoded, insert
+from billing.standing import Tally, used
+from billing.usage_rows import decoded, insert
 from llmgateway.pipeline.protocols import Record
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,6 @@ LONGEST_BACKOFF_S = 5.0
 
 OnCommit = Callable[[list[Record]], None]
 """Told the completed rows of each batch after its commit, in the draining thread."""
-
-UNUSABLE = (UnusableRecordError, DataError, IntegrityError, OverflowError)
-"""Errors of a record's content: trying again will not help. Any other error stops the drain, and nothing is lost."""
 
 
 class OffsetMovedError(Exception):
@@ -58,6 +55,8 @@ class Batch:
     closes: list[bytes] = field(default_factory=list)
     """Payloads of `close` records."""
     refused: list[Record] = field(default_factory=list)
+    taken: int = 0
+    """Records that mean work for the database."""
 
     @property
     def empty(self) -> bool:
@@ -68,16 +67,15 @@ def read_batch(
     folder: Path, start: Position, until: Position | None, *, most: int = BATCH_ROWS, live: bool = False
 ) -> Batch:
     batch = Batch(start, start)
-    taken = 0
     segment, offset = start
     for kind, payload, segment, offset in walk(folder, start, until, live=live):  # noqa: B007  # The last ones count.
         if kind == CLOSE:
             batch.closes.append(payload)
-            taken += 1
+            batch.taken += 1
         elif kind == REFUSED:
             batch.refused += from_json(payload)
-            taken += 1
-        if taken >= most:
+            batch.taken += 1
+        if batch.taken >= most:
             break
     batch.end = Position(segment, offset)
     return batch
@@ -97,6 +95,8 @@ class JournalDrain:
         self._outbox = Outbox(using)
         self._position: Position | None = None
         self._most = BATCH_ROWS
+        self.lags = False
+        """The last batch was full or has to be tried again, so there is surely more to move."""
         self._days: set[date] = set()
         self._quiet_since = time.monotonic()
 
@@ -142,6 +142,7 @@ class JournalDrain:
 
     def _commit(self, batch: Batch) -> None:
         self._forget_position()
+        self.lags = True
         try:
             rows = self._store(batch)
         except OffsetMovedError:
@@ -153,6 +154,7 @@ class JournalDrain:
                 return
             self._set_aside(batch, error)
             rows = self._store(Batch(batch.start, batch.end))
+        self.lags = batch.taken >= self._most
         self._most = min(BATCH_ROWS, self._most * 2)
         self._quiet_since = time.monotonic()
         self._position = batch.end
@@ -202,14 +204,14 @@ class JournalDrain:
 
     def _set_aside(self, batch: Batch, error: Exception) -> None:
         """Keeps a record that the database refuses for what it says, so that it stops nobody else's."""
-        file = self.folder.parent / "rejected.jsonl"
         closes = [from_json(payload) for payload in batch.closes]
         content = {"journal": self.folder.name, "error": str(error), "close": closes, "refused": batch.refused}
-        with file.open("ab") as out:
-            out.write(to_json(content) + b"\n")
-            out.flush()
-            os.fsync(out.fileno())
-        log.critical("A usage record cannot be stored and was put into %s: %s", file, error)
+        file = set_aside(self.folder.parent, content)
+        log.critical(
+            "A usage record cannot be stored and was put into %s; mend the cause and run `./gateway replay-rejected`: %s",
+            file,
+            error,
+        )
 
     def _forget_position(self) -> None:
         """A commit whose answer was lost may have happened: until one succeeds, only the database knows the offset."""
@@ -235,6 +237,8 @@ def _make_durable(connection: BaseDatabaseWrapper) -> None:
     if connection.vendor == "sqlite" and not connection.in_atomic_block:
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA synchronous=FULL")
+            # It writes at the ends of tables and reads little: a large cache would only be memory.
+            cursor.execute("PRAGMA cache_size=-4000")
 
 
 def drain_orphans(root: Path, *, on_commit: OnCommit | None = None, using: str = "default") -> int:
@@ -324,7 +328,8 @@ class Drain:
             if last:
                 self._drain.drain()
             else:
-                while self._drain.step() and not self._stop.is_set():
+                # What came meanwhile waits for the next round: many small commits would cost more than all the rest.
+                while self._drain.step() and self._drain.lags and not self._stop.is_set():
                     self._announce()
                 self._adopt()
         except (DatabaseError, InterfaceError) as error:
@@ -359,32 +364,11 @@ class Drain:
 
 
 def settled_windows(windows: Sequence[tuple[str, str, float]], *, using: str = "default") -> list[int]:
-    """What requests that started in each window cost, in pico-dollars, exactly.
+    """What requests that were admitted in each window cost, in pico-dollars, exactly.
 
     A window is its scope (`key`, `team` or `global`), the row id of the key or team, and its start in seconds since
     the epoch. Only what is in the database counts; drain first where the journal matters.
     """
-    return [_settled(scope, scope_id, start, using) for scope, scope_id, start in windows]
-
-
-# In two parts, for a sum over all time may exceed the 64 bits that SQLite adds in.
-_SUM_OF_COSTS = (
-    "SELECT COALESCE(SUM(cost_pico_usd / 1000000000), 0), COALESCE(SUM(cost_pico_usd %% 1000000000), 0) "
-    "FROM billing_usagerecord"
-)
-
-
-def _settled(scope: str, scope_id: str, start: float, using: str) -> int:
-    connection = connections[using]
-    conditions = ["started_at >= %s"]
-    parameters: list[Any] = [connection.ops.adapt_datetimefield_value(datetime.fromtimestamp(start, UTC))]
-    if scope == "key":
-        conditions, parameters = ["key_id = %s", *conditions], [scope_id, *parameters]
-    elif scope == "team":
-        conditions, parameters = ["team_id = %s", *conditions], [int(scope_id), *parameters]
-    elif scope != "global":
-        raise ValueError(f"{scope!r} is not a scope; choose key, team or global")
-    with connection.cursor() as cursor:
-        cursor.execute(f"{_SUM_OF_COSTS} WHERE {' AND '.join(conditions)}", parameters)
-        whole, rest = cursor.fetchone()
-    return int(whole) * 1_000_000_000 + int(rest)
+    columns = {"key": "key_id", "team": "team_id", "global": ""}
+    tallies = [Tally(start, columns[scope], scope_id) for scope, scope_id, start in windows]
+    return [found[""].cost_pico_usd for found in used(tallies, using=using)]

@@ -145,6 +145,7 @@ COMMANDS = {
         Command("backup", "save database, secrets and journals in one file, beside a running gateway", _function("backups", "backup_command"), _KEEP),
         Command("restore", "put a backup back into a data folder", _function("backups", "restore_command"), _KEEP),
         Command("rotate-secrets", "make new secrets; what the old ones protect keeps working", _management("rotate_secrets"), _KEEP),
+        Command("replay-rejected", "store usage records that the database once refused", _management("replay_rejected"), _KEEP),
         Command("shell", "open a Python shell with the models imported", _management("shell"), _KEEP),
         Command("build", "collect the static files without starting, as for an image", _management("collectstatic", first=["--noinput"], prepared=False), _DEVELOP),
         Command("test", "run the tests; what follows goes to pytest", _function("development", "test"), _DEVELOP),

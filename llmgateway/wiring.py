@@ -149,6 +149,7 @@ class Runtime:
             "database": "ok" if self.follower.healthy else "unreachable",
             "ledger": "ok" if self.drain.healthy and not self.journal.unwritten_closes else "behind",
             "journal_backlog_bytes": self.journal.backlog_bytes,
+            "journal_undrained_s": round(self.journal.undrained_s, 1),
             "requests_in_flight": len(self.gateway.exchanges),
             "config_revision": self.gateway.snapshot.revision,
             "config_problems": len(self.gateway.snapshot.problems),

@@ -84,7 +84,7 @@ class FakeStatus:
     version = "1.2.3"
 
     def facts(self) -> dict[str, Any]:
-        return {"database": "ok", "ledger": "ok", "journal_backlog_bytes": 0, "config_revision": 1}
+        return {"database": "ok", "ledger": "ok", "journal_backlog_bytes": 0, "journal_undrained_s": 0.0, "config_revision": 1}
 
 
 class LogLines:

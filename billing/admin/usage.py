@@ -17,6 +17,7 @@ from unfold.decorators import display
 
 from billing.models import TOKEN_BUCKETS, UsageRecord
 from billing.money import format_usd
+from billing.reviews import mark_reviewed
 from llmgateway.admin_base import CappedPaginator, GatewayAdmin, badge
 from llmgateway.models import ApiKey, Team
 
@@ -74,6 +75,17 @@ class StatusFilter(admin.SimpleListFilter):
         return newest(queryset).filter(status=self.value()) if self.value() else queryset
 
 
+class ReviewFilter(admin.SimpleListFilter):
+    title = "review"
+    parameter_name = "review"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("needed", "Needs review")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
+        return queryset.filter(needs_review=True) if self.value() == "needed" else queryset
+
+
 def newest(rows: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
     """Those of `rows` that began no earlier than the 20,000th newest. An index finds where that is."""
     times = rows.order_by("-started_at").values_list("started_at", flat=True)
@@ -102,7 +114,7 @@ class UsageRecordAdmin(GatewayAdmin):
         "duration",
     )
     list_display_links = ("started_at",)
-    list_filter = (PeriodFilter, KeyFilter, TeamFilter, StatusFilter)
+    list_filter = (PeriodFilter, KeyFilter, TeamFilter, StatusFilter, ReviewFilter)
     search_fields = ("id",)
     search_help_text = (
         "A whole request id or key name; or, among the newest 20,000 requests, an end user or a client's request id. "
@@ -112,13 +124,14 @@ class UsageRecordAdmin(GatewayAdmin):
     ordering = ("-started_at", "-id")
     # Sorting by anything else would read the whole table.
     sortable_by = ()
-    actions = None
+    actions = ("mark_as_reviewed",)
     fieldsets = (
         (None, {"fields": ("id", "started_at", "outcome", "http_status", "error_type", "operation", "stream")}),
         ("Who", {"fields": ("key_name", "team_name", "end_user", "client_request_id", "client_ip")}),
         ("What", {"fields": ("alias", "provider", "deployment", "model", "response_model")}),
         ("Tokens", {"fields": (*TOKEN_BUCKETS, "usage_source")}),
-        ("Money", {"fields": ("cost", "held", "price_id", "priced")}),
+        ("Money", {"fields": ("cost", "held", "over_hold", "price_id", "priced")}),
+        ("Review", {"fields": ("needs_review", "reserved", "reviewed_at", "reviewed_by")}),
         ("Time", {"fields": ("duration", "first_token", "overhead")}),
         ("As recorded", {"fields": ("attempt_list", "raw_usage")}),
     )
@@ -152,6 +165,17 @@ class UsageRecordAdmin(GatewayAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    def has_review_permission(self, request: HttpRequest) -> bool:
+        """Rows are written by the drain alone, so nobody may change them; to review one takes the same right."""
+        return bool(request.user.has_perm("billing.change_usagerecord"))
+
+    @admin.action(description="Mark as reviewed", permissions=["review"])
+    def mark_as_reviewed(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> None:
+        # Filters and the order may be ones that no update can carry.
+        chosen = UsageRecord.objects.filter(pk__in=list(queryset.values_list("pk", flat=True)))
+        reviewed = mark_reviewed(chosen, by=request.user.get_username())
+        self.message_user(request, f"{reviewed} reviewed. From now on strict budgets are charged what they cost.")
+
     def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
         # The drain writes these rows, people do not: there are no changes to show.
         return {"show_history": False}
@@ -174,6 +198,10 @@ class UsageRecordAdmin(GatewayAdmin):
     @display(description="Held")  # type: ignore[untyped-decorator]
     def held(self, record: UsageRecord) -> str:
         return format_usd(record.held_pico_usd)
+
+    @display(description="Reserved until reviewed")  # type: ignore[untyped-decorator]
+    def reserved(self, record: UsageRecord) -> str:
+        return format_usd(record.reserved_pico_usd)
 
     @display(description="Duration")  # type: ignore[untyped-decorator]
     def duration(self, record: UsageRecord) -> str:

@@ -155,6 +155,11 @@ class _Figures:
                 "Usage that is not in the database yet.",
                 facts["journal_backlog_bytes"],
             ),
+            (
+                "llmgateway_journal_undrained_seconds",
+                "How long the oldest usage that is not in the database yet has waited, at most.",
+                facts["journal_undrained_s"],
+            ),
             ("llmgateway_config_revision", "Revision of the configuration in use.", facts["config_revision"]),
         ):
             yield GaugeMetricFamily(name, text, value=value)
