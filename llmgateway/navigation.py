@@ -73,6 +73,8 @@ NAVIGATION: list[dict[str, Any]] = [
         "items": [
             _list("Prices", "sell", "billing_price"),
             _list("Budgets", "savings", "billing_budget"),
+            _list("Budget alerts", "notifications", "billing_alert"),
+            _list("Usage reporters", "webhook", "billing_usagereporter"),
         ],
     },
     {
@@ -80,6 +82,7 @@ NAVIGATION: list[dict[str, Any]] = [
         "separator": True,
         "items": [
             _list("Requests", "receipt_long", "billing_usagerecord"),
+            _list("Deliveries", "outbox", "billing_delivery"),
             _list("Changes", "history", "auditlog_logentry"),
             _list("Log-in attempts", "login", "axes_accessattempt"),
         ],

@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import display
 
+from billing.admin.alerts import ReachedDisplay
 from billing.admin.spending import Spending, spending
 from billing.models import Budget
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd, pico_from_usd, plain, usd
@@ -86,7 +87,7 @@ class TeamBudgetInline(BudgetInline):
 
 
 @admin.register(Budget)
-class BudgetAdmin(SpendingDisplay, GatewayAdmin):
+class BudgetAdmin(ReachedDisplay, SpendingDisplay, GatewayAdmin):
     form = BudgetForm
     empty_text = (
         "Without budgets keys may spend as much as they like. Budgets of one key or team stand on its page, too."
@@ -98,8 +99,19 @@ class BudgetAdmin(SpendingDisplay, GatewayAdmin):
     search_fields = ("name", "=key__name", "=team__name")
     search_help_text = "Part of a budget's name, or the whole name of a key or team."
     autocomplete_fields = ("key", "team")
-    fields = ("name", "key", "team", "window", "limit_pico_usd", "mode", "enabled", "settled", "held")
-    readonly_fields = ("settled", "held")
+    fields = (
+        "name",
+        "key",
+        "team",
+        "window",
+        "limit_pico_usd",
+        "mode",
+        "enabled",
+        "settled",
+        "held",
+        "reached_thresholds",
+    )
+    readonly_fields = ("settled", "held", "reached_thresholds")
     list_per_page = 25
 
     @display(description="Applies to")  # type: ignore[untyped-decorator]

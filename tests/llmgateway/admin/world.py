@@ -9,7 +9,7 @@ from typing import Any
 from django.contrib.auth.models import Group
 from django.utils import timezone
 
-from billing.models import Budget, Price, UsageRecord, UsageRollup
+from billing.models import Alert, Budget, Delivery, Price, UsageRecord, UsageReporter, UsageRollup
 from billing.money import PICO_PER_USD, pico_per_token
 from llmgateway.models import ApiKey, AuthSource, GatewaySettings, NetworkList, RateLimit
 from llmgateway.services import key_set_networks
@@ -17,6 +17,8 @@ from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Pr
 from tests.cast import Cast
 
 STORED_SECRET = "sk-upstream-0123456789-never-shown"
+SIGNING_SECRET = "whsec_bmV2ZXItc2hvd24tbmV2ZXItc2hvd24tMDEyMw=="
+HEADER_SECRET = "Bearer header-never-shown"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class World:
         return [
             self.cast.platform, self.key, self.office, self.provider, self.credential, self.deployment, self.alias,
             self.price, self.budget, self.record, self.cast.bob, RateLimit.objects.get(), AuthSource.objects.get(),
+            UsageReporter.objects.get(), Delivery.objects.get(), Alert.objects.get(),
             GatewaySettings.objects.get(), Group.objects.get(name="Admins"),
         ]  # fmt: skip
 
@@ -58,11 +61,28 @@ def create_world(cast: Cast) -> World:
     )  # fmt: skip
     budget = Budget.objects.create(name="month", team=cast.platform, limit_pico_usd=500 * PICO_PER_USD)
     RateLimit.objects.create(key=key, amount=60)
+    create_reporter(budget)
     AuthSource.objects.get_or_create(name="database", defaults={"kind": AuthSource.Kind.DATABASE})
     GatewaySettings.objects.get_or_create(pk=1)
     return World(
         cast, key, office, provider, credential, deployment, alias, price, budget, create_record(key, record_id="req-1")
     )
+
+
+def create_reporter(budget: Budget) -> None:
+    """A webhook, an event that was given up, and an alert of `budget`."""
+    reporter = UsageReporter(name="invoicing", url="https://hooks.acme.example/usage?token=in-the-url")
+    reporter.set_secret(SIGNING_SECRET)
+    reporter.set_headers({"Authorization": HEADER_SECRET})
+    reporter.save()
+    Delivery.objects.create(
+        event_id="usage_req-1", type="usage", reporter=reporter, payload='{"request_id":"req-1"}', state="dead",
+        attempts=16, last_error="HTTP 500", settled_at=timezone.now(),
+    )  # fmt: skip
+    Alert.objects.create(
+        budget=budget, window_start=timezone.now(), threshold=80, settled_pico_usd=400 * PICO_PER_USD,
+        limit_pico_usd=500 * PICO_PER_USD,
+    )  # fmt: skip
 
 
 def create_record(key: ApiKey, *, record_id: str, at: datetime | None = None, **values: Any) -> UsageRecord:

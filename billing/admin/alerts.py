@@ -1,0 +1,79 @@
+"""Alerts in the admin: which budget reached which threshold when, and who was told."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.utils import formats, timezone
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
+from unfold.decorators import display
+
+from billing.models import Alert, Budget
+from billing.money import format_usd
+from llmgateway.admin_base import GatewayAdmin
+
+SHOWN = 10
+
+
+class ReachedDisplay:
+    """The thresholds that a budget has reached lately, for its page."""
+
+    @display(description="Thresholds reached")  # type: ignore[untyped-decorator]
+    def reached_thresholds(self, budget: Budget) -> SafeString | str:
+        alerts = budget.alert_rows.order_by("-at", "-threshold")[:SHOWN] if budget.pk else ()
+        if not alerts:
+            return "none"
+        lines = (
+            (alert.threshold, f" of {alert.subject}" if alert.subject else "", _moment(alert.at)) for alert in alerts
+        )
+        return format_html_join(", ", "{} %{} on {}", lines)
+
+
+def _moment(at: datetime) -> str:
+    return formats.date_format(timezone.localtime(at), "DATETIME_FORMAT")
+
+
+@admin.register(Alert)
+class AlertAdmin(GatewayAdmin):
+    empty_text = "Once a budget reaches one of the percents at which it alerts, that stands here. Nothing is refused."
+    list_display = ("at", "budget", "subject", "reached", "settled", "limit", "window_start", "notified_at")
+    list_display_links = ("at",)
+    list_select_related = ("budget",)
+    list_filter = (("budget", AutocompleteSelectFilter), "threshold")
+    search_fields = ("budget__name", "=subject")
+    sortable_by = ()
+    actions = None
+    fields = (
+        "at", "budget", "subject", "reached", "settled", "limit", "window_start", "notified_at", "notice_error",
+    )  # fmt: skip
+    readonly_fields = fields
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # A threshold whose alert is gone would fire again.
+        return False
+
+    def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
+        return {"show_history": False}
+
+    @display(description="Reached")  # type: ignore[untyped-decorator]
+    def reached(self, alert: Alert) -> str:
+        return f"{alert.threshold} %"
+
+    @display(description="Settled then")  # type: ignore[untyped-decorator]
+    def settled(self, alert: Alert) -> str:
+        return format_usd(alert.settled_pico_usd)
+
+    @display(description="Limit then")  # type: ignore[untyped-decorator]
+    def limit(self, alert: Alert) -> str:
+        return format_usd(alert.limit_pico_usd)
