@@ -16,14 +16,16 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from billing.journal import Journal
 from billing.journal_files import Position
-from billing.ledger import Drain, drain_orphans, settled_windows
-from billing.standing import settled_up_to
-from billing.windows import load_zone, window_bounds
+from billing.ledger import Drain, drain_orphans
+from billing.standing import used_up_to
+from billing.windows import load_zone
 from llmgateway import conf as conf_module
 from llmgateway.api.app import DataPlane
+from llmgateway.api.metrics import page_of
 from llmgateway.conf import Conf
 from llmgateway.config_follower import ConfigFollower
 from llmgateway.config_loader import load_snapshot
+from llmgateway.counter_check import CounterCheck
 from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.exchanges import TICK_S
 from llmgateway.pipeline.gateway import Gateway
@@ -33,6 +35,8 @@ from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
 from llmgateway.pipeline.telemetry import AccessLog, Telemetry
 from llmgateway.pipeline.transport import PooledTransport
 from llmgateway.pipeline.upstream import Upstream
+from llmgateway.seeding import Seeds, WindowLimit, seeds, window_limits
+from llmgateway.siblings import Siblings
 from llmgateway.stores.memory import MemoryStore
 from llmgateway.version import version
 
@@ -49,9 +53,6 @@ ON_LOOP_S = 10.0
 TRANSPORTS: dict[str, type[PooledTransport | LeanTransport]] = {"aiohttp": PooledTransport, "lean": LeanTransport}
 """By the value of `UPSTREAM_TRANSPORT`."""
 
-Seeds = list[tuple[BudgetRule, float, int]]
-"""Budget, start of its current window, pico-dollars settled in it."""
-
 
 class SystemClock:
     """The time of this machine."""
@@ -64,15 +65,14 @@ class SystemClock:
 class Runtime:
     """The data plane of this process and everything it runs on. Started and stopped on one event loop."""
 
-    def __init__(self, conf: Conf, snapshot: Snapshot, seeds: Seeds) -> None:
+    def __init__(self, conf: Conf, snapshot: Snapshot, seeded: Seeds) -> None:
         self._conf = conf
         self._loop = asyncio.get_running_loop()
         self._clock = SystemClock()
         self._shutdown = threading.Event()
         self._access_log = AccessLog(sys.stdout.fileno())
         self._store = MemoryStore(self._clock)
-        for budget, window_start, settled in seeds:
-            self._store.seed(budget, window_start=window_start, settled_pico_usd=settled)
+        seeded.sow(self._store)
         self.journal = Journal(conf.journal_dir, fsync=conf.journal_fsync, max_bytes=conf.journal_max_mb * 2**20)
         self.drain = Drain(self.journal)
         self._upstream = Upstream(TRANSPORTS[conf.upstream_transport](max_connections=conf.max_upstream_connections))
@@ -87,14 +87,27 @@ class Runtime:
             is_stale=self._is_stale,
         )
         self.follower = ConfigFollower(snapshot, self._on_change)
+        self.counter_check = CounterCheck(
+            self._store,
+            self.journal,
+            lambda: self.gateway.snapshot,
+            clock=self._clock,
+            figures=self.gateway.telemetry.figures,
+        )
+        self._limits = window_limits(snapshot)
+        self._each_budgets = {number: budget for number, budget in snapshot.budgets.items() if budget.each}
         self._timers: list[asyncio.TimerHandle] = []
         self.data_plane = DataPlane(self.gateway, conf, self)
+        self._siblings = Siblings(conf.data_dir / "run", self._metrics) if conf.workers > 1 else None
 
-    def run(self) -> None:
+    async def run(self) -> None:
         """Start the threads and timers."""
+        if self._siblings is not None:
+            await self._siblings.start()
         self._access_log.start()
         self.drain.start()
         self.follower.start()
+        self.counter_check.start()
         self._every(TICK_S, self.gateway.exchanges.tick)
         self._every(PROGRESS_S, self._note_progress)
         self._every(SWEEP_S, self._store.sweep)
@@ -122,7 +135,10 @@ class Runtime:
         for timer in self._timers:
             timer.cancel()
         self._note_progress()
+        if self._siblings is not None:
+            await self._siblings.stop()
         await asyncio.to_thread(self.follower.stop)
+        await asyncio.to_thread(self.counter_check.stop)
         await asyncio.to_thread(self.drain.stop)
         await asyncio.to_thread(self.journal.stop)
         await self._upstream.aclose()
@@ -155,6 +171,12 @@ class Runtime:
             "config_problems": len(self.gateway.snapshot.problems),
         }
 
+    async def sibling_metrics(self) -> list[bytes]:
+        return [] if self._siblings is None else await self._siblings.pages()
+
+    async def _metrics(self) -> bytes:
+        return page_of(self.gateway, self)
+
     def _is_stale(self) -> bool:
         longest = self._conf.stale_config_max_s
         return bool(longest) and self._clock.monotonic() - self.follower.last_seen > longest
@@ -165,6 +187,14 @@ class Runtime:
         """Called in the follower's thread with the next snapshot."""
         for budget in snapshot.budgets.values():
             load_zone(budget.time_zone)
+        limits = window_limits(snapshot)
+        for each in limits.values():
+            load_zone(each.limit.time_zone)
+        self._swap_budgets(snapshot)
+        self._count_limits(snapshot, limits)
+
+    def _swap_budgets(self, snapshot: Snapshot) -> None:
+        """Swap; budgets that are new count from the first request on."""
         before = self.gateway.budget_index
         index = before if before.budgets == snapshot.budgets else BudgetIndex(snapshot.budgets)
         # While the last new budgets are not counted, nothing says which these were.
@@ -172,7 +202,7 @@ class Runtime:
         fresh = [
             budget
             for number, budget in snapshot.budgets.items()
-            if not counted or _counts_anew(before.budgets.get(number), budget)
+            if not budget.each and (not counted or _counts_anew(before.budgets.get(number), budget))
         ]
         if not fresh:
             self._loop.call_soon_threadsafe(self.gateway.use, snapshot, index)
@@ -188,16 +218,32 @@ class Runtime:
 
     def _take_over(self, snapshot: Snapshot, index: BudgetIndex, fresh: list[BudgetRule]) -> None:
         """Swap, with new budgets that know from their first request on what has been spent before."""
-        at = self._clock.time()
-        starts = [window_bounds(budget.window, budget.time_zone, at)[0] for budget in fresh]
-        windows = [(budget.scope, budget.scope_id, start) for budget, start in zip(fresh, starts, strict=True)]
 
         def mark() -> Position:
             return self._on_loop(lambda: self._swap(snapshot, index, fresh))
 
-        settled = settled_up_to(self.journal, windows, mark)
-        seeds = list(zip(fresh, starts, settled, strict=True))
-        self._loop.call_soon_threadsafe(self._seeded, seeds)
+        found = seeds(fresh, (), self._clock.time(), lambda tallies: used_up_to(self.journal, tallies, mark))
+        self._loop.call_soon_threadsafe(self._seeded, found)
+
+    def _count_limits(self, snapshot: Snapshot, limits: dict[str, WindowLimit]) -> None:
+        """Limits that are new, or sum something else than before, go on from what the ledger says of their window.
+
+        Requests do not wait for that: until then, which takes milliseconds, such a limit counts from nothing. So do
+        budgets for each address or end user.
+        """
+        fresh = [each for counter, each in limits.items() if _sums(self._limits.get(counter)) != each.sums]
+        budgets = [
+            budget
+            for number, budget in snapshot.budgets.items()
+            if budget.each and _counts_anew(self._each_budgets.get(number), budget)
+        ]
+        try:
+            if fresh or budgets:
+                self.counter_check.correct(budgets, fresh)
+        except (DatabaseError, InterfaceError, OSError) as error:
+            logger.warning("new limits are counted with the next comparison of counters: %s", error)
+        self._limits = limits
+        self._each_budgets = {number: budget for number, budget in snapshot.budgets.items() if budget.each}
 
     def _on_loop(self, work: Callable[[], Position]) -> Position:
         """Run `work` on the event loop and wait for it. For other threads."""
@@ -213,29 +259,23 @@ class Runtime:
         self.gateway.budgets_ready.clear()
         return self.journal.position()
 
-    def _seeded(self, seeds: Seeds) -> None:
-        for budget, window_start, settled in seeds:
-            self._store.seed(budget, window_start=window_start, settled_pico_usd=settled)
+    def _seeded(self, found: Seeds) -> None:
+        found.sow(self._store)
         self.gateway.budgets_ready.set()
 
 
 def _counts_anew(before: BudgetRule | None, budget: BudgetRule) -> bool:
     """Whether a budget is new, or sums something else than before. A changed limit keeps its counter."""
-    return before is None or (before.window, before.time_zone, before.scope, before.scope_id) != (
-        budget.window,
-        budget.time_zone,
-        budget.scope,
-        budget.scope_id,
-    )
+    return before is None or _summed(before) != _summed(budget)
 
 
-def settled_now(budgets: list[BudgetRule], at: float) -> Seeds:
-    """What the ledger says of the window of each budget that contains `at`."""
-    for budget in budgets:
-        load_zone(budget.time_zone)
-    starts = [window_bounds(budget.window, budget.time_zone, at)[0] for budget in budgets]
-    windows = [(budget.scope, budget.scope_id, start) for budget, start in zip(budgets, starts, strict=True)]
-    return list(zip(budgets, starts, settled_windows(windows), strict=True))
+def _summed(budget: BudgetRule) -> tuple[object, ...]:
+    period = (budget.window, budget.time_zone, budget.starts_on)
+    return *period, budget.scope, budget.scope_id, budget.each, budget.owner, budget.strict
+
+
+def _sums(limit: WindowLimit | None) -> tuple[object, ...]:
+    return limit.sums if limit else ()
 
 
 def _prepare(conf: Conf) -> tuple[Snapshot, Seeds]:
@@ -243,7 +283,8 @@ def _prepare(conf: Conf) -> tuple[Snapshot, Seeds]:
     try:
         drain_orphans(conf.journal_dir)
         snapshot = load_snapshot(revision=1)
-        return snapshot, settled_now(list(snapshot.budgets.values()), time.time())
+        limits = list(window_limits(snapshot).values())
+        return snapshot, seeds(list(snapshot.budgets.values()), limits, time.time())
     finally:
         connection.close()
 
@@ -263,9 +304,9 @@ async def start() -> Runtime:
     async with _starting:
         if _runtime is None:
             conf = conf_module.conf
-            snapshot, seeds = await asyncio.to_thread(_prepare, conf)
-            runtime = Runtime(conf, snapshot, seeds)
-            runtime.run()
+            snapshot, seeded = await asyncio.to_thread(_prepare, conf)
+            runtime = Runtime(conf, snapshot, seeded)
+            await runtime.run()
             gc.collect()
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)

@@ -82,6 +82,13 @@ class Figures:
     """Requests that a limit in shadow mode would have refused, by its scope and name."""
     inconsistent_usage: int = 0
     unpriced: int = 0
+    counter_drift_pico_usd: int = 0
+    """How far the budgets' counters were from the ledger when they were last compared, together."""
+    counter_drift_limits: int = 0
+    """The same of limits over a window: requests and tokens."""
+    counter_repairs: int = 0
+    rollup_drift_rows: int = 0
+    """Rows of sums that differed from the ledger, and were left so, when they were last compared."""
 
 
 class AccessLog:

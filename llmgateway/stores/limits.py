@@ -6,6 +6,7 @@ Times are microseconds (`now_us`, monotonic, for buckets) and seconds since the 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from billing.windows import reset_bounds, window_bounds
 from llmgateway.pipeline.protocols import LimitRefusal
@@ -175,6 +176,11 @@ class Quota:
 
     def used(self, now: float, now_us: int) -> int:
         return self._count_at(now).taken
+
+    def settled(self, now: float, running: Mapping[str, int]) -> int:
+        """What is used without that which `running` requests have taken, by the name of the window."""
+        count = self._count_at(now)
+        return count.taken - running.get(count.name, 0)
 
     def seed(self, window_start: float, used: int, now: float) -> None:
         count = self._count_at(now)

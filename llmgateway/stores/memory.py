@@ -215,6 +215,17 @@ class MemoryStore:
         now, now_us = self._clock.time(), _microseconds(self._clock)
         return self._counter(limit, now, now_us).used(now, now_us)
 
+    def limits_settled(self, limits: Sequence[Limit]) -> list[int]:
+        """What each limit over a window has counted of requests that have ended: what the ledger says too."""
+        now = self._clock.time()
+        running: dict[str, int] = {}
+        for opened in self._open.values():
+            for counter, need, mark, _ in (*opened.taken, *opened.target_taken):
+                if isinstance(counter, Quota):
+                    running[mark.name] = running.get(mark.name, 0) + need
+        counters = [self._counters.get(limit.counter) for limit in limits]
+        return [counter.settled(now, running) if isinstance(counter, Quota) else 0 for counter in counters]
+
     def sweep(self) -> None:
         """Forget some of what is as if never used: full buckets, free slots, windows that are over. Called now and then."""
         now, now_us = self._clock.time(), _microseconds(self._clock)

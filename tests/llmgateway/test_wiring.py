@@ -12,11 +12,12 @@ from django.db import DatabaseError, InterfaceError
 
 from billing.journal import Journal
 from billing.journal_files import Position
-from billing.standing import Window
+from billing.standing import BySubject, Tally, Used
 from llmgateway import wiring
 from llmgateway.conf import Conf
 from llmgateway.pipeline.protocols import BudgetState
 from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
+from llmgateway.seeding import Seeds
 from llmgateway.wiring import Runtime
 
 TOTAL = BudgetRule(1, "total", "global", "", "total", 1000, "UTC")
@@ -27,22 +28,22 @@ Mark = Callable[[], Position]
 async def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
     """Built, but without its threads and timers."""
     monkeypatch.setattr(wiring, "SEED_AGAIN_S", 0.0)
-    runtime = Runtime(Conf({"GATEWAY_DATA_DIR": str(tmp_path)}), Snapshot(), [])
+    runtime = Runtime(Conf({"GATEWAY_DATA_DIR": str(tmp_path)}), Snapshot(), Seeds())
     yield runtime
     await runtime.stop()
 
 
 class FailingLedger:
-    """`settled_up_to` that fails after its mark, once, and then says 7."""
+    """`used_up_to` that fails after its mark, once, and then says 7."""
 
     def __init__(self, error: Exception) -> None:
         self.errors = [error]
 
-    def __call__(self, journal: Journal, windows: Sequence[Window], mark: Mark) -> list[int]:
+    def __call__(self, journal: Journal, tallies: Sequence[Tally], mark: Mark) -> list[BySubject]:
         mark()
         if self.errors:
             raise self.errors.pop()
-        return [7] * len(windows)
+        return [{"": Used(cost_pico_usd=7)} for _ in tallies]
 
 
 async def counted(runtime: Runtime) -> BudgetState:
@@ -54,7 +55,7 @@ async def counted(runtime: Runtime) -> BudgetState:
 async def test_a_new_budget_is_counted_once_the_database_is_back(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(wiring, "settled_up_to", FailingLedger(error))
+    monkeypatch.setattr(wiring, "used_up_to", FailingLedger(error))
 
     await asyncio.to_thread(runtime.follower._on_change, Snapshot(budgets={1: TOTAL}))
 
@@ -65,7 +66,7 @@ async def test_a_budget_that_could_not_be_counted_is_with_the_next_snapshot(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = Snapshot(revision=2, budgets={1: TOTAL})
-    monkeypatch.setattr(wiring, "settled_up_to", FailingLedger(RuntimeError("a fault")))
+    monkeypatch.setattr(wiring, "used_up_to", FailingLedger(RuntimeError("a fault")))
     with pytest.raises(RuntimeError, match="a fault"):
         await asyncio.to_thread(runtime.follower._on_change, snapshot)
 
