@@ -17,6 +17,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from billing.journal import Journal
 from billing.journal_files import Position
 from billing.ledger import Drain, drain_orphans
+from billing.reporters.backlog import BacklogWatch
 from billing.standing import used_up_to
 from billing.windows import load_zone
 from llmgateway import conf as conf_module
@@ -75,6 +76,7 @@ class Runtime:
         seeded.sow(self._store)
         self.journal = Journal(conf.journal_dir, fsync=conf.journal_fsync, max_bytes=conf.journal_max_mb * 2**20)
         self.drain = Drain(self.journal)
+        self._webhooks = BacklogWatch()
         self._upstream = Upstream(TRANSPORTS[conf.upstream_transport](max_connections=conf.max_upstream_connections))
         self.gateway = Gateway(
             snapshot=snapshot,
@@ -107,6 +109,7 @@ class Runtime:
         self._access_log.start()
         self.drain.start()
         self.follower.start()
+        self._webhooks.start()
         self.counter_check.start()
         self._every(TICK_S, self.gateway.exchanges.tick)
         self._every(PROGRESS_S, self._note_progress)
@@ -140,6 +143,7 @@ class Runtime:
         await asyncio.to_thread(self.follower.stop)
         await asyncio.to_thread(self.counter_check.stop)
         await asyncio.to_thread(self.drain.stop)
+        await asyncio.to_thread(self._webhooks.stop)
         await asyncio.to_thread(self.journal.stop)
         await self._upstream.aclose()
         await asyncio.to_thread(self._access_log.close)
@@ -169,6 +173,7 @@ class Runtime:
             "requests_in_flight": len(self.gateway.exchanges),
             "config_revision": self.gateway.snapshot.revision,
             "config_problems": len(self.gateway.snapshot.problems),
+            "webhooks": self._webhooks.facts(),
         }
 
     async def sibling_metrics(self) -> list[bytes]:

@@ -77,6 +77,9 @@ def snapshot(*aliases: Alias, who: Key | None = None, **changes: Any) -> Snapsho
     )
 
 
+NO_WEBHOOKS = {"pending": 0, "dead": 0, "oldest_age_s": 0.0, "delivered": 0, "failed": 0}
+
+
 class FakeStatus:
     """What a process would say of itself."""
 
@@ -84,7 +87,7 @@ class FakeStatus:
     version = "1.2.3"
 
     def facts(self) -> dict[str, Any]:
-        return {"database": "ok", "ledger": "ok", "journal_backlog_bytes": 0, "journal_undrained_s": 0.0, "config_revision": 1}
+        return {"database": "ok", "ledger": "ok", "journal_backlog_bytes": 0, "journal_undrained_s": 0.0, "config_revision": 1, "webhooks": NO_WEBHOOKS}
 
 
 class LogLines:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import threading
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from django.db import DatabaseError, InterfaceError, connection
@@ -15,6 +16,8 @@ from billing.reporters.models import Delivery, ReporterState
 log = logging.getLogger(__name__)
 
 MOST_COUNTED = 100_000
+EVERY_S = 15.0
+JOIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,33 @@ def backlog(now: datetime, *, reporter_id: int | None = None) -> Backlog:
 
 
 class BacklogWatch:
-    """The backlog as it was found last, for those who must not wait for the database."""
+    """The backlog as it was found last, for those who must not wait for the database. A thread asks now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, every_s: float = EVERY_S) -> None:
         self.last = Backlog()
+        self._every_s = every_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="webhook-backlog", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(JOIN_S)
+
+    def facts(self) -> dict[str, float]:
+        """For `/health` and `/metrics`."""
+        return asdict(self.last)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self.refresh()
+            self._stopping.wait(self._every_s)
 
     def refresh(self) -> None:
-        """Asks the database; for a thread of its own. While it is away the last answer stays."""
+        """Asks the database. While that is away the last answer stays."""
         try:
             self.last = backlog(timezone.now())
         except (DatabaseError, InterfaceError) as error:

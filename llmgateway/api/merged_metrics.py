@@ -10,7 +10,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-ALIKE = frozenset({"llmproxy_build_info", "llmgateway_config_revision", "llmgateway_journal_undrained_seconds"})
+WEBHOOKS = (
+    "llmproxy_webhook_success",
+    "llmproxy_webhook_failure",
+    "llmgateway_webhook_pending",
+    "llmgateway_webhook_dead",
+    "llmgateway_webhook_oldest_seconds",
+)
+ALIKE = frozenset({"llmproxy_build_info", "llmgateway_config_revision", "llmgateway_journal_undrained_seconds", *WEBHOOKS})
 """What every worker says of the same thing; the largest counts. All else is added."""
 
 SampleKey = tuple[str, tuple[tuple[str, str], ...]]

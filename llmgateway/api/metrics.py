@@ -85,8 +85,9 @@ class _Figures:
         prompt, completion = sum(each.input_tokens for _, each in series), sum(each.output_tokens for _, each in series)
         totals: dict[tuple[str, ...], float] = {("prompt",): prompt, ("completion",): completion}
         yield _counter("llmproxy_usage_tokens", "Tokens used.", ("type",), totals)
-        yield _counter("llmproxy_webhook_success", "Usage webhooks delivered.", (), {(): 0})
-        yield _counter("llmproxy_webhook_failure", "Usage webhooks that failed.", (), {(): 0})
+        webhooks = self._status.facts()["webhooks"]
+        yield _counter("llmproxy_webhook_success", "Events delivered, ever.", (), {(): webhooks["delivered"]})
+        yield _counter("llmproxy_webhook_failure", "Deliveries that failed, ever.", (), {(): webhooks["failed"]})
         cost = _summed((provider, model, each.cost_pico_usd) for (*_, provider, model), each in series if provider)
         dollars = {labels: float(usd(int(pico))) for labels, pico in cost.items()}
         yield _counter("llmproxy_cost_usd", "Cost in US dollars.", ("provider", "model"), dollars)
@@ -161,6 +162,13 @@ class _Figures:
                 facts["journal_undrained_s"],
             ),
             ("llmgateway_config_revision", "Revision of the configuration in use.", facts["config_revision"]),
+            ("llmgateway_webhook_pending", "Events that wait for delivery.", facts["webhooks"]["pending"]),
+            ("llmgateway_webhook_dead", "Events that were given up.", facts["webhooks"]["dead"]),
+            (
+                "llmgateway_webhook_oldest_seconds",
+                "How long the oldest event that waits has waited.",
+                facts["webhooks"]["oldest_age_s"],
+            ),
         ):
             yield GaugeMetricFamily(name, text, value=value)
 
