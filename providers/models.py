@@ -17,6 +17,9 @@ from providers.validators import validate_adapter, validate_base_url, validate_c
 if TYPE_CHECKING:
     from django.db.models.fields.related_descriptors import RelatedManager
 
+    from billing.models import Budget
+    from llmgateway.models import RateLimit
+
 
 class Provider(Named):
     """A vendor API, or a server of our own that speaks one."""
@@ -40,6 +43,8 @@ class Provider(Named):
     if TYPE_CHECKING:
         credentials: RelatedManager[Credential]
         deployments: RelatedManager[Deployment]
+        limits: RelatedManager[RateLimit]
+        budgets: RelatedManager[Budget]
 
     class Meta:
         ordering = ("name",)
@@ -136,6 +141,8 @@ class ModelAlias(Named):
 
     if TYPE_CHECKING:
         targets: RelatedManager[AliasTarget]
+        limits: RelatedManager[RateLimit]
+        budgets: RelatedManager[Budget]
 
     class Meta:
         ordering = ("name",)

@@ -36,6 +36,8 @@ class ProviderEntry(Entry):
     allow_private_network: bool
     enabled: bool | None
     credentials: list[CredentialEntry]
+    limits: list[LimitEntry]
+    budgets: list[BudgetEntry]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +51,10 @@ class DeploymentEntry(Entry):
     first_token_timeout_s: float
     idle_timeout_s: float
     total_timeout_s: float
+    max_request_pico_usd: int | None
     enabled: bool | None
+    limits: list[LimitEntry]
+    budgets: list[BudgetEntry]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +69,8 @@ class AliasEntry(Entry):
     strategy: str
     targets: list[TargetEntry]
     enabled: bool | None
+    limits: list[LimitEntry]
+    budgets: list[BudgetEntry]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,19 +91,47 @@ class NetworkListEntry(Entry):
 
 @dataclass(slots=True, kw_only=True)
 class LimitEntry(Entry):
+    each: str
+    model: str
     metric: str
     per: str
     amount: int
     burst: int | None
+    starts_on: str
+    reset_seconds: int | None
+    reset_anchor: datetime | None
+    oversize: str
+    shadow: bool
     enabled: bool | None
+
+
+@dataclass(slots=True, kw_only=True)
+class CreditEntry(Entry):
+    amount_pico_usd: int
+    note: str
+    expires_at: datetime | None
+
+
+@dataclass(slots=True, kw_only=True)
+class IncreaseEntry(Entry):
+    amount_pico_usd: int
+    until: datetime | None
+    reason: str
 
 
 @dataclass(slots=True, kw_only=True)
 class BudgetEntry(Entry):
     name: str
+    each: str
     window: str
+    starts_on: str
     limit_pico_usd: int
     mode: str
+    alerts: list[int]
+    increase: IncreaseEntry | None
+    """`None`: the one that was given otherwise stays."""
+    credits: list[CreditEntry] | None
+    """As with the increase."""
     enabled: bool | None
 
 
@@ -139,7 +174,7 @@ class KeyEntry(Entry):
 
 @dataclass(slots=True, kw_only=True)
 class SettingsEntry(Entry):
-    values: dict[str, int]
+    values: dict[str, object]
     """By column of `GatewaySettings`; only what the file says."""
 
 

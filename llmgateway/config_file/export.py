@@ -10,17 +10,19 @@ from typing import Any
 import yaml
 from django.core.exceptions import ImproperlyConfigured
 
-from billing.models import TOKEN_BUCKETS, Budget, Price
+from billing.models import TOKEN_BUCKETS, Budget, BudgetCredit, Price
 from billing.money import plain, usd, usd_per_million
 from llmgateway import services
 from llmgateway.config_file.report import as_text
 from llmgateway.config_file.schema import VERSION
 from llmgateway.key_secrets import pepper_fingerprint
-from llmgateway.models import ApiKey, GatewaySettings, Membership, NetworkList, RateLimit, Team
+from llmgateway.limit_terms import reset_text
+from llmgateway.models import ApiKey, GatewaySettings, Membership, NetworkList, RateLimit, Team, is_of_everyone
 from providers.models import Credential, Deployment, ModelAlias, Provider
 from providers.secret_values import is_reference
 
 Object = dict[str, Any]
+_RULES = ("limits", "budgets__credits")
 
 HEADER = (
     "# Written by `./gateway export`. `./gateway import` reads it back; docs/configuration.md describes the format.\n"
@@ -45,8 +47,8 @@ def export_text(*, secrets_as_variables: bool = False) -> str:
         "networks": {row.name: _texts(row.networks) for row in NetworkList.objects.order_by("name")},
         "teams": {row.name: _team(row) for row in _teams()},
         "keys": {row.name: _key(row, pepper) for row in _keys()},
-        "limits": _limits(RateLimit.objects.filter(key=None, team=None)),
-        "budgets": _budgets(Budget.objects.filter(key=None, team=None)),
+        "limits": _limits(RateLimit.objects.filter(is_of_everyone())),
+        "budgets": _budgets(Budget.objects.filter(is_of_everyone()).prefetch_related("credits")),
         "settings": _settings(),
     }
     return HEADER + yaml.dump(
@@ -67,15 +69,15 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _providers() -> Iterable[Provider]:
-    return Provider.objects.prefetch_related("credentials").order_by("name")
+    return Provider.objects.prefetch_related("credentials", *_RULES).order_by("name")
 
 
 def _deployments() -> Iterable[Deployment]:
-    return Deployment.objects.select_related("provider", "credential").order_by("name")
+    return Deployment.objects.select_related("provider", "credential").prefetch_related(*_RULES).order_by("name")
 
 
 def _aliases() -> Iterable[ModelAlias]:
-    return ModelAlias.objects.prefetch_related("targets__deployment").order_by("name")
+    return ModelAlias.objects.prefetch_related("targets__deployment", *_RULES).order_by("name")
 
 
 def _prices() -> Iterable[Price]:
@@ -83,13 +85,13 @@ def _prices() -> Iterable[Price]:
 
 
 def _teams() -> Iterable[Team]:
-    return Team.objects.prefetch_related("limits", "budgets", "memberships__user").order_by("name")
+    return Team.objects.prefetch_related(*_RULES, "memberships__user").order_by("name")
 
 
 def _keys() -> Iterable[ApiKey]:
     """Revoked keys never come back, so they are not written."""
     rows = ApiKey.objects.filter(revoked_at=None).select_related("team").order_by("name")
-    return rows.prefetch_related("limits", "budgets", "key_networks__network_list")
+    return rows.prefetch_related(*_RULES, "key_networks__network_list")
 
 
 def _provider(row: Provider, placeholders: _Placeholders | None) -> Object:
@@ -100,6 +102,7 @@ def _provider(row: Provider, placeholders: _Placeholders | None) -> Object:
             "allow_private_network": row.allow_private_network,
             "enabled": row.enabled,
             "credentials": [_credential(credential, placeholders) for credential in row.credentials.all()],
+            **_rules(row),
         },
         defaults={"adapter": row.name, "allow_private_network": False},
     )
@@ -149,8 +152,10 @@ def _deployment(row: Deployment) -> Object:
             "credential": row.credential.name if row.credential else "",
             "model": row.model,
             "inject_usage": row.inject_usage,
-            "timeouts": {name: int(value) if value.is_integer() else value for name, value in timeouts.items()},
+            "timeouts": {name: _number(value) for name, value in timeouts.items()},
+            "max_request_usd": None if row.max_request_pico_usd is None else plain(usd(row.max_request_pico_usd)),
             "enabled": row.enabled,
+            **_rules(row),
         },
         defaults={"inject_usage": True},
     )
@@ -158,7 +163,7 @@ def _deployment(row: Deployment) -> Object:
 
 def _alias(row: ModelAlias) -> Object:
     targets = [{"deployment": target.deployment.name, "weight": target.weight} for target in row.targets.all()]
-    return _said({"strategy": row.strategy, "targets": targets, "enabled": row.enabled})
+    return _said({"strategy": row.strategy, "targets": targets, "enabled": row.enabled, **_rules(row)})
 
 
 def _price(row: Price) -> Object:
@@ -177,8 +182,7 @@ def _team(row: Team) -> Object:
     return _said(
         {
             "time_zone": row.time_zone,
-            "limits": _limits(row.limits.all()),
-            "budgets": _budgets(row.budgets.all()),
+            **_rules(row),
             "members": [_member(membership) for membership in row.memberships.all()],
         }
     )
@@ -202,17 +206,36 @@ def _key(row: ApiKey, pepper: str) -> Object:
             "allowed_ips": _texts(row.allowed_ips),
             "starts_at": _moment(row.starts_at),
             "expires_at": _moment(row.expires_at),
-            "limits": _limits(row.limits.all()),
-            "budgets": _budgets(row.budgets.all()),
+            **_rules(row),
             "enabled": row.enabled,
         },
         defaults={"pepper": pepper},
     )
 
 
+def _rules(owner: ApiKey | Team | Provider | Deployment | ModelAlias) -> Object:
+    return {"limits": _limits(owner.limits.all()), "budgets": _budgets(owner.budgets.all())}
+
+
 def _limits(rows: Iterable[RateLimit]) -> list[Object]:
     return [
-        _said({"metric": row.metric, "per": row.per, "amount": row.amount, "burst": row.burst, "enabled": row.enabled})
+        _said(
+            {
+                "metric": row.metric,
+                "per": row.per,
+                "amount": row.amount,
+                "burst": row.burst,
+                "scope": row.each,
+                "model": row.model,
+                "starts_on": _day(row.starts_on),
+                "reset": reset_text(row.reset_seconds) if row.reset_seconds else "",
+                "reset_anchor": _moment(row.reset_anchor),
+                "oversize": row.oversize,
+                "shadow": row.shadow,
+                "enabled": row.enabled,
+            },
+            defaults={"oversize": RateLimit.Oversize.REFUSE, "shadow": False},
+        )
         for row in rows
     ]
 
@@ -224,7 +247,12 @@ def _budgets(rows: Iterable[Budget]) -> list[Object]:
                 "name": row.name,
                 "window": row.window,
                 "limit_usd": plain(usd(row.limit_pico_usd)),
+                "scope": row.each,
+                "starts_on": _day(row.starts_on),
                 "mode": row.mode,
+                "alerts": row.alerts,
+                "increase": _increase(row),
+                "credits": [_credit(credit) for credit in row.credits.all()],
                 "enabled": row.enabled,
             }
         )
@@ -232,12 +260,57 @@ def _budgets(rows: Iterable[Budget]) -> list[Object]:
     ]
 
 
+def _day(starts_on: str) -> str | int:
+    return int(starts_on) if starts_on.isdigit() else starts_on
+
+
+def _increase(row: Budget) -> Object:
+    if not row.increase_pico_usd:
+        return {}
+    return _said(
+        {
+            "amount_usd": plain(usd(row.increase_pico_usd)),
+            "until": _moment(row.increase_until),
+            "reason": _text(row.increase_reason),
+        }
+    )
+
+
+def _credit(row: BudgetCredit) -> Object:
+    return _said(
+        {
+            "amount_usd": plain(usd(row.amount_pico_usd)),
+            "note": _text(row.note),
+            "expires_at": _moment(row.expires_at),
+        }
+    )
+
+
 def _settings() -> Object:
     row = GatewaySettings.objects.filter(pk=1).first()
     if row is None:
         return {}
-    retries = {"attempts": row.retry_attempts, "initial_ms": row.retry_initial_ms, "max_ms": row.retry_max_ms}
-    return {"retries": retries, "request_body_limit_mb": row.request_body_limit_mb}
+    by_provider = row.chars_per_token_by_provider
+    return {
+        "retries": {"attempts": row.retry_attempts, "initial_ms": row.retry_initial_ms, "max_ms": row.retry_max_ms},
+        "request_body_limit_mb": row.request_body_limit_mb,
+        "admission": {
+            "hold_wait_ms": row.hold_wait_ms,
+            "strict_min_output_tokens": row.strict_min_output_tokens,
+            "absent_cap_share": row.absent_cap_share,
+            "quota_status": row.quota_status,
+        },
+        "estimation": {
+            "max_sample_bytes": row.max_sample_bytes,
+            "bytes_per_token": _number(row.bytes_per_token),
+            "chars_per_token": _number(row.chars_per_token),
+            "chars_per_token_by_provider": {name: _number(number) for name, number in by_provider.items()},
+        },
+    }
+
+
+def _number(value: float) -> int | float:
+    return int(value) if value == int(value) else value
 
 
 def _said(fields: Object, defaults: Object | None = None) -> Object:

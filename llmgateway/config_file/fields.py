@@ -128,6 +128,28 @@ class FieldReader:
             return None
         return number
 
+    def integers(self, name: str) -> list[int]:
+        """A list of whole numbers."""
+        found = []
+        for item in self._sequence(name).items:
+            if isinstance(item, Scalar) and _INTEGER.fullmatch(item.text):
+                found.append(int(item.text))
+            elif not (isinstance(item, Scalar) and item.broken):
+                self.problems.add(item.place, "Expected a whole number here.")
+            else:
+                self.problems.meet_again()
+        return found
+
+    def number(self, name: str, *, at_least: float, at_most: float) -> float | None:
+        """A decimal number, if it is given."""
+        scalar = self._scalar(name)
+        if scalar is None:
+            return None
+        if not _SECONDS.fullmatch(scalar.text) or not at_least <= float(scalar.text) <= at_most:
+            self.add(name, f"{scalar.text!r} is not possible here; write a number from {at_least:g} to {at_most:g}.")
+            return None
+        return float(scalar.text)
+
     def seconds(self, name: str, default: float) -> float | None:
         scalar = self._scalar(name)
         if scalar is None:

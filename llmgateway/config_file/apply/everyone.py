@@ -6,22 +6,30 @@ from billing.models import Budget
 from llmgateway.config_file.apply.limits import apply_budgets, apply_limits
 from llmgateway.config_file.apply.session import Session
 from llmgateway.config_file.entries import SettingsEntry
-from llmgateway.models import GatewaySettings, RateLimit
+from llmgateway.models import GatewaySettings, RateLimit, is_of_everyone
 
 SETTINGS_FIELDS = {
     "request_body_limit_mb": "request_body_limit_mb",
     "retry_attempts": "retries.attempts",
     "retry_initial_ms": "retries.initial_ms",
     "retry_max_ms": "retries.max_ms",
+    "hold_wait_ms": "admission.hold_wait_ms",
+    "strict_min_output_tokens": "admission.strict_min_output_tokens",
+    "absent_cap_share": "admission.absent_cap_share",
+    "quota_status": "admission.quota_status",
+    "max_sample_bytes": "estimation.max_sample_bytes",
+    "bytes_per_token": "estimation.bytes_per_token",
+    "chars_per_token": "estimation.chars_per_token",
+    "chars_per_token_by_provider": "estimation.chars_per_token_by_provider",
 }
 
 
 def apply_for_everyone(session: Session) -> None:
     """Global limits, global budgets and settings."""
     document = session.document
-    limits = RateLimit.objects.filter(key=None, team=None)
+    limits = RateLimit.objects.filter(is_of_everyone())
     apply_limits(session, None, limits, document.limits)
-    budgets = Budget.objects.filter(key=None, team=None)
+    budgets = Budget.objects.filter(is_of_everyone()).prefetch_related("credits")
     apply_budgets(session, None, budgets, document.budgets)
     if document.settings is not None:
         _apply_settings(session, document.settings)

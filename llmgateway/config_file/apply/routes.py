@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 
+from billing.money import plain, usd
+from llmgateway.config_file.apply.limits import apply_budgets, apply_limits
 from llmgateway.config_file.apply.session import Session, is_new
 from llmgateway.config_file.entries import AliasEntry, CredentialEntry, DeploymentEntry, ProviderEntry, TargetEntry
-from llmgateway.config_file.report import MASK, Action, Change, FieldChange
+from llmgateway.config_file.report import MASK, Action, Change, FieldChange, as_text
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
 from providers.secret_values import is_reference
 from providers.validators import validate_adapter
@@ -16,6 +18,7 @@ DEPLOYMENT_FIELDS = {
     "first_token_timeout_s": "timeouts.first_token_s",
     "idle_timeout_s": "timeouts.idle_s",
     "total_timeout_s": "timeouts.total_s",
+    "max_request_pico_usd": "max_request_usd",
 }
 
 
@@ -56,6 +59,8 @@ def _apply_provider(session: Session, entry: ProviderEntry) -> None:
         return
     session.providers.add(entry.name, row)
     _apply_credentials(session, row, entry)
+    apply_limits(session, row, row.limits.all(), entry.limits)
+    apply_budgets(session, row, row.budgets.all(), entry.budgets)
 
 
 def _adapter_exists(session: Session, entry: ProviderEntry) -> bool:
@@ -138,10 +143,17 @@ def _apply_deployment(session: Session, entry: DeploymentEntry) -> bool:
         **{column: getattr(entry, column) for column in DEPLOYMENT_FIELDS},
         **_enabled(entry.enabled),
     }
-    saved = session.put(row, "deployment", entry.name, entry, wanted, names=DEPLOYMENT_FIELDS)
-    if saved:
-        session.deployments.add(entry.name, row)
-    return saved
+    show = {"max_request_pico_usd": _dollars}
+    if not session.put(row, "deployment", entry.name, entry, wanted, names=DEPLOYMENT_FIELDS, show=show):
+        return False
+    session.deployments.add(entry.name, row)
+    apply_limits(session, row, row.limits.all(), entry.limits)
+    apply_budgets(session, row, row.budgets.all(), entry.budgets)
+    return True
+
+
+def _dollars(value: object) -> str:
+    return plain(usd(value)) if isinstance(value, int) else as_text(value)
 
 
 def _credential(session: Session, provider: Provider, entry: DeploymentEntry) -> Credential | None:
@@ -171,6 +183,8 @@ def _apply_alias(session: Session, entry: AliasEntry) -> bool:
     # The targets of an alias are part of it: what the file no longer lists must not answer.
     for tie in existing.values():
         session.remove(tie, "target", f"{entry.name} → {tie.deployment}")
+    apply_limits(session, row, row.limits.all(), entry.limits)
+    apply_budgets(session, row, row.budgets.all(), entry.budgets)
     return True
 
 

@@ -14,6 +14,7 @@ from llmgateway.config_file.report import Action, Change, FieldChange, Report, a
 from llmgateway.models import ApiKey, NetworkList, Team
 from providers.models import Credential, Deployment, ModelAlias, Provider
 
+_RULES = ("limits", "budgets__credits")
 M = TypeVar("M", bound=Model)
 Show = Callable[[object], str]
 
@@ -69,19 +70,24 @@ class Session:
         self.unnamed_credentials: list[Credential] = []
         """Removed last, when the deployments that used them are gone."""
         unusable = document.unusable
-        self.providers = Known("providers", "provider", Provider.objects.prefetch_related("credentials"), unusable)
+        self.providers = Known(
+            "providers", "provider", Provider.objects.prefetch_related("credentials", *_RULES), unusable
+        )
         self.deployments = Known(
-            "deployments", "deployment", Deployment.objects.select_related("provider", "credential"), unusable
+            "deployments",
+            "deployment",
+            Deployment.objects.select_related("provider", "credential").prefetch_related(*_RULES),
+            unusable,
         )
-        self.aliases = Known("aliases", "alias", ModelAlias.objects.prefetch_related("targets__deployment"), unusable)
+        self.aliases = Known(
+            "aliases", "alias", ModelAlias.objects.prefetch_related("targets__deployment", *_RULES), unusable
+        )
         self.networks = Known("networks", "network list", NetworkList.objects.all(), unusable)
-        self.teams = Known(
-            "teams", "team", Team.objects.prefetch_related("limits", "budgets", "memberships__user"), unusable
-        )
+        self.teams = Known("teams", "team", Team.objects.prefetch_related(*_RULES, "memberships__user"), unusable)
         self.keys = Known(
             "keys",
             "key",
-            ApiKey.objects.select_related("team").prefetch_related("limits", "budgets", "key_networks__network_list"),
+            ApiKey.objects.select_related("team").prefetch_related(*_RULES, "key_networks__network_list"),
             unusable,
         )
 

@@ -8,7 +8,7 @@ from llmgateway.config_file.entries import Document, KeyEntry, MemberEntry, Netw
 from llmgateway.config_file.fields import FieldReader, as_sequence, read_texts
 from llmgateway.config_file.problems import Problems
 from llmgateway.config_file.reading import Value
-from llmgateway.config_file.schema.limits import read_budgets, read_limits
+from llmgateway.config_file.schema.limits import CALLER, read_budgets, read_limits
 from llmgateway.models import Membership
 from llmgateway.validators import validate_name, validate_networks
 
@@ -53,8 +53,8 @@ def _read_networks(name: str, value: Value, problems: Problems) -> NetworkListEn
 
 def _read_team(name: str, reader: FieldReader) -> TeamEntry | None:
     time_zone = reader.text("time_zone", "UTC")
-    limits = read_limits(reader)
-    budgets = read_budgets(reader)
+    limits = read_limits(reader, CALLER)
+    budgets = read_budgets(reader, CALLER)
     members = _read_members(reader)
     reader.finish()
     if not reader.usable or time_zone is None:
@@ -98,8 +98,8 @@ def _read_key(name: str, reader: FieldReader, pepper: str) -> KeyEntry | None:
     networks = reader.texts("networks")
     allowed_ips = reader.texts("allowed_ips", check_network)
     starts_at, expires_at = reader.moment("starts_at"), reader.moment("expires_at")
-    limits = read_limits(reader)
-    budgets = read_budgets(reader)
+    limits = read_limits(reader, CALLER)
+    budgets = read_budgets(reader, CALLER)
     enabled = reader.boolean("enabled")
     reader.refuse("rules", "cache", "reset")
     reader.finish()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from billing.models import MAX_LIMIT
+from billing.money import MAX_LIMIT_USD, pico_from_usd
 from llmgateway.config_file.entries import (
     AliasEntry,
     CredentialEntry,
@@ -11,6 +13,7 @@ from llmgateway.config_file.entries import (
     TargetEntry,
 )
 from llmgateway.config_file.fields import FieldReader, check_value
+from llmgateway.config_file.schema.limits import PLACE, read_budgets, read_limits
 from llmgateway.validators import validate_name
 from providers.models import ModelAlias
 from providers.validators import validate_provider_name
@@ -51,7 +54,9 @@ def _read_provider(name: str, reader: FieldReader) -> ProviderEntry | None:
     allow_private = reader.boolean("allow_private_network", default=False)
     enabled = reader.boolean("enabled")
     credentials = _read_credentials(reader)
-    reader.refuse("limits", "health")
+    limits = read_limits(reader, PLACE)
+    budgets = read_budgets(reader, PLACE)
+    reader.refuse("health")
     reader.finish()
     if not reader.usable or adapter is None or base_url is None:
         return None
@@ -64,6 +69,8 @@ def _read_provider(name: str, reader: FieldReader) -> ProviderEntry | None:
         allow_private_network=bool(allow_private),
         enabled=enabled,
         credentials=credentials,
+        limits=limits,
+        budgets=budgets,
     )
 
 
@@ -99,7 +106,12 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
     total_s = timeouts.seconds("total_s", 600)
     timeouts.finish()
     enabled = reader.boolean("enabled")
-    reader.refuse("limits", "health", "max_request_usd", "budgets")
+    max_request = reader.money("max_request_usd", pico_from_usd)
+    if max_request is not None and max_request > MAX_LIMIT:
+        reader.add("max_request_usd", f"A request cannot cost more than {MAX_LIMIT_USD} dollars.")
+    limits = read_limits(reader, PLACE)
+    budgets = read_budgets(reader, PLACE)
+    reader.refuse("health")
     reader.finish()
     if not reader.usable or provider is None or model is None:
         return None
@@ -119,7 +131,10 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
         first_token_timeout_s=first_token_s,
         idle_timeout_s=idle_s,
         total_timeout_s=total_s,
+        max_request_pico_usd=max_request,
         enabled=enabled,
+        limits=limits,
+        budgets=budgets,
     )
 
 
@@ -127,7 +142,9 @@ def _read_alias(name: str, reader: FieldReader) -> AliasEntry | None:
     strategy = reader.choice("strategy", ModelAlias.Strategy.values, later=LATER_STRATEGIES, default="weighted")
     targets = _read_targets(reader)
     enabled = reader.boolean("enabled")
-    reader.refuse("fallbacks", "rules", "cache", "retries", "limits", "budgets", "health", "sticky")
+    limits = read_limits(reader, PLACE)
+    budgets = read_budgets(reader, PLACE)
+    reader.refuse("fallbacks", "rules", "cache", "retries", "health", "sticky")
     reader.finish()
     if not reader.usable or strategy is None:
         return None
@@ -138,6 +155,8 @@ def _read_alias(name: str, reader: FieldReader) -> AliasEntry | None:
         strategy=strategy,
         targets=targets,
         enabled=enabled,
+        limits=limits,
+        budgets=budgets,
     )
 
 

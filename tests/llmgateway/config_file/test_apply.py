@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from auditlog.models import LogEntry
 from django.contrib.auth.models import User
 from django.db import connection
@@ -14,9 +15,10 @@ from django.utils import timezone
 
 from billing.models import Budget, Price
 from billing.money import PICO_PER_USD
+from billing.services import budget_increase, credit_add
 from llmgateway import services
 from llmgateway.conf import PROJECT_ROOT
-from llmgateway.config_file.importing import import_file
+from llmgateway.config_file.importing import import_file, import_text
 from llmgateway.key_secrets import digest, pepper_fingerprint
 from llmgateway.models import (
     ApiKey,
@@ -27,6 +29,7 @@ from llmgateway.models import (
     NetworkList,
     RateLimit,
     Team,
+    is_of_everyone,
 )
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
 from tests.llmgateway.config_file.conftest import Environment, load, problems
@@ -79,23 +82,42 @@ def test_the_example_is_imported_whole() -> None:
     assert (key.team.name, key.user_id, key.allowed_models) == ("platform", "ana", ["gpt-4o-mini", "coder"])
     assert [row.name for row in key.networks.all()] == ["office"]
     assert (key.starts_at, key.expires_at) == (datetime(2026, 1, 1, tzinfo=UTC), datetime(2036, 1, 1, tzinfo=UTC))
-    assert RateLimit.objects.get(key=key).amount == 60
+    limits = key.limits.order_by("id").values_list("metric", "per", "amount", "model", "reset_seconds", "shadow")
+    assert list(limits) == [
+        ("requests", "minute", 60, "", None, False),
+        ("tokens", "minute", 100_000, "", None, False),
+        ("concurrency", "", 3, "", None, False),
+        ("tokens", "total", 1_000_000, "", 30 * 86_400, False),
+        ("requests", "day", 5, "coder", None, True),
+    ]
     assert Budget.objects.get(key=key).limit_pico_usd == 10 * PICO_PER_USD
     team = Team.objects.get(name="platform")
     assert team.time_zone == "Europe/Berlin"
     assert (RateLimit.objects.get(team=team).amount, RateLimit.objects.get(team=team).burst) == (1200, 200)
+    month = Budget.objects.get(team=team)
+    assert (month.mode, month.alerts, month.starts_on) == ("strict", [50, 80, 100], "1")
+    assert {str(row) for row in Provider.objects.get(name="local").limits.all()} == {
+        "600 requests per minute",
+        "32 concurrent requests",
+    }
+    assert Budget.objects.get(alias=coder).window == "day"
+    assert Deployment.objects.get(name="gpt-4o-mini-main").max_request_pico_usd == PICO_PER_USD // 2
+    (credit,) = Budget.objects.get(name="prepaid").credits.all()
+    assert (credit.amount_pico_usd, credit.note) == (25 * PICO_PER_USD, "invoice 1")
     assert {row.user.email: row.role for row in team.memberships.all()} == {
         "ana@example.org": "manager",
         "bo@example.org": "auditor",
     }
     assert not ApiKey.objects.get(name="batch").enabled
-    assert RateLimit.objects.get(key=None, team=None).amount == 6000
-    assert {row.name: row.window for row in Budget.objects.filter(key=None, team=None)} == {
+    everyone = RateLimit.objects.filter(is_of_everyone())
+    assert {(row.each, row.amount) for row in everyone} == {("", 6000), ("ip", 600)}
+    assert {row.name: row.window for row in Budget.objects.filter(is_of_everyone())} == {
         "hourly": "hour",
         "daily": "day",
     }
     settings = GatewaySettings.objects.get()
     assert (settings.retry_attempts, settings.retry_initial_ms, settings.retry_max_ms) == (2, 250, 8000)
+    assert (settings.quota_status, settings.chars_per_token_by_provider) == (402, {"openai": 5, "anthropic": 3})
 
 
 def test_a_second_import_writes_nothing() -> None:
@@ -109,7 +131,7 @@ def test_a_second_import_writes_nothing() -> None:
 
     assert report.changes == []
     assert report.secrets == {}
-    assert report.unchanged == 29
+    assert report.unchanged == 39
     assert written(queries) == []
     assert (ConfigChange.objects.count(), LogEntry.objects.count()) == (changes, entries)
 
@@ -556,3 +578,92 @@ def test_zero_is_not_absent() -> None:
     assert RateLimit.objects.get().amount == 0
     assert Budget.objects.get().limit_pico_usd == 0
     assert Budget.objects.get().name == "day"
+
+
+def test_a_limit_that_leaves_its_trial_keeps_its_row() -> None:
+    """What was counted in shadow counts on when it is enforced."""
+    load("limits: [{metric: requests, per: day, amount: 5, shadow: true}]")
+    row = RateLimit.objects.get()
+
+    report = load("limits: [{metric: requests, per: day, amount: 5}]")
+
+    assert (RateLimit.objects.get().pk, RateLimit.objects.get().shadow) == (row.pk, False)
+    assert report.kept == []
+
+
+def test_a_trial_stands_beside_the_limit_it_may_replace() -> None:
+    both = "limits: [{metric: requests, per: day, amount: 9}, {metric: requests, per: day, amount: 5, shadow: true}]"
+    load(both)
+
+    assert {(row.amount, row.shadow) for row in RateLimit.objects.all()} == {(9, False), (5, True)}
+    assert load(both).changes == []
+
+
+def test_an_amount_changes_in_place() -> None:
+    load("limits: [{metric: tokens, per: month, amount: 5, starts_on: 15}]")
+    row = RateLimit.objects.get()
+
+    report = load("limits: [{metric: tokens, per: month, amount: 7, starts_on: 15}]")
+
+    assert (RateLimit.objects.get().pk, RateLimit.objects.get().amount) == (row.pk, 7)
+    assert list(report.lines())[:2] == ["~ limit tokens per month (everyone)", "    amount: 5 → 7"]
+
+
+PREPAID = (
+    "budgets: [{name: p, window: total, limit_usd: 0, credits: [{amount_usd: 5, note: a}, {amount_usd: 5, note: a}]}]"
+)
+
+
+def test_credit_is_not_paid_twice() -> None:
+    load(PREPAID)
+
+    assert load(PREPAID).changes == []
+    assert Budget.objects.get().credit_pico_usd() == 10 * PICO_PER_USD
+
+
+def test_credit_that_an_admin_added_stays_unless_the_file_prunes() -> None:
+    load(PREPAID)
+    credit_add(Budget.objects.get(), PICO_PER_USD)
+
+    assert load(PREPAID).kept == ["credit 1 of p (everyone)"]
+    assert Budget.objects.get().credits.count() == 3
+    load(PREPAID, prune=True)
+    assert Budget.objects.get().credits.count() == 2
+
+
+def test_an_increase_that_an_admin_gave_outlives_a_file_without_one() -> None:
+    text = "budgets: [{name: b, window: day, limit_usd: 1}]"
+    load(text)
+    budget_increase(Budget.objects.get(), 5, until=datetime(2099, 1, 1, tzinfo=UTC))
+
+    assert load(text).changes == []
+    assert Budget.objects.get().increase_pico_usd == 5
+
+
+@pytest.mark.parametrize("owner", ["providers.openai", "deployments.a", "aliases.small"])
+def test_places_have_limits_and_budgets_of_their_own(owner: str) -> None:
+    section, name = owner.split(".")
+    document = yaml.safe_load("version: 1\n" + ROUTES)
+    document[section][name] |= {
+        "limits": [{"metric": "concurrency", "amount": 3}],
+        "budgets": [{"name": "day", "window": "day", "limit_usd": 1, "mode": "strict"}],
+    }
+    column = {"providers": "provider", "deployments": "deployment", "aliases": "alias"}[section]
+
+    import_text(yaml.safe_dump(document))
+
+    assert getattr(RateLimit.objects.get(), column).name == name
+    assert getattr(Budget.objects.get(), column).name == name
+    assert import_text(yaml.safe_dump(document)).changes == []
+    document[section][name] |= {"limits": [], "budgets": []}
+    import_text(yaml.safe_dump(document), prune=True)
+    assert not RateLimit.objects.exists()
+    assert not Budget.objects.exists()
+
+
+def test_settings_that_the_file_does_not_name_stay() -> None:
+    load("settings: {admission: {quota_status: 429}}")
+    load("settings: {estimation: {chars_per_token_by_provider: {}}}")
+
+    row = GatewaySettings.objects.get()
+    assert (row.quota_status, row.hold_wait_ms, row.chars_per_token_by_provider) == (429, 200, {})

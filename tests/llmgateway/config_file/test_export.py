@@ -148,23 +148,67 @@ NETWORKS = st.ip_addresses().map(str) | st.ip_addresses(v=4).map(lambda address:
 FIGURES = st.decimals(0, 1000, places=6).map(str)
 
 
-def limit(amount: int, burst: int | None, enabled: bool) -> dict[str, Any]:
-    return {"metric": "requests", "per": "minute", "amount": amount, "burst": burst, "enabled": enabled}
+USD = st.decimals(0, 1_000_000, places=12).map(str)
 
 
-LIMITS = st.lists(st.builds(limit, st.integers(0, 10**9), st.none() | st.integers(0, 10**9), st.booleans()), max_size=1)
-BUDGETS = st.lists(
-    st.fixed_dictionaries(
+@st.composite
+def limits(draw: st.DrawFn, *, of_place: bool = False) -> dict[str, Any]:
+    """A limit that a provider, deployment or alias may have, or anybody who asks."""
+    metric = draw(st.sampled_from(["requests", "tokens", "input_tokens", "output_tokens", "concurrency"]))
+    periods = ["minute", "hour", "day", "week", "month", "total"]
+    per = None if metric == "concurrency" else draw(st.sampled_from(periods))
+    of_period: dict[str | None, dict[str, Any]] = {
+        "minute": {"burst": draw(st.none() | st.integers(0, 10**9))},
+        "week": {"starts_on": draw(st.sampled_from(["monday", "sunday"]))},
+        "month": {"starts_on": draw(st.none() | st.integers(1, 28))},
+        "total": {"reset": "30d", "reset_anchor": draw(st.none() | MOMENTS.map(datetime.isoformat))},
+    }
+    whose = {} if of_place else draw(st.sampled_from([{}, {"scope": "ip"}, {"scope": "end_user"}, {"model": "m"}]))
+    return {
+        "metric": metric,
+        "per": per,
+        "amount": draw(st.integers(0, 10**12)),
+        **of_period.get(per, {}),
+        **whose,
+        "oversize": "first_in_window" if "tokens" in metric and draw(st.booleans()) else None,
+        "shadow": draw(st.booleans()),
+        "enabled": draw(st.booleans()),
+    }
+
+
+def _told_apart(limit: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(limit.get(name) for name in ("scope", "model", "metric", "per", "shadow"))
+
+
+LIMITS = st.lists(limits(), max_size=3, unique_by=_told_apart)
+PLACE_LIMITS = st.lists(limits(of_place=True), max_size=2, unique_by=_told_apart)
+
+
+@st.composite
+def a_budget(draw: st.DrawFn) -> dict[str, Any]:
+    window = draw(st.sampled_from(["hour", "day", "week", "month", "total"]))
+    credit = st.fixed_dictionaries(
         {
-            "name": NAMES,
-            "window": st.sampled_from(["hour", "day", "week", "month", "total"]),
-            "limit_usd": st.decimals(0, 4_000_000, places=12).map(str),
-            "enabled": st.booleans(),
+            "amount_usd": st.decimals(1, 1000, places=2).map(str),
+            "note": TEXTS.map(lambda text: text.replace("${", "").strip()),
+            "expires_at": st.none() | MOMENTS.map(datetime.isoformat),
         }
-    ),
-    max_size=3,
-    unique_by=lambda budget: budget["name"],
-)
+    )
+    increase = {"amount_usd": draw(USD), "until": draw(MOMENTS).isoformat(), "reason": "launch"}
+    return {
+        "name": draw(NAMES),
+        "window": window,
+        "limit_usd": draw(USD),
+        "mode": draw(st.sampled_from(["expected", "strict"])),
+        "alerts": draw(st.lists(st.integers(1, 100), max_size=3, unique=True)),
+        "starts_on": draw(st.sampled_from([None, "friday"])) if window == "week" else None,
+        "increase": draw(st.sampled_from([None, increase])),
+        "credits": draw(st.lists(credit, max_size=3)) if window == "total" else None,
+        "enabled": draw(st.booleans()),
+    }
+
+
+BUDGETS = st.lists(a_budget(), max_size=3, unique_by=lambda budget: budget["name"])
 
 
 @st.composite
@@ -183,6 +227,8 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 "base_url": draw(st.sampled_from(["", "https://8.8.8.8/v1"])),
                 "allow_private_network": draw(st.booleans()),
                 "credentials": [{"name": item, **credential} for item in credentials],
+                "limits": draw(PLACE_LIMITS),
+                "budgets": draw(BUDGETS),
                 "enabled": draw(st.booleans()),
             }
             for name in providers
@@ -194,6 +240,8 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 "credential": draw(st.sampled_from([*credentials, None])),
                 "inject_usage": draw(st.booleans()),
                 "timeouts": {"connect_s": draw(st.integers(1, 86_400)), "idle_s": draw(st.floats(0.001, 86_400))},
+                "max_request_usd": draw(st.none() | USD),
+                "limits": draw(PLACE_LIMITS),
                 "enabled": draw(st.booleans()),
             }
             for name in deployments
@@ -205,6 +253,8 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                     {"deployment": target, "weight": draw(st.integers(1, 10_000))}
                     for target in draw(st.permutations(deployments))
                 ],
+                "limits": draw(PLACE_LIMITS),
+                "budgets": draw(BUDGETS),
                 "enabled": draw(st.booleans()),
             }
             for name in draw(names)
@@ -247,7 +297,11 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         },
         "limits": draw(LIMITS),
         "budgets": draw(BUDGETS),
-        "settings": {"retries": {"attempts": draw(st.integers(0, 32_767))}},
+        "settings": {
+            "retries": {"attempts": draw(st.integers(0, 32_767))},
+            "admission": {"quota_status": draw(st.sampled_from([402, 403, 429]))},
+            "estimation": {"chars_per_token_by_provider": draw(st.sampled_from([{}, {"openai": 4.5}]))},
+        },
     }
 
 
@@ -269,4 +323,5 @@ class TestAnyConfiguration(TestCase):
         ):
             assert Decimal(written["input"]) == Decimal(price["input"])
         assert exported["keys"].keys() == document["keys"].keys()
+        assert len(exported.get("limits", [])) == len(document["limits"])
         assert Provider.objects.count() == len(document["providers"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
-from billing.models import Budget, Price
+from billing.models import Budget, BudgetCredit, Price
 from llmgateway.config_loader import FILE, MOST_CHANGES, Change, load_snapshot, patch_snapshot
 from llmgateway.models import (
     ApiKey,
@@ -54,6 +54,11 @@ def _move_a_key_to_another_team(world: World) -> None:
     ApiKey.objects.filter(pk=world.strict.pk).update(team=world.platform)
 
 
+def _add_credit(name: str, **owner: object) -> None:
+    Budget.objects.filter(name=name).update(window="total", **owner)
+    BudgetCredit.objects.create(budget=Budget.objects.get(name=name), amount_pico_usd=7)
+
+
 EDITS: list[Callable[[World], object]] = [
     _new_key,
     _move_a_limit_to_another_key,
@@ -82,6 +87,23 @@ EDITS: list[Callable[[World], object]] = [
     lambda w: Budget.objects.filter(name="month").update(window="week"),
     lambda w: Budget.objects.filter(name="all").update(enabled=False),
     lambda w: Budget.objects.create(name="second", key=w.plain, limit_pico_usd=4),
+    lambda w: RateLimit.objects.create(provider=w.provider, metric="tokens", per="day", amount=1),
+    lambda w: RateLimit.objects.create(deployment=w.deployment, metric="concurrency", per="", amount=1),
+    lambda w: RateLimit.objects.create(alias=w.alias, amount=1),
+    lambda w: RateLimit.objects.create(key=w.plain, amount=1, each="ip", per="day"),
+    lambda w: RateLimit.objects.create(team=w.research, amount=1, model="small"),
+    lambda w: RateLimit.objects.filter(key=w.strict).update(key=None, alias=w.alias),
+    lambda w: Budget.objects.create(provider=w.provider, name="p", limit_pico_usd=1),
+    lambda w: Budget.objects.filter(name="own").update(key=None, deployment=w.deployment),
+    lambda w: Budget.objects.filter(name="own").update(each="end_user"),
+    lambda w: Budget.objects.filter(name="own").update(
+        mode="strict", increase_pico_usd=5, increase_until=timezone.now()
+    ),
+    lambda w: _add_credit("own"),
+    lambda w: _add_credit("month"),
+    lambda w: _add_credit("all"),
+    lambda w: _add_credit("own", deployment=w.deployment, key=None),
+    lambda w: Deployment.objects.update(max_request_pico_usd=5),
     lambda w: Provider.objects.update(enabled=False),
     lambda w: Credential.objects.update(enabled=False),
     lambda w: Deployment.objects.update(model="other"),
@@ -90,6 +112,7 @@ EDITS: list[Callable[[World], object]] = [
     lambda w: AliasTarget.objects.all().delete(),
     lambda w: Price.objects.create(provider=w.provider, model="small-1", effective_from=timezone.now(), input=99),
     lambda w: GatewaySettings.objects.create(pk=1, retry_attempts=9, request_body_limit_mb=1),
+    lambda w: GatewaySettings.objects.create(pk=1, quota_status=429, chars_per_token_by_provider={"openai": 2}),
     lambda w: AuthSource.objects.create(name="db", kind="database"),
     lambda w: AuthSource.objects.create(name="file", kind="static_file", path="/no/such/file"),
 ]
@@ -222,3 +245,37 @@ def test_prices_of_the_past_stay(world: World) -> None:
 
     assert [price.input for price in prices] == [10, 99]
     assert prices[0].effective_from == NEW_YEAR.timestamp()
+
+
+def test_removed_credit_is_noticed_by_its_budget_alone(world: World) -> None:
+    _add_credit("own")
+    before = load_snapshot()
+    BudgetCredit.objects.all().delete()
+
+    patched = patch_snapshot(before, _changes_since(before), revision=2)
+
+    assert key_of(patched, world.strict).budgets[0].limit_pico_usd == 1
+    assert patched.aliases is before.aliases
+
+
+def test_a_teams_midnight_moves_the_limits_of_its_keys(world: World) -> None:
+    RateLimit.objects.create(key=world.strict, metric="tokens", per="day", amount=9)
+    before = load_snapshot()
+    Team.objects.filter(pk=world.research.pk).update(time_zone="Asia/Tokyo")
+
+    patched = patch_snapshot(before, _changes_since(before), revision=2)
+
+    assert {limit.per: limit.time_zone for limit in key_of(patched, world.strict).limits} == {
+        "minute": "UTC", "day": "Asia/Tokyo",
+    }  # fmt: skip
+    assert _comparable(patched) == _comparable(load_snapshot(revision=2))
+
+
+def test_the_problem_of_a_budget_goes_with_the_credit_that_caused_it(world: World) -> None:
+    _add_credit("own")
+    BudgetCredit.objects.update(amount_pico_usd=2**62)
+    before = load_snapshot()
+    assert "add up to more than" in before.problems[0].message
+    BudgetCredit.objects.all().delete()
+
+    assert patch_snapshot(before, _changes_since(before), revision=2).problems == ()

@@ -170,13 +170,17 @@ def test_a_missing_file_has_no_keys_and_is_a_problem(world: World) -> None:
             "each needs a name of its own",
         ),
         (
-            f"name: bad, sha256: {SHA256}, "
-            "budgets: [{name: a, window: day, limit_usd: 1, credits: [{amount_usd: 1}]}]",
+            (
+                f"name: bad, sha256: {SHA256}, "
+                "budgets: [{name: a, window: day, limit_usd: 1, credits: [{amount_usd: 1}]}]"
+            ),
             "credits are for `window: total`",
         ),
         (
-            f"name: bad, sha256: {SHA256}, "
-            "budgets: [{name: a, window: day, limit_usd: 1, increase: {amount_usd: 1}}]",
+            (
+                f"name: bad, sha256: {SHA256}, "
+                "budgets: [{name: a, window: day, limit_usd: 1, increase: {amount_usd: 1}}]"
+            ),
             "budgets: increase_until: An increase is for a time",
         ),
         ("name: good, sha256: " + "ef" * 32, "stands in the file twice"),

@@ -1,0 +1,72 @@
+"""The settings that may change while the gateway runs."""
+
+from __future__ import annotations
+
+from llmgateway.config_file.entries import SettingsEntry
+from llmgateway.config_file.fields import FieldReader, check_value
+from llmgateway.models import GatewaySettings
+from providers.validators import validate_adapter
+
+# What PostgreSQL's columns hold; SQLite would take more, and the file must mean the same on both.
+_INTEGER, _SMALL_INTEGER = 2**31 - 1, 2**15 - 1
+
+
+def read_settings(parent: FieldReader) -> SettingsEntry | None:
+    """Only what the file says; the rest stays as it is."""
+    if not parent.has("settings"):
+        return None
+    reader = parent.object("settings")
+    groups = {name: reader.object(name) for name in ("retries", "admission", "estimation")}
+    values: dict[str, object] = {
+        "request_body_limit_mb": reader.integer("request_body_limit_mb", at_least=1, at_most=_INTEGER),
+        **_read_retries(groups["retries"]),
+        **_read_admission(groups["admission"]),
+        **_read_estimation(groups["estimation"]),
+    }
+    for group in groups.values():
+        group.finish()
+    reader.finish()
+    if not reader.usable:
+        return None
+    given = {name: value for name, value in values.items() if value is not None}
+    places = reader.places()
+    for group_name, group in groups.items():
+        places |= {f"{group_name}.{name}": place for name, place in group.places().items()}
+    return SettingsEntry(place=reader.place, places=places, values=given)
+
+
+def _read_retries(reader: FieldReader) -> dict[str, object]:
+    return {
+        "retry_attempts": reader.integer("attempts", at_most=_SMALL_INTEGER),
+        "retry_initial_ms": reader.integer("initial_ms", at_most=_INTEGER),
+        "retry_max_ms": reader.integer("max_ms", at_most=_INTEGER),
+    }
+
+
+def _read_admission(reader: FieldReader) -> dict[str, object]:
+    status = reader.integer("quota_status")
+    if status is not None and status not in GatewaySettings.QuotaStatus.values:
+        reader.add("quota_status", f"{status} is not possible here; write 402, 403 or 429.")
+    return {
+        "hold_wait_ms": reader.integer("hold_wait_ms", at_most=60_000),
+        "strict_min_output_tokens": reader.integer("strict_min_output_tokens", at_least=1, at_most=_INTEGER),
+        "absent_cap_share": reader.integer("absent_cap_share", at_least=1, at_most=1_000_000),
+        "quota_status": status,
+    }
+
+
+def _read_estimation(reader: FieldReader) -> dict[str, object]:
+    name = "chars_per_token_by_provider"
+    return {
+        "max_sample_bytes": reader.integer("max_sample_bytes", at_most=_INTEGER),
+        "bytes_per_token": reader.number("bytes_per_token", at_least=0.1, at_most=1000),
+        "chars_per_token": reader.number("chars_per_token", at_least=0.1, at_most=1000),
+        name: _read_by_adapter(reader.object(name)) if reader.has(name) else reader.text(name),
+    }
+
+
+def _read_by_adapter(reader: FieldReader) -> dict[str, float]:
+    numbers = {name: reader.number(name, at_least=0.1, at_most=1000) for name in reader.places()}
+    for name in numbers:
+        check_value(name, reader.at(name), reader.problems, validate_adapter)
+    return {name: number for name, number in numbers.items() if number is not None}
