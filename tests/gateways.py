@@ -87,7 +87,14 @@ class FakeStatus:
     version = "1.2.3"
 
     def facts(self) -> dict[str, Any]:
-        return {"database": "ok", "ledger": "ok", "journal_backlog_bytes": 0, "journal_undrained_s": 0.0, "config_revision": 1, "webhooks": NO_WEBHOOKS}
+        return {
+            "database": "ok",
+            "ledger": "ok",
+            "journal_backlog_bytes": 0,
+            "journal_undrained_s": 0.0,
+            "config_revision": 1,
+            "webhooks": NO_WEBHOOKS,
+        }
 
 
 class LogLines:

@@ -17,7 +17,9 @@ WEBHOOKS = (
     "llmgateway_webhook_dead",
     "llmgateway_webhook_oldest_seconds",
 )
-ALIKE = frozenset({"llmproxy_build_info", "llmgateway_config_revision", "llmgateway_journal_undrained_seconds", *WEBHOOKS})
+ALIKE = frozenset(
+    {"llmproxy_build_info", "llmgateway_config_revision", "llmgateway_journal_undrained_seconds", *WEBHOOKS}
+)
 """What every worker says of the same thing; the largest counts. All else is added."""
 
 SampleKey = tuple[str, tuple[tuple[str, str], ...]]
