@@ -137,6 +137,12 @@ class UsageReporter(models.Model):
         """As they were stored. Names may be shown, values never."""
         return read_headers(self.encrypted_headers)
 
+    def encrypt_again(self) -> None:
+        """The same secrets under the newest field key; the caller saves."""
+        if self.encrypted_secret:
+            self.encrypted_secret = encrypt(self.stored_secret())
+        self.encrypted_headers = write_headers(self.stored_headers())
+
     def resolve_headers(self) -> dict[str, str]:
         """Raises ImproperlyConfigured if one cannot be read."""
         return {name: resolve_reference(value) for name, value in self.stored_headers().items()}

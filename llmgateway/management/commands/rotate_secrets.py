@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand
 from django.db import transaction
 from django.utils import timezone
 
+from billing.models import UsageReporter
 from llmgateway import conf as conf_module
 from llmgateway.audit import acting_as
 from llmgateway.conf import Conf, read_env_file, read_environment
@@ -26,8 +27,9 @@ PEPPERS = Conf.key_peppers.name
 
 class Command(BaseCommand):
     help = (
-        "Make a new field key and encrypt every credential with it, and a new pepper for the keys that are made from "
-        "now on. Old peppers stay while a key needs them; the field key before stays until the next rotation."
+        "Make a new field key and encrypt every credential and reporter's secret with it, and a new pepper for the keys "
+        "that are made from now on. Old peppers stay while a key needs them; the field key before stays until the next "
+        "rotation."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -67,7 +69,7 @@ class Command(BaseCommand):
 
 @transaction.atomic
 def reencrypt_credentials() -> int:
-    """Encrypt every stored credential with the newest field key, all or none. Returns how many.
+    """Encrypt every stored secret with the newest field key, all or none. Returns how many credentials there are.
 
     Raises:
         ImproperlyConfigured: one cannot be read with the keys there are; nothing is changed.
@@ -77,6 +79,9 @@ def reencrypt_credentials() -> int:
         for credential in credentials:
             credential.set_secret(credential.stored_secret())
             credential.save(update_fields=["encrypted_secret"])
+        for reporter in UsageReporter.objects.select_for_update():
+            reporter.encrypt_again()
+            reporter.save(update_fields=["encrypted_secret", "encrypted_headers"])
     return len(credentials)
 
 

@@ -11,6 +11,7 @@ from cryptography.fernet import Fernet
 from django.core.management import call_command
 from django.utils import timezone
 
+from billing.models import UsageReporter
 from llmgateway import conf as conf_module
 from llmgateway import services
 from llmgateway.conf import Conf, read_environment
@@ -57,6 +58,19 @@ def test_credentials_are_encrypted_with_the_new_key(credential: Credential) -> N
     assert newest.decrypt(credential.encrypted_secret.removeprefix("fernet:")) == b"sk-provider-secret"
     assert conf.field_keys == [conf.field_keys[0], old_key]
     assert conf.secrets_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_secrets_of_reporters_are_encrypted_with_the_new_key(credential: Credential) -> None:
+    reporter = UsageReporter(name="billing", url="https://hooks.example.org/usage")
+    secret = reporter.make_secret()
+    reporter.set_headers({"Authorization": "Bearer of-the-receiver"})
+    reporter.save()
+
+    newest = Fernet(rotate().field_keys[0])
+
+    reporter.refresh_from_db()
+    assert newest.decrypt(reporter.encrypted_secret.removeprefix("fernet:")).decode() == secret
+    assert b"of-the-receiver" in newest.decrypt(reporter.encrypted_headers.removeprefix("fernet:"))
 
 
 def test_a_process_from_before_still_reads_credentials(credential: Credential) -> None:
