@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import httptools
@@ -90,6 +90,17 @@ class Exchange(RequestResponseCycle):
             self._continue(message)
         else:
             raise RuntimeError(f"{message['type']} was sent after the end of the answer")
+
+    def answer_at_once(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Send a complete answer without waiting. False: that is not possible now, and nothing was sent."""
+        if self.flow.write_paused or self.disconnected or self.response_started:
+            return False
+        head = self._head_of(status, headers)
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self.transport.write(head + self._framed(body, more=False))
+        self._end()
+        return True
 
     def _start(self, message: Message) -> None:
         if message["type"] != "http.response.start":

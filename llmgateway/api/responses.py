@@ -10,6 +10,7 @@ import orjson
 
 from llmgateway.api.asgi_types import RawHeaders, Receive, Send
 from llmgateway.api.errors import openai_envelope
+from llmgateway.api.http_protocol import Exchange
 from llmgateway.pipeline.errors import GatewayError
 
 JSON = (b"content-type", b"application/json")
@@ -18,10 +19,13 @@ JSON = (b"content-type", b"application/json")
 class Responder:
     """Sends one answer; the pipeline's `Client`. Adds the headers that every answer carries: request id, cross-origin rules."""
 
-    __slots__ = ("_always", "_send", "started")
+    __slots__ = ("_always", "_exchange", "_send", "started")
 
     def __init__(self, send: Send, always: RawHeaders) -> None:
         self._send = send
+        server = getattr(send, "__self__", None)
+        self._exchange = server if isinstance(server, Exchange) else None
+        """Our own server's side of the request; None: another server, which is spoken to in ASGI."""
         self._always = always
         self.started = False
 
@@ -40,7 +44,12 @@ class Responder:
         await self.whole(status, orjson.dumps(value), [*headers, JSON])
 
     async def whole(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        headers = [*headers, (b"content-length", b"%d" % len(body)), *self._always]
+        self.started = True
+        # Two messages and four coroutines fewer, 5 µs a request.
+        if self._exchange is not None and self._exchange.answer_at_once(status, headers, body):
+            return
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send(body, more=False)
 
     async def start_and_end(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
@@ -55,11 +64,14 @@ class DisconnectWatch:
     `watch` takes over `receive`, so the request's body must have been read.
     """
 
-    __slots__ = ("_receive", "_task", "_watcher", "client_left")
+    __slots__ = ("_receive", "_watcher", "client_left", "task")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._task = asyncio.current_task()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request runs in a task")
+        self.task: asyncio.Task[object] = task
         self._watcher: asyncio.Task[None] | None = None
         self.client_left = False
 
@@ -70,8 +82,7 @@ class DisconnectWatch:
         while (await self._receive())["type"] != "http.disconnect":
             continue  # A server may repeat that the body is complete.
         self.client_left = True
-        if self._task is not None:
-            self._task.cancel()
+        self.task.cancel()
 
     def stop(self) -> None:
         if self._watcher is not None:

@@ -7,7 +7,6 @@ a request also begins the watch over its client: most short answers are gone bef
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 
 from llmgateway.pipeline.protocols import Clock
@@ -33,13 +32,11 @@ class Exchange:
         "watched",
     )
 
-    def __init__(
-        self, request_id: str, task: asyncio.Task[object], presence: Presence, *, now: float, deadline: float
-    ) -> None:
+    def __init__(self, request_id: str, presence: Presence, *, now: float, deadline: float) -> None:
         self.request_id = request_id
         self.presence = presence
         self.watched = False
-        self.task = task
+        self.task = presence.task
         self.timed_out = False
         self.deadline = deadline
         """Monotonic seconds at which the request ends, whatever happens."""
@@ -79,11 +76,9 @@ class Exchanges:
         return len(self._running)
 
     def begin(self, request_id: str, presence: Presence, *, total_s: float) -> Exchange:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("an exchange runs in a task")
         now = self._clock.monotonic()
-        exchange = self._running[request_id] = Exchange(request_id, task, presence, now=now, deadline=now + total_s)
+        deadline = now + total_s
+        exchange = self._running[request_id] = Exchange(request_id, presence, now=now, deadline=deadline)
         return exchange
 
     def end(self, exchange: Exchange) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -41,6 +42,10 @@ class Client(Protocol):
 
     async def send(self, chunk: bytes, *, more: bool) -> None: ...
 
+    async def whole(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """An answer that is there completely; its length is told to the client."""
+        ...
+
     async def error(self, error: GatewayError, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """An error in the shape of the caller's protocol, in place of an answer."""
         ...
@@ -51,6 +56,11 @@ class Presence(Protocol):
 
     @property
     def client_left(self) -> bool: ...
+
+    @property
+    def task(self) -> asyncio.Task[object]:
+        """The request's."""
+        ...
 
     def watch(self) -> None:
         """From now on notice it when the client leaves, and at once if it has left already."""

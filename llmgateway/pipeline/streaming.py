@@ -185,14 +185,7 @@ async def _deliver_body(call: Call, client: Client, answer: Answer) -> None:
     call.progress.http_status = status
     call.meter(raw, output_estimate=_estimate_output(call, len(answer.body)), response_model=response_model)
     call.settle("completed")
-    headers = (
-        *answer.headers,
-        *gateway_headers(call),
-        *_usage_headers(call),
-        (b"content-length", b"%d" % len(answer.body)),
-    )
-    await client.start(status, headers)
-    await client.send(answer.body, more=False)
+    await client.whole(status, answer.body, (*answer.headers, *gateway_headers(call), *_usage_headers(call)))
 
 
 def _estimate_output(call: Call, size: int) -> int:
@@ -290,9 +283,7 @@ async def _pass_on(call: Call, client: Client, failure: Failure) -> None:
     """Status, body and `Retry-After` as the provider sent them, whether or not a stream was asked for."""
     call.progress.http_status = failure.status
     call.settle("failed", error_type=failure.label, refund_limits=failure.status >= 500)
-    length = (b"content-length", b"%d" % len(failure.body))
-    await client.start(failure.status, (*failure.headers, *gateway_headers(call), length))
-    await client.send(failure.body, more=False)
+    await client.whole(failure.status, failure.body, (*failure.headers, *gateway_headers(call)))
 
 
 def _own_error(failure: Failure, alias: str) -> GatewayError:

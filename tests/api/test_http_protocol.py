@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from llmgateway.api.asgi_types import WHOLE_BODY, Message
 from llmgateway.api.http_protocol import GatewayProtocol
+from llmgateway.api.responses import Responder
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 GET = b"GET /path?q=1 HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -112,6 +113,36 @@ async def test_head_and_body_leave_in_one_write() -> None:
 
     assert wire.pipe.writes == [answer]
     assert answer == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
+
+
+@pytest.mark.parametrize("head", [False, True])
+async def test_an_answer_at_once_is_that_of_two_messages(head: bool) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Responder(send, [(b"x-request-id", b"1")]).whole(200, b"hi", [(b"x-a", b"b")])
+
+    request = GET.replace(b"GET", b"HEAD") if head else GET
+    ours, theirs = Wire(app), Wire(app, HttpToolsProtocol)
+
+    assert await ours.send(request) == await theirs.send(request)
+    assert len(ours.pipe.writes) == 1
+
+
+async def test_a_client_that_reads_slowly_is_waited_for() -> None:
+    done = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Responder(send, []).whole(200, b"hi", [])
+        done.set()
+
+    wire = Wire(app)
+    wire.protocol.pause_writing()
+    wire.protocol.data_received(GET)
+    await asyncio.sleep(0.01)
+    assert not done.is_set()
+    assert not wire.pipe.writes
+
+    wire.protocol.resume_writing()
+    assert (await wire.send()).endswith(b"\r\n\r\nhi")
 
 
 async def test_pieces_of_a_stream_leave_when_they_are_sent() -> None:

@@ -33,7 +33,7 @@ def test_a_reader_that_went_away_is_counted_and_does_not_end_the_log(caplog: pyt
     log = AccessLog(writing, interval_s=0.01)
     log.start()
 
-    log.write({"started_at": 0.0})
+    log.write({"started_at": 0.0, "number": 1})
     log.close()
     os.close(writing)
 
