@@ -23,6 +23,10 @@ class Status(Protocol):
         """Facts without addresses or secrets: database, journal backlog, configuration revision, ledger."""
         ...
 
+    async def sibling_metrics(self) -> list[bytes]:
+        """The pages of metrics of the other workers behind this port."""
+        ...
+
 
 class HealthPages:
     """None needs a key, none is limited, none says why or where."""

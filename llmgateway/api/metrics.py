@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from billing.money import usd
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.health import Status
+from llmgateway.api.merged_metrics import merged
 from llmgateway.conf import Conf
 from llmgateway.pipeline.errors import PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
@@ -41,15 +42,21 @@ class MetricsPage:
             raise PermissionDeniedError(
                 "These metrics may not be read from here. Set METRICS_ACCESS or send METRICS_TOKEN as a bearer token."
             )
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Figures(gateway, self._status))
-        await exchange.responder.whole(200, generate_latest(registry), [(b"content-type", CONTENT_TYPE)])
+        pages = [page_of(gateway, self._status), *await self._status.sibling_metrics()]
+        await exchange.responder.whole(200, merged(pages), [(b"content-type", CONTENT_TYPE)])
 
     def _may_read(self, exchange: HttpExchange) -> bool:
         if self._open or parse_address(exchange.client_ip) in self._networks:
             return True
         secret = exchange.inbound.secret
         return bool(self._token) and secret is not None and hmac.compare_digest(secret, self._token)
+
+
+def page_of(gateway: Gateway, status: Status) -> bytes:
+    """The figures of this process alone."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures(gateway, status))
+    return generate_latest(registry)
 
 
 class _Figures:
