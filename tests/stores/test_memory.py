@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import rule
 
 from billing.windows import load_zone
 from llmgateway.pipeline.protocols import AdmissionStore, Reservation, TargetTerms, Tokens
@@ -14,6 +15,7 @@ from llmgateway.pipeline.snapshot import Limit
 from llmgateway.stores.memory import MemoryStore
 from tests.fakes import FakeClock
 from tests.stores.contract import DAY, FIVE, StoreContract, remaining
+from tests.stores.machine import StoreMachine
 
 load_zone("UTC")
 
@@ -55,3 +57,19 @@ def test_in_any_span_at_most_burst_and_the_pace_pass(amount: int, burst: int, ga
     for first, start in enumerate(passed):
         for last in range(first, len(passed)):
             assert last - first + 1 <= burst + amount * (passed[last] - start) / 60 + 1e-6
+
+
+class MemoryMachine(StoreMachine):
+    steps_back = True
+
+    async def make_store(self, clock: FakeClock) -> AdmissionStore:
+        return MemoryStore(clock)
+
+    @rule()
+    def sweep(self) -> None:
+        assert isinstance(self.store, MemoryStore)
+        self.store.sweep()
+
+
+TestMemoryAgainstTheModel = MemoryMachine.TestCase
+TestMemoryAgainstTheModel.settings = settings(max_examples=100, stateful_step_count=40)
