@@ -20,7 +20,7 @@ REST_FRAMEWORK: dict[str, Any] = {
         "llmgateway.management_api.filters.Ordering",
     ],
     "DEFAULT_METADATA_CLASS": None,
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "llmgateway.management_api.schema.Operations",
     "EXCEPTION_HANDLER": "llmgateway.management_api.errors.handle",
     "SEARCH_PARAM": "search",
 }

@@ -78,8 +78,9 @@ class Resource(GenericViewSet[M], Generic[M]):
         """
         queryset = self.get_queryset()
         self.get_object()
-        # Locked by itself: a lock on outer joins PostgreSQL refuses.
-        queryset.model._default_manager.select_for_update().filter(pk=self.kwargs["pk"]).first()  # noqa: SLF001
+        # Locked by itself, in an order that needs no other table: a lock on outer joins PostgreSQL refuses.
+        rows = queryset.model._default_manager.select_for_update().order_by("pk")  # noqa: SLF001  # Django's documented API
+        rows.filter(pk=self.kwargs["pk"]).first()
         row = self.get_object()
         expected = self.request.headers.get("If-Match", "*")
         if expected != "*" and self.etag(row) not in [each.strip() for each in expected.split(",")]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.openapi import AutoSchema
+from rest_framework.permissions import SAFE_METHODS
 
 ERROR = {
     "type": "object",
@@ -38,6 +40,26 @@ STATUSES = {
     "429": "Too many requests; see `Retry-After`.",
 }
 _METHODS = ("get", "post", "patch", "delete")
+
+
+# What lists and single rows do needs no words of each resource's own.
+_SUMMARIES = {"list": "List", "retrieve": "Show one"}
+
+
+class Operations(AutoSchema):
+    """Says of every operation which scope it needs."""
+
+    def get_summary(self) -> str | None:
+        action = getattr(self.view, "action", "")
+        return _SUMMARIES.get(action) or self._words().partition("\n")[0].partition(". ")[0].rstrip(".") or None
+
+    def get_description(self) -> str:  # type: ignore[override]  # mypy is told the next line
+        view: Any = self.view
+        scope = view.read_scope if self.method in SAFE_METHODS else view.write_scope
+        return f"{self._words()}\n\nNeeds the scope `{scope}`."
+
+    def _words(self) -> str:
+        return super().get_description() or ""
 
 
 class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # the library has no types
