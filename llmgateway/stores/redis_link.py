@@ -1,0 +1,384 @@
+"""One connection to Redis that calls of concurrent requests share: one write per turn of the event loop.
+
+It knows batches of calls, answers, timeouts and reconnecting; nothing of limits and money. Belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources import files
+from typing import Any, cast
+
+import msgspec
+import redis.asyncio.connection as redis_connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+logger = logging.getLogger(__name__)
+
+SCRIPT = (files("llmgateway.stores") / "admission.lua").read_bytes()
+RETRY_FIRST_S = 0.05
+RETRY_MOST_S = 1.0
+LARGEST_BATCH = 64
+"""Calls in one run of the script: Redis does nothing else meanwhile."""
+BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
+"""Upper bounds of the histogram of round trips."""
+GRACE_S = 0.005
+"""After a timer is late, answers that have arrived are read before Redis is blamed."""
+
+Call = tuple[Any, ...]
+"""An operation of `admission.lua` by name, and what it takes."""
+
+
+class LinkLostError(Exception):
+    """Redis did not answer, or not as it should. Whether it did what it was asked is unknown."""
+
+
+class EpochChangedError(Exception):
+    """The counters were made anew; what was asked was not done."""
+
+
+class RoundTrips:
+    """How long Redis took, for metrics."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        """By upper bound (`BUCKETS_S`), and one more for what took longer."""
+        self.total_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.total_s += seconds
+        for number, bound in enumerate(BUCKETS_S):
+            if seconds <= bound:
+                self.counts[number] += 1
+                return
+        self.counts[-1] += 1
+
+
+class _Batch(msgspec.Struct):
+    """What was sent together and is answered together."""
+
+    calls: list[Call]
+    answers: list[asyncio.Future[Any] | None]
+    """One for each call; None: nobody waits, and it is sent again if it was lost."""
+    sent_at: float
+
+
+class RedisLink:
+    """Keeps one connection, and sends what is handed to it in order.
+
+    `on_connect` is awaited after each connecting, before anything else is sent; when it returns, calls flow. `on_lost`
+    is called when that ends. Calls that nobody waits for (`post`) are kept while the process lives and sent again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str,
+        timeout_s: float,
+        on_connect: Callable[[], Awaitable[None]],
+        on_lost: Callable[[], None],
+        now_us: Callable[[], int] | None = None,
+    ) -> None:
+        self._url = url
+        self.epoch_key = f"{{{namespace}}}:epoch"
+        self.epoch = ""
+        """Which counters are meant."""
+        self.timeout_s = timeout_s
+        self.open = False
+        """Calls are sent now."""
+        self.lost = 0
+        """How often the connection was lost or could not be made."""
+        self.round_trips = RoundTrips()
+        self._on_connect = on_connect
+        self._on_lost = on_lost
+        self._now_us = now_us
+        self._connection: redis_connection.AbstractConnection | None = None
+        self._sha = ""
+        self._calls: list[Call] = []
+        self._answers: list[asyncio.Future[Any] | None] = []
+        self._backlog: deque[Call] = deque()
+        self._pending: deque[_Batch | asyncio.Future[Any]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._flushing: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._broken = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder().decode
+
+    # For the store.
+
+    def ask(self, call: Call) -> asyncio.Future[Any]:
+        """The answer to a call; fails with `LinkLostError` or `EpochChangedError`."""
+        answer = self._loop.create_future()
+        if not self.open:
+            answer.set_exception(LinkLostError("Redis is away"))
+        else:
+            self._add(call, answer)
+        return answer
+
+    def post(self, call: Call) -> None:
+        """Sent as soon as Redis is there, after everything handed over before."""
+        if self.open:
+            self._add(call, None)
+        else:
+            self._backlog.append(call)
+
+    def command(self, *words: str | bytes | int) -> asyncio.Future[Any]:
+        """The answer to an ordinary Redis command, sent at once. Fails with `LinkLostError`."""
+        answer = self._loop.create_future()
+        connection = self._connection
+        if connection is None or self._broken.is_set():
+            answer.set_exception(LinkLostError("Redis is away"))
+            return answer
+        self._spawn(self._send(connection, connection.pack_command(*words), answer))
+        return answer
+
+    async def run_script(self, epoch: str, calls: Sequence[Call], mode: str) -> list[Any]:
+        """Run calls on counters that are not published yet. Fails with `LinkLostError`."""
+        now = b"" if self._now_us is None else self._now_us()
+        answer = await self.command("EVALSHA", self._sha, 1, self.epoch_key, epoch, self._encode(calls), now, mode)
+        answers: list[Any] = self._decode(answer)
+        return answers
+
+    def forget_posted(self) -> None:
+        """Drop the calls that nobody waits for and that were not sent: the counters know what they would say."""
+        self._backlog.clear()
+        kept = [(call, answer) for call, answer in zip(self._calls, self._answers, strict=True) if answer is not None]
+        self._calls, self._answers = [call for call, _ in kept], [answer for _, answer in kept]
+
+    @property
+    def waiting(self) -> int:
+        """Calls that are kept until Redis is back."""
+        return len(self._backlog)
+
+    def break_off(self, reason: str) -> None:
+        """Give this connection up; the next one is made at once."""
+        if not self._broken.is_set():
+            logger.warning("Redis: %s", reason)
+            self._lose()
+
+    def release(self) -> None:
+        """Send the kept calls, in the order they came. Called when the counters are known to be valid."""
+        self.open = True
+        while self._backlog:
+            self._add(self._backlog.popleft(), None)
+
+    # Sending.
+
+    def _add(self, call: Call, answer: asyncio.Future[Any] | None) -> None:
+        self._calls.append(call)
+        self._answers.append(answer)
+        if self._flushing is None:
+            self._flushing = self._loop.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        """Runs one turn of the event loop after the first call came, and takes all that have come since."""
+        self._flushing = None
+        connection, calls, answers = self._connection, self._calls, self._answers
+        self._calls, self._answers = [], []
+        if connection is None or not self.open:
+            self._give_up(_Batch(calls, answers, 0.0), LinkLostError("Redis is away"))
+            return
+        for start in range(0, len(calls), LARGEST_BATCH):
+            batch = _Batch(
+                calls[start : start + LARGEST_BATCH], answers[start : start + LARGEST_BATCH], time.perf_counter()
+            )
+            now = b"" if self._now_us is None else self._now_us()
+            packed = connection.pack_command(
+                "EVALSHA", self._sha, 1, self.epoch_key, self.epoch, self._encode(batch.calls), now
+            )
+            await self._send(connection, packed, batch)
+
+    async def _send(
+        self,
+        connection: redis_connection.AbstractConnection,
+        packed: Sequence[bytes],
+        asked: _Batch | asyncio.Future[Any],
+    ) -> None:
+        """What is asked is noted and written in one step: answers come in the order of writing."""
+        if connection is not self._connection or self._broken.is_set():
+            self._fail(asked)
+            return
+        self._pending.append(asked)
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(self.timeout_s, self._ring)
+            self._alarm_for = self._pending[0]
+        try:
+            await connection.send_packed_command(packed, check_health=False)
+        except (OSError, RedisError) as error:
+            if connection is self._connection:
+                self.break_off(f"writing failed: {error}")
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Timeouts: one timer, for the oldest that is not answered when it starts.
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if not self._pending:
+            return
+        loop = self._loop
+        if self._pending[0] is self._alarm_for:
+            self._alarm = loop.call_later(GRACE_S, self._blame, self._alarm_for)
+        else:
+            self._alarm_for = self._pending[0]
+            self._alarm = loop.call_later(self._left(self._alarm_for), self._ring)
+
+    def _left(self, oldest: _Batch | asyncio.Future[Any]) -> float:
+        if isinstance(oldest, _Batch):
+            return max(0.0, oldest.sent_at + self.timeout_s - time.perf_counter())
+        return self.timeout_s
+
+    def _blame(self, oldest: _Batch | asyncio.Future[Any]) -> None:
+        self._alarm = None
+        if self._pending and self._pending[0] is oldest:
+            self.break_off(f"no answer within {self.timeout_s * 1000:.0f} ms")
+        else:
+            self._ring_again()
+
+    def _ring_again(self) -> None:
+        if self._pending:
+            self._alarm_for = self._pending[0]
+            self._alarm = self._loop.call_later(self._left(self._alarm_for), self._ring)
+
+    # Receiving.
+
+    async def _receive(self, connection: redis_connection.AbstractConnection) -> None:
+        while True:
+            try:
+                answer = await connection.read_response(disconnect_on_error=False)
+            except RedisError as error:
+                if not self._pending or isinstance(error, RedisConnectionError):
+                    raise
+                answer = error
+            asked = self._pending.popleft()
+            if isinstance(asked, _Batch):
+                self.round_trips.observe(time.perf_counter() - asked.sent_at)
+                self._answer(asked, answer)
+            elif not asked.done():
+                if isinstance(answer, RedisError):
+                    asked.set_exception(LinkLostError(str(answer)))
+                else:
+                    asked.set_result(answer)
+
+    def _answer(self, batch: _Batch, answer: Any) -> None:
+        if isinstance(answer, RedisError):
+            if "EPOCH" in str(answer):
+                self._give_up(batch, EpochChangedError(str(answer)))
+                self.break_off("the counters are gone or were made anew")
+                return
+            self._give_up(batch, LinkLostError(str(answer)))
+            self.break_off(f"refused: {answer}")
+            return
+        for call, future, result in zip(batch.calls, batch.answers, self._decode(answer), strict=True):
+            if type(result) is list and result and result[0] == "error":
+                self._failed(call, future, result[1])
+            elif future is not None and not future.done():
+                future.set_result(result)
+
+    def _failed(self, call: Call, future: asyncio.Future[Any] | None, message: str) -> None:
+        """The script stumbled over one call. Redis is well, so it would stumble again."""
+        logger.error(
+            "Redis could not do %s: %s. The counters it concerns are off until they are reconciled.", call[0], message
+        )
+        if future is not None and not future.done():
+            future.set_exception(LinkLostError(message))
+
+    def _give_up(self, batch: _Batch, error: Exception) -> None:
+        """Fail those who wait, keep the rest for the next connection."""
+        kept = []
+        for call, future in zip(batch.calls, batch.answers, strict=True):
+            if future is None:
+                kept.append(call)
+            elif not future.done():
+                future.set_exception(error)
+        self._backlog.extend(kept)
+
+    def _fail(self, asked: _Batch | asyncio.Future[Any]) -> None:
+        error = LinkLostError("Redis did not answer")
+        if isinstance(asked, _Batch):
+            self._give_up(asked, error)
+        elif not asked.done():
+            asked.set_exception(error)
+
+    # Connecting.
+
+    def _lose(self) -> None:
+        self.open = False
+        self.lost += 1
+        self._broken.set()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        pending, self._pending = self._pending, deque()
+        behind, self._backlog = self._backlog, deque()
+        for asked in pending:
+            self._fail(asked)
+        self._backlog.extend(behind)
+        self._on_lost()
+
+    async def run(self) -> None:
+        """Connect, and connect again whenever that is lost, until cancelled."""
+        wait_s = RETRY_FIRST_S
+        while True:
+            self._broken.clear()
+            # In a thread: it reads files (its own version, certificates).
+            connection = await asyncio.to_thread(self._new_connection)
+            reading: asyncio.Task[None] | None = None
+            try:
+                async with asyncio.timeout(max(1.0, 4 * self.timeout_s)):
+                    await connection.connect()  # type: ignore[no-untyped-call]
+                    self._sha = await self._load_script(connection)
+                self._connection = connection
+                reading = asyncio.create_task(self._receive(connection))
+                reading.add_done_callback(self._ended)
+                await self._on_connect()
+                wait_s = RETRY_FIRST_S
+                await self._broken.wait()
+            except (OSError, RedisError, LinkLostError, TimeoutError) as error:
+                if not self._broken.is_set():
+                    logger.warning("Redis cannot be reached: %s", error or type(error).__name__)
+                    self._lose()
+            finally:
+                self.open = False
+                self._connection = None
+                await _end(reading)
+                await connection.disconnect(nowait=True)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, RETRY_MOST_S)
+
+    def _ended(self, reading: asyncio.Task[None]) -> None:
+        if not reading.cancelled() and reading.exception() is not None:
+            self.break_off(f"the connection ended: {reading.exception()}")
+
+    def _new_connection(self) -> redis_connection.AbstractConnection:
+        options = dict(redis_connection.parse_url(self._url))
+        kind = cast("Any", options.pop("connection_class", redis_connection.Connection))
+        return cast(
+            "redis_connection.AbstractConnection",
+            kind(**options, socket_connect_timeout=max(1.0, 4 * self.timeout_s), retry=Retry(NoBackoff(), 0)),
+        )
+
+    async def _load_script(self, connection: redis_connection.AbstractConnection) -> str:
+        await connection.send_command("SCRIPT", "LOAD", SCRIPT)
+        return str((await connection.read_response()).decode())
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, OSError, RedisError):
+            await task

@@ -1,0 +1,580 @@
+"""Admission counters in Redis, for several processes or hosts. One script run takes everything or nothing.
+
+`redis_link` shares one connection among concurrent requests, `redis_epoch` says which counters are valid,
+`redis_fallback` decides while there are none, and `admission.lua` is what Redis runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from llmgateway.pipeline.protocols import (
+    BudgetState,
+    Clock,
+    HeldWindow,
+    Refusal,
+    Reservation,
+    StoreRefusal,
+    TargetTerms,
+    Tokens,
+)
+from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from llmgateway.stores.redis_epoch import POLL_S, Epoch, Recount, Totals
+from llmgateway.stores.redis_fallback import Fallback, Local, Policy, Seen
+from llmgateway.stores.redis_link import Call, EpochChangedError, LinkLostError, RedisLink, RoundTrips
+from llmgateway.stores.redis_terms import (
+    SLOTS,
+    WINDOW,
+    Asked,
+    Frames,
+    Packed,
+    amount_text,
+    budget_refusal,
+    headrooms,
+    kind_of,
+    limit_refusal,
+    limit_window,
+    used_by_metric,
+)
+from llmgateway.stores.waiting import Waiters
+
+logger = logging.getLogger(__name__)
+
+LEASE_S = 30.0
+"""A concurrency slot returns by itself when its worker was not heard of for so long."""
+WATCH_S = 1.0
+RENEW_S = 10.0
+RETURNS_S = 0.01
+"""How often Redis is asked whether a hold returned, while somebody waits for one."""
+MOST_RETURNS = 64
+LEAVE_S = 0.5
+
+
+class _Open(msgspec.Struct):
+    """A request that runs."""
+
+    reservation: Reservation
+    callers: int
+    """So many of its windows are the caller's, the rest the target's."""
+    local: Local | None = None
+    """It was admitted by this worker's share."""
+    outside: bool = False
+    """Redis knows nothing of it."""
+
+
+class RedisStore:
+    """Implements `AdmissionStore`. Belongs to one event loop; `start` and `stop` it there."""
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        *,
+        policy: Policy = "local",
+        timeout_s: float = 0.075,
+        namespace: str = "gateway",
+        recount: Recount | None = None,
+        lease_s: float = LEASE_S,
+        now_us: Callable[[], int] | None = None,
+    ) -> None:
+        """`now_us` stands in for the server's clock in tests."""
+        self._lease_us = int(lease_s * 1e6)
+        self._clock = clock
+        self._own_time = now_us is not None
+        self._ahead_s = 0.0
+        """How far the server's clock is ahead of ours."""
+        self.frames = Frames()
+        self._seen = Seen()
+        self._open: dict[str, _Open] = {}
+        self._owed: dict[str, tuple[str, Packed, int]] = {}
+        """What was used without Redis and it has to be told: by window, how, and how much."""
+        self._calls = 0
+        self._waiters = Waiters()
+        self._returns: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._link = RedisLink(
+            url,
+            namespace=namespace,
+            timeout_s=timeout_s,
+            on_connect=self._connected,
+            on_lost=self._lost,
+            now_us=now_us,
+        )
+        worker = secrets.token_hex(4)
+        self._epoch = Epoch(self._link, self, recount, worker, namespace)
+        self._worker = worker
+        self._fallback = Fallback(
+            policy, clock, frames=self.frames, seen=self._seen, workers=lambda: self._epoch.workers
+        )
+        self._joining = False
+
+    # Life.
+
+    def start(self) -> None:
+        """Begin to connect; requests are decided by the policy until Redis is there."""
+        self._tasks = [asyncio.create_task(self._link.run()), asyncio.create_task(self._watch())]
+
+    async def ready(self, timeout_s: float = 5.0) -> bool:
+        """Wait until the counters can be asked; False: they cannot yet, and the policy decides."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._epoch.opened.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """After the last request: hand over what was not sent yet, and close."""
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                if self._link.open:
+                    await self._link.ask(("returned", ()))
+                    await self._epoch.leave()
+        except (LinkLostError, EpochChangedError, TimeoutError) as error:
+            logger.warning("Redis: left without saying so: %s", error or "no answer")
+        tasks = [*self._tasks, *([self._returns] if self._returns else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # What `/health` and metrics show.
+
+    @property
+    def mode(self) -> str:
+        """`ok`; `rebuilding`: strict budgets and token quotas are closed; else the policy that decides meanwhile."""
+        if self._link.open:
+            return "ok" if self._epoch.opened.is_set() else "rebuilding"
+        return "rebuilding" if self._joining else self._fallback.policy
+
+    @property
+    def errors(self) -> int:
+        """How often Redis was lost or not reached."""
+        return self._link.lost
+
+    @property
+    def workers(self) -> int:
+        return self._epoch.workers
+
+    @property
+    def round_trips(self) -> RoundTrips:
+        return self._link.round_trips
+
+    @property
+    def unsent(self) -> int:
+        """Settlements and sums that Redis has to be told when it is back."""
+        return self._link.waiting + len(self._owed)
+
+    # Admission.
+
+    async def admit(
+        self,
+        request_id: str,
+        *,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        targets: Sequence[TargetTerms],
+    ) -> Reservation | Refusal:
+        asked = Asked(request_id, demand, limits, budgets, targets)
+        if self._link.open:
+            now = self._now()
+            call = (
+                "admit",
+                request_id,
+                self.frames.limits(limits, demand, now),
+                self.frames.budgets(budgets, now),
+                [self.frames.target(target, demand, now) for target in targets],
+                self._lease_us,
+            )
+            answer = await self._asked(call, request_id)
+            if answer is not None:
+                return self._decision(answer, asked, now)
+        return await self._admit_without(asked)
+
+    async def _asked(self, call: Call, request_id: str) -> list[Any] | None:
+        """The answer; None: there is none. Then what the call took, or takes later, is given back."""
+        try:
+            answer: list[Any] = await self._link.ask(call)
+        except EpochChangedError:
+            return None
+        except LinkLostError:
+            self._give_up(request_id)
+            return None
+        except asyncio.CancelledError:
+            self._give_up(request_id)
+            raise
+        return answer
+
+    def _give_up(self, request_id: str) -> None:
+        self._link.post(("settle", request_id, "0", False, (), True))
+
+    def _decision(self, answer: list[Any], asked: Asked, now: float) -> Reservation | Refusal:
+        if self._waiters:
+            self._waiters.tried(admitted=answer[0] == "taken")
+        if answer[0] != "taken":
+            return self._refusal(answer, asked, now)
+        _, number, granted, rooms, target_rooms, left, shadowed = answer
+        target, limits, budgets = asked.targets[number - 1], asked.limits, asked.budgets
+        if target.limits:
+            limits, rooms = limits + target.limits, [*rooms, *target_rooms]
+        if target.budgets:
+            budgets += target.budgets
+        requests, tokens = headrooms(asked.limits, rooms, now) if asked.limits else (None, None)
+        reservation = Reservation(
+            asked.id,
+            asked.demand,
+            asked.limits,
+            target.limits,
+            self._held(budgets, left, target, granted, now) if budgets else (),
+            number - 1,
+            int(granted) if granted else None,
+            requests,
+            tokens,
+            self._named(limits, shadowed, now) if shadowed else (),
+        )
+        self._open[asked.id] = _Open(reservation, len(asked.budgets))
+        for limit, room in zip(limits, rooms, strict=True):
+            if limit.per != "minute":
+                self._seen.note(self.frames.limit(limit, now).name, limit.amount, room[0])
+        return reservation
+
+    def _held(
+        self, budgets: Sequence[BudgetRule], left: Sequence[str], target: TargetTerms, granted: str, now: float
+    ) -> tuple[HeldWindow, ...]:
+        windows = []
+        for budget, remaining in zip(budgets, left, strict=True):
+            frame = self.frames.budget(budget, now)
+            held = int(granted) if budget.strict and granted else target.expected_pico_usd
+            windows.append(HeldWindow(frame.name, budget, held))
+            self._seen.note(frame.name, int(frame.packed[1]), int(remaining))
+        return tuple(windows)
+
+    def _named(self, limits: Sequence[Limit], names: Sequence[str], now: float) -> tuple[Limit, ...]:
+        return tuple([limit for limit in limits if self.frames.limit(limit, now).name in names])
+
+    def _refusal(self, answer: list[Any], asked: Asked, now: float) -> Refusal:
+        if answer[0] == "limit":
+            _, index, number, room, wait_us = answer
+            limit = asked.limit(number, index)
+            return limit_refusal(limit, asked.demand.amount(limit.metric), room, wait_us, now)
+        if answer[0] == "budget":
+            _, index, number, remaining, held = answer
+            budget = asked.budget(number, index)
+            frame = self.frames.budget(budget, now)
+            self._seen.note(frame.name, int(frame.packed[1]), int(remaining))
+            if budget.strict:
+                self._waiters.refused(frame.name)
+            return budget_refusal(budget, remaining, held, now)
+        if answer[0] == "closed":
+            return StoreRefusal(
+                "The counters are being made anew, so strict budgets and token quotas are closed for a moment."
+            )
+        return StoreRefusal("Redis does not know what this request holds; send it again.")
+
+    async def _admit_without(self, asked: Asked) -> Reservation | Refusal:
+        decision = await self._fallback.admit(asked)
+        if not isinstance(decision, tuple):
+            return decision
+        reservation, local = decision
+        self._open[asked.id] = _Open(reservation, len(asked.budgets), local, outside=True)
+        return reservation
+
+    async def move(self, reservation: Reservation, target: TargetTerms) -> Reservation | Refusal:
+        opened = self._open.get(reservation.id)
+        if opened is None:
+            return reservation
+        reservation = opened.reservation
+        callers = tuple([window.budget for window in reservation.windows[: opened.callers]])
+        if opened.outside or not self._link.open:
+            return self._fallback.refuses_move(target, callers) or reservation
+        now = self._now()
+        windows = [self._window_terms(window) for window in reservation.windows[: opened.callers]]
+        call = (
+            "move",
+            reservation.id,
+            windows,
+            self.frames.target(target, reservation.demand, now),
+            self._lease_us,
+        )
+        try:
+            answer = await self._link.ask(call)
+        except (LinkLostError, EpochChangedError):
+            # Whether it moved is unknown. What it holds stands in Redis, and its settling returns that.
+            return self._fallback.refuses_move(target, callers) or reservation
+        if answer[0] != "taken":
+            return self._refusal(answer, Asked(reservation.id, reservation.demand, (), callers, (target,)), now)
+        moved = self._moved(opened, target, answer, now)
+        opened.reservation = moved
+        return moved
+
+    def _window_terms(self, window: HeldWindow) -> Packed:
+        """The budget as of the window it was admitted in, which may be over by now."""
+        frame = self.frames.budget(window.budget, self._now())
+        if frame.name == window.name:
+            return frame.packed
+        return [window.name, frame.packed[1], window.budget.strict, int((self._now() + 3600) * 1e6)]
+
+    def _moved(self, opened: _Open, target: TargetTerms, answer: list[Any], now: float) -> Reservation:
+        _, _, granted, _, _, left, shadowed = answer
+        before = opened.reservation
+        callers = before.windows[: opened.callers]
+        held = self._held(target.budgets, left[opened.callers :], target, granted, now)
+        strict = int(granted) if granted else None
+        kept = tuple(
+            [
+                HeldWindow(
+                    window.name,
+                    window.budget,
+                    strict if window.budget.strict and strict is not None else target.expected_pico_usd,
+                )
+                for window in callers
+            ]
+        )
+        of_caller = tuple([limit for limit in before.shadowed if limit not in before.target_limits])
+        return msgspec.structs.replace(
+            before,
+            target_limits=target.limits,
+            windows=kept + held,
+            granted_pico_usd=strict,
+            shadowed=of_caller + self._named(target.limits, shadowed, now),
+        )
+
+    # Settling.
+
+    def settle(
+        self,
+        reservation: Reservation,
+        *,
+        cost_pico_usd: int,
+        used: Tokens | None,
+        budgets: tuple[BudgetRule, ...],
+    ) -> None:
+        opened = self._open.pop(reservation.id, None)
+        if opened is None:
+            return
+        others = self._others(opened.reservation.windows, budgets)
+        if opened.outside:
+            self._settle_outside(opened, cost_pico_usd, used, others)
+            return
+        now = self._now()
+        self._link.post(
+            (
+                "settle",
+                reservation.id,
+                amount_text(cost_pico_usd),
+                used_by_metric(used),
+                self.frames.budgets(others, now) if others else (),
+                False,
+            )
+        )
+
+    @staticmethod
+    def _others(windows: Sequence[HeldWindow], budgets: Sequence[BudgetRule]) -> list[BudgetRule]:
+        """The budgets that came into being since it was admitted, or sum up something else than then."""
+        held = [window.budget for window in windows]
+        others = [budget for budget in budgets if not any(budget is each for each in held)]
+        if not others:
+            return others
+        booked = {_sums(budget) for budget in held}
+        return [budget for budget in others if _sums(budget) not in booked]
+
+    async def settle_orphan(self, request_id: str, *, cost_pico_usd: int, used: Tokens | None) -> bool:
+        """Settle a request of a worker that died, by what Redis holds for it; False: it holds nothing (any more).
+
+        Raises:
+            LinkLostError, EpochChangedError: Redis is away; ask again.
+        """
+        call = ("settle", request_id, amount_text(cost_pico_usd), used_by_metric(used), (), False)
+        return bool(await self._link.ask(call))
+
+    def _settle_outside(
+        self, opened: _Open, cost_pico_usd: int, used: Tokens | None, others: Sequence[BudgetRule]
+    ) -> None:
+        """Redis does not know the request: note what it used, by counter, until it can be told."""
+        reservation, now = opened.reservation, self._now()
+        if opened.local is not None:
+            self._fallback.settle(opened.local, cost_pico_usd=cost_pico_usd, used=used)
+        if cost_pico_usd:
+            for budget in (*[window.budget for window in reservation.windows], *others):
+                self._owe("book", self.frames.budget(budget, now).packed, cost_pico_usd)
+        if used is not None:
+            for limit in (*reservation.limits, *reservation.target_limits):
+                if kind_of(limit) != SLOTS:
+                    self._owe("use", self.frames.limit(limit, now).packed, used.amount(limit.metric))
+        if self._link.open:
+            self._pay()
+
+    def _owe(self, operation: str, packed: Packed, amount: int) -> None:
+        name = packed[0] if operation == "book" else packed[1]
+        before = self._owed.get(name)
+        self._owed[name] = operation, packed, amount + (before[2] if before else 0)
+
+    def _pay(self) -> None:
+        """Tell Redis what was used without it."""
+        owed, self._owed = self._owed, {}
+        for operation, packed, amount in owed.values():
+            self._link.post(self._numbered(operation, packed, amount))
+
+    def _numbered(self, operation: str, packed: Packed, amount: int) -> Call:
+        """A call that counts once, however often it is sent."""
+        self._calls += 1
+        number = f"{self._worker}:{self._calls}"
+        if operation == "book":
+            return "book", number, packed, amount_text(amount)
+        return "use", number, [*packed[:2], amount, *packed[3:]]
+
+    # Waiting for holds.
+
+    async def hold_returned(self, timeout_s: float) -> bool:
+        if self._returns is None or self._returns.done():
+            self._returns = asyncio.create_task(self._watch_returns())
+        return await self._waiters.wait(timeout_s)
+
+    async def _watch_returns(self) -> None:
+        """While somebody waits, look whether any worker's request has returned something."""
+        counts: dict[str, int] = {}
+        while self._waiters:
+            await asyncio.sleep(RETURNS_S)
+            windows = self._waiters.windows()
+            if not windows or not self._link.open:
+                continue
+            try:
+                found = await self._link.ask(("returned", windows))
+            except (LinkLostError, EpochChangedError):
+                continue
+            for window, count in zip(windows, found, strict=True):
+                for _ in range(min(MOST_RETURNS, count - counts.get(window, 0))):
+                    self._waiters.returned(window)
+                counts[window] = count
+
+    # What ledger and journals say.
+
+    def seed(self, budget: BudgetRule, *, window_start: float, settled_pico_usd: int) -> None:
+        call = self._seed(budget, window_start, settled_pico_usd)
+        if call is not None:
+            self._link.post(call)
+
+    def _seed(self, budget: BudgetRule, window_start: float, settled_pico_usd: int) -> Call | None:
+        frame = self.frames.budget(budget, self._now())
+        if frame.starts_at != window_start:
+            return None
+        return self._numbered("book", frame.packed, settled_pico_usd)
+
+    def seed_limit(self, limit: Limit, *, window_start: float, used: int) -> None:
+        call = self._seed_limit(limit, window_start, used)
+        if call is not None:
+            self._link.post(call)
+
+    def _seed_limit(self, limit: Limit, window_start: float, used: int) -> Call | None:
+        if kind_of(limit) == WINDOW and limit_window(limit, self._now())[0] != window_start:
+            return None
+        return self._numbered("use", self.frames.limit(limit, self._now()).packed, used)
+
+    def restart(self, budget: BudgetRule) -> None:
+        self._calls += 1
+        frame = self.frames.budget(budget, self._now())
+        self._link.post(("restart", f"{self._worker}:{self._calls}", frame.packed))
+
+    async def state(self, budget: BudgetRule) -> BudgetState:
+        """Raises LinkLostError or EpochChangedError while Redis is away."""
+        frame = self.frames.budget(budget, self._now())
+        remaining, held = await self._link.ask(("state", frame.packed))
+        return BudgetState(int(frame.packed[1]) - int(remaining) - int(held), int(held))
+
+    async def limit_used(self, limit: Limit) -> int:
+        """Raises LinkLostError or EpochChangedError while Redis is away."""
+        used: int = await self._link.ask(("used", self.frames.limit(limit, self._now()).packed))
+        return used
+
+    # `redis_epoch.Counters`: what the epoch asks of the store.
+
+    def seeds(self, totals: Totals) -> list[Call]:
+        calls = [self._seed(budget, start, settled) for budget, start, settled in totals.budgets]
+        calls += [self._seed_limit(limit, start, used) for limit, start, used in totals.limits]
+        return [call for call in calls if call is not None]
+
+    def begin(self) -> None:
+        self._link.forget_posted()
+        self._owed.clear()
+        for request_id, opened in self._open.items():
+            if not opened.outside:
+                self._link.post(self._kept(request_id, opened))
+
+    def _kept(self, request_id: str, opened: _Open) -> Call:
+        reservation, now = opened.reservation, self._now()
+        windows = [
+            (self._window_terms(window), amount_text(window.held_pico_usd), number >= opened.callers)
+            for number, window in enumerate(reservation.windows)
+        ]
+        limits = [
+            [*packed, of_target]
+            for of_target, some in ((False, reservation.limits), (True, reservation.target_limits))
+            for packed in self.frames.limits(some, reservation.demand, now)
+        ]
+        return "keep", request_id, windows, limits, self._lease_us
+
+    def resume(self) -> None:
+        self._pay()
+
+    # In the background.
+
+    def _now(self) -> float:
+        """The server's time, as far as it is known."""
+        return self._clock.time() + self._ahead_s
+
+    async def _connected(self) -> None:
+        self._joining = True
+        try:
+            if not self._own_time:
+                before = self._clock.time()
+                server = await self._epoch.server_time_us() / 1e6
+                self._ahead_s = server - (before + self._clock.time()) / 2
+            await self._epoch.join()
+        finally:
+            self._joining = False
+
+    def _lost(self) -> None:
+        self._epoch.opened.clear()
+        self._fallback.begin()
+
+    async def _watch(self) -> None:
+        """Say that this worker lives and renew its slots, while there is Redis."""
+        loop = asyncio.get_running_loop()
+        watch_at = renew_at = loop.time()
+        while True:
+            await asyncio.sleep(POLL_S)
+            if not self._link.open:
+                continue
+            try:
+                if not self._epoch.opened.is_set():
+                    await self._epoch.finish()
+                if loop.time() >= watch_at:
+                    watch_at = loop.time() + WATCH_S
+                    await self._epoch.watch()
+                if loop.time() >= renew_at:
+                    renew_at = loop.time() + RENEW_S
+                    self._renew()
+            except (LinkLostError, EpochChangedError):
+                continue  # The link has said so, and connects again.
+
+    def _renew(self) -> None:
+        running: dict[str, list[str]] = {}
+        for request_id, opened in self._open.items():
+            if opened.outside:
+                continue
+            for limit in (*opened.reservation.limits, *opened.reservation.target_limits):
+                if limit.metric == "concurrency":
+                    running.setdefault(self.frames.limit(limit, 0.0).name, []).append(request_id)
+        for counter, ids in running.items():
+            self._link.post(("renew", counter, ids, self._lease_us))
+
+
+def _sums(budget: BudgetRule) -> tuple[Any, ...]:
+    """What tells counters of a budget apart, whatever the time."""
+    return budget.id, budget.scope_id, budget.window, budget.time_zone, budget.starts_on

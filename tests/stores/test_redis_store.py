@@ -1,0 +1,41 @@
+"""The Redis store on a real Redis: the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from billing.windows import load_zone
+from llmgateway.pipeline.protocols import AdmissionStore
+from llmgateway.stores.redis_store import RedisStore
+from tests.fakes import FakeClock
+from tests.stores.contract import StoreContract
+from tests.stores.redis_server import RedisServer
+
+load_zone("UTC")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    redis_server = RedisServer(str(tmp_path_factory.mktemp("redis")))
+    redis_server.start()
+    yield redis_server
+    redis_server.kill()
+
+
+async def new_store(server: RedisServer, clock: FakeClock) -> RedisStore:
+    """On an empty Redis, and on `clock` instead of its own."""
+    server.ask("FLUSHALL")
+    store = RedisStore(server.url, clock, timeout_s=5, lease_s=10**7, now_us=lambda: round(clock.monotonic() * 1e6))
+    store.start()
+    assert await store.ready()
+    return store
+
+
+class TestRedisStore(StoreContract):
+    @pytest.fixture
+    async def store(self, server: RedisServer, clock: FakeClock) -> AsyncIterator[AdmissionStore]:
+        store = await new_store(server, clock)
+        yield store
+        await store.stop()
