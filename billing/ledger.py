@@ -264,8 +264,12 @@ def _drain_orphan(owner: Ownership, *, on_commit: OnCommit | None, using: str) -
     drain.drain()
     owner.delete_folder()
     # Last: while a segment exists, its offset must too, or it would be drained again.
-    JournalOffset.objects.using(using).filter(journal=owner.folder.name).delete()
+    _forget_journal(owner.folder.name, using)
     return drain.rows
+
+
+def _forget_journal(name: str, using: str) -> None:
+    JournalOffset.objects.using(using).filter(journal=name).delete()
 
 
 class Drain:
