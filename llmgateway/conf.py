@@ -221,8 +221,8 @@ class Conf:
         "MAX_UPSTREAM_CONNECTIONS", positive, 2000, "Upstream connections per process; 0 for no limit."
     )
     upstream_transport = Setting(
-        "UPSTREAM_TRANSPORT", one_of("aiohttp", "lean"), "aiohttp",
-        "How upstreams are reached. `lean` costs a fraction of the processor time; it is younger, and knows no proxies.",
+        "UPSTREAM_TRANSPORT", one_of("lean", "aiohttp"), "lean",
+        "How upstreams are reached: by the gateway's own HTTP client, or by aiohttp's, which costs more processor time.",
     )  # fmt: skip
     health_details = Setting(
         "HEALTH_DETAILS", boolean, True, "Whether `/health` lists providers (never addresses or reasons)."

@@ -1,7 +1,7 @@
 """The lean way to upstreams: an httpx transport of our own for HTTP/1.1, on asyncio protocols with httptools.
 
 It does what the gateway needs and nothing else: pooled connections, TLS, streams with back-pressure, and one more try
-when a kept connection turns out to be dead. It knows no proxies, no HTTP/2, no redirects, cookies or decompression.
+when a kept connection turns out to be dead. It knows no HTTP/2, no redirects, cookies or decompression.
 Its contract is that of `transport.PooledTransport`; the two pass the same tests.
 """
 

@@ -12,7 +12,7 @@ from llmgateway.http import httpx
 from tests.e2e.harness import KEY, Product, Provider, running_product, running_provider
 
 SETTINGS = {"UPSTREAM_TRANSPORT": os.environ.get("E2E_UPSTREAM_TRANSPORT", "")}
-"""`E2E_UPSTREAM_TRANSPORT=lean` runs these tests on the other transport. Empty: the default."""
+"""`E2E_UPSTREAM_TRANSPORT=aiohttp` runs these tests on the other transport. Empty: the default."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import time
 
 import httptools
 import pytest
@@ -604,29 +603,27 @@ def streaming(events: int, pause_s: float) -> Script:
 
 
 @pytest.mark.slow
-def test_three_hundred_streams_at_once() -> None:
-    """Half of them are cancelled in their middle; the others are whole, and no place is lost."""
+def test_a_thousand_streams_at_once() -> None:
+    """A third is cancelled in its middle; the others are whole, and no place is lost."""
     whole = b"".join(b"data: %d\n\n" % number for number in range(50))
 
     async def run() -> list[tuple[int, bytes] | BaseException]:
-        lean = LeanTransport(max_connections=200)
-        async with upstream(streaming(50, 0.01)) as server:
+        lean = LeanTransport(max_connections=800)
+        async with upstream(streaming(50, 0.02)) as server:
             results: list[tuple[int, bytes] | BaseException] = []
             for _ in range(3):
-                tasks = [asyncio.create_task(send(lean, server, connect_s=60)) for _ in range(300)]
-                for position, task in enumerate(tasks[::2]):
-                    asyncio.get_running_loop().call_later(0.002 * position, task.cancel)
+                tasks = [asyncio.create_task(send(lean, server, connect_s=60)) for _ in range(1000)]
+                for position, task in enumerate(tasks[::3]):
+                    asyncio.get_running_loop().call_later(0.003 * position, task.cancel)
                 results += await asyncio.gather(*tasks, return_exceptions=True)
-            assert len(pool_of(lean)._connections) == pool_of(lean)._open <= 200
+            assert len(pool_of(lean)._connections) == pool_of(lean)._open <= 800
             await lean.aclose()
         assert open_places(lean) == (0, 0)
         return results
 
-    started = time.monotonic()
     results = uvloop.run(run())
 
     finished = [result for result in results if not isinstance(result, BaseException)]
     assert finished == [(200, whole)] * len(finished)
-    assert len(finished) >= 450
+    assert len(finished) >= 1998
     assert all(isinstance(r, asyncio.CancelledError) for r in results if isinstance(r, BaseException))
-    assert time.monotonic() - started < 60
