@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 from celery import shared_task
@@ -11,9 +12,13 @@ from django.utils import timezone
 
 from billing.alerts.check import delete_old_alerts, raise_alerts
 from billing.alerts.notice import notify
+from billing.reconciliation import reconcile
 from billing.reporters.courier import Courier
 from billing.reporters.retention import delete_old_deliveries
 from llmgateway import conf as conf_module
+
+RECONCILED = timedelta(days=3)
+"""A night that was missed is made up for by the next two."""
 
 _stopping = threading.Event()
 _delivering = threading.Lock()
@@ -48,3 +53,9 @@ def forget_old_events() -> None:
     now = timezone.now()
     delete_old_deliveries(now, delivered_days=conf_module.conf.webhook_retention_days)
     delete_old_alerts(now)
+
+
+@shared_task(name="billing.reconcile")  # type: ignore[untyped-decorator]
+def reconcile_recent_days() -> None:
+    """Holds the sums of the last days against the ledger every night, and puts them right. What was is in the log."""
+    reconcile(since=timezone.now() - RECONCILED, repair=True)

@@ -60,11 +60,17 @@ def _merged(one: Histogram, other: Histogram) -> Histogram:
     return merge((one, other))
 
 
-def add_team_hours(connection: BaseDatabaseWrapper, added: Mapping[RollupKey, RollupSum]) -> None:
-    """Adds to the stored rows what is added to the rollups. Must run inside that transaction."""
+def team_hour_sums(added: Mapping[RollupKey, RollupSum]) -> dict[tuple[int, int], TeamHourSum]:
+    """What rollups add up to, by hour and team."""
     total: dict[tuple[int, int], TeamHourSum] = {}
     for (hour, team_id, *_, model, status, _code), one in added.items():
         total.setdefault((hour, team_id), TeamHourSum()).add(model, status, one)
+    return total
+
+
+def add_team_hours(connection: BaseDatabaseWrapper, added: Mapping[RollupKey, RollupSum]) -> None:
+    """Adds to the stored rows what is added to the rollups. Must run inside that transaction."""
+    total = team_hour_sums(added)
     for hour, team_id in sorted(total):
         _add(connection, hour, team_id, total[hour, team_id])
 
@@ -98,4 +104,4 @@ def _decoded(stored: Any) -> Any:
     return from_json(stored.encode()) if isinstance(stored, str) else stored
 
 
-__all__ = ["HISTOGRAMS", "SUMS", "Models", "add_team_hours", "merged_models"]
+__all__ = ["HISTOGRAMS", "SUMS", "Models", "add_team_hours", "merged_models", "team_hour_sums"]

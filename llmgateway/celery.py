@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
+from celery.schedules import crontab
 from celery.signals import beat_embedded_init, celeryd_init, worker_ready
 from django.conf import settings
 
@@ -32,6 +33,7 @@ app.conf.beat_schedule = {
     "heartbeat": {"task": "llmgateway.heartbeat", "schedule": HEARTBEAT_S, "options": {"expires": HEARTBEAT_S}},
     "events": {"task": "billing.deliver_events", "schedule": 2, "options": {"expires": 2}},
     "budget alerts": {"task": "billing.check_budget_alerts", "schedule": 15, "options": {"expires": 15}},
+    "reconciliation": {"task": "billing.reconcile", "schedule": crontab(hour=3, minute=17)},
     "old events": {"task": "billing.forget_old_events", "schedule": 3600, "options": {"expires": 3600}},
 }
 

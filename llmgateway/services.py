@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from llmgateway import conf as conf_module
 from llmgateway.key_secrets import MIN_CHOSEN_LENGTH, digest, new_public_id, new_secret, pepper_fingerprint
-from llmgateway.models import ApiKey, KeyNetwork, Membership, NetworkList, RateLimit, Team
+from llmgateway.models import ApiKey, GatewaySettings, KeyNetwork, Membership, NetworkList, RateLimit, Team
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -236,6 +236,20 @@ def membership_remove(team: Team, user: User) -> None:
     """Take `user` out of `team`; nothing happens to one who is not in it."""
     for membership in Membership.objects.filter(team=team, user=user):
         membership.delete()
+
+
+def settings_update(**changes: Any) -> GatewaySettings:
+    """Changes the settings that apply while the gateway runs, by field. Makes their row where there is none.
+
+    Raises:
+        ValidationError: by field.
+    """
+    row = GatewaySettings.objects.filter(pk=1).first() or GatewaySettings(pk=1)
+    for name, value in changes.items():
+        setattr(row, name, value)
+    row.full_clean()
+    row.save()
+    return row
 
 
 def peppers() -> list[bytes]:

@@ -156,6 +156,7 @@ class _Figures:
             (),
             {(): figures.inconsistent_usage},
         )
+        yield _counter("llmgateway_counter_repairs", "Counters that were put right.", (), {(): figures.counter_repairs})
         for name, text, value in (
             ("llmgateway_requests_in_flight", "Requests that are running.", len(self._gateway.exchanges)),
             (
@@ -167,6 +168,21 @@ class _Figures:
                 "llmgateway_journal_undrained_seconds",
                 "How long the oldest usage that is not in the database yet has waited, at most.",
                 facts["journal_undrained_s"],
+            ),
+            (
+                "llmgateway_counter_drift_pico_usd",
+                "How far counters of budgets were from the ledger when they were last compared.",
+                figures.counter_drift_pico_usd,
+            ),
+            (
+                "llmgateway_counter_drift_limits",
+                "The same of limits over a window, in requests and tokens.",
+                figures.counter_drift_limits,
+            ),
+            (
+                "llmgateway_rollup_drift_rows",
+                "Rows of sums that differ from the ledger.",
+                figures.rollup_drift_rows,
             ),
             ("llmgateway_config_revision", "Revision of the configuration in use.", facts["config_revision"]),
             ("llmgateway_webhook_pending", "Events that wait for delivery.", facts["webhooks"]["pending"]),
