@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from typing import Any
+from bisect import bisect, insort
+from itertools import count
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 TRIES = 4
 """How many in a row may find that what returned is not enough for them, before nobody else is woken for it."""
 
 _Task = asyncio.Task[Any]
-_Waiter = asyncio.Future[int]
-"""Answered with how many attempts in a row may fail, this one included; 0: the time is over."""
-_Queue = OrderedDict[_Waiter, None]
 _ANY = ""
-"""The queue of those who were refused by no window before they waited."""
+"""What those wait for who were refused by no window before."""
+
+
+class _Waiter(NamedTuple):
+    ticket: int
+    """Lower ones are served first."""
+    woken: asyncio.Future[int]
+    """Answered with how many attempts in a row may fail, this one included; 0: the time is over."""
+
+
+class _Turn(NamedTuple):
+    window: str
+    tries: int
+    ticket: int
 
 
 class Waiters:
     """One queue for each budget window; first come, first served.
 
-    A returned hold wakes one waiter. What becomes of its next attempt decides: the next in the queue is woken after
-    it, until the queue is empty or `TRIES` in a row did not fit. So never more than one runs for one hold.
+    A returned hold wakes one waiter. After its next attempt the one behind it is woken, until there is none or `TRIES`
+    in a row did not fit; so never more than one runs for one hold. Who did not fit and waits again keeps its place.
+    Between two holds that return at the same time, and against newcomers, there is no order.
     """
 
     def __init__(self) -> None:
-        self._queues: dict[str, _Queue] = {}
+        self._tickets = count()
+        self._queues: dict[str, list[_Waiter]] = {}
         self._wanted: WeakKeyDictionary[_Task, str] = WeakKeyDictionary()
         """The window that refused a task last."""
-        self._turns: WeakKeyDictionary[_Task, tuple[str, int]] = WeakKeyDictionary()
-        """Whose attempt comes next, for which window, and how many more may fail."""
+        self._turns: WeakKeyDictionary[_Task, _Turn] = WeakKeyDictionary()
+        """Whose attempt comes next."""
+        self._places: WeakKeyDictionary[_Task, int] = WeakKeyDictionary()
+        """Tickets of those who had their turn in vain."""
 
     def __bool__(self) -> bool:
         """Whether anybody waits or has been woken."""
@@ -46,13 +61,16 @@ class Waiters:
 
     def tried(self, *, admitted: bool) -> None:
         """The present task has tried again; if that was its turn, it is the next one's."""
-        turn = self._turns.pop(_present(), None)
+        task = _present()
+        self._places.pop(task, None)
+        turn = self._turns.pop(task, None)
         if turn is None:
             return
-        window, tries = turn
-        left = TRIES if admitted else tries - 1
+        if not admitted:
+            self._places[task] = turn.ticket
+        left = TRIES if admitted else turn.tries - 1
         if left:
-            self._wake(window, left)
+            self._wake(turn.window, left, behind=turn.ticket)
 
     def returned(self, window: str) -> None:
         """Something of what was held of `window` is free again."""
@@ -62,44 +80,51 @@ class Waiters:
         """Until it is the present task's turn; False: `timeout_s` passed."""
         loop, task = asyncio.get_running_loop(), _present()
         window = self._wanted.pop(task, _ANY)
-        waiter: _Waiter = loop.create_future()
-        self._queues.setdefault(window, OrderedDict())[waiter] = None
+        ticket = self._places.pop(task, None)
+        waiter = _Waiter(next(self._tickets) if ticket is None else ticket, loop.create_future())
+        insort(self._queues.setdefault(window, []), waiter, key=_ticket)
         alarm = loop.call_later(timeout_s, self._expire, window, waiter)
         try:
-            tries = await waiter
+            tries = await waiter.woken
         except asyncio.CancelledError:
             self._leave(window, waiter)
-            if not waiter.cancelled() and waiter.result():  # It was woken before: its turn is the next one's.
-                self._wake(window, waiter.result())
+            if not waiter.woken.cancelled() and waiter.woken.result():  # It was woken before: that is the next one's.
+                self._wake(window, waiter.woken.result(), behind=waiter.ticket)
             raise
         finally:
             alarm.cancel()
         if tries:
-            self._turns[task] = window, tries
+            self._turns[task] = _Turn(window, tries, waiter.ticket)
         return tries > 0
 
-    def _wake(self, window: str, tries: int) -> None:
+    def _wake(self, window: str, tries: int, *, behind: int = -1) -> None:
         name = window if window in self._queues else _ANY
-        queue = self._queues.get(name, OrderedDict())
-        while queue:
-            waiter, _ = queue.popitem(last=False)
-            if not waiter.done():  # Else its task was cancelled a moment ago.
-                waiter.set_result(tries)
+        queue = self._queues.get(name, [])
+        place = bisect(queue, behind, key=_ticket)
+        while place < len(queue):
+            waiter = queue.pop(place)
+            if not waiter.woken.done():  # Else its task was cancelled a moment ago.
+                waiter.woken.set_result(tries)
                 break
         if not queue:
             self._queues.pop(name, None)
 
     def _expire(self, window: str, waiter: _Waiter) -> None:
-        if not waiter.done():
+        if not waiter.woken.done():
             self._leave(window, waiter)
-            waiter.set_result(0)
+            waiter.woken.set_result(0)
 
     def _leave(self, window: str, waiter: _Waiter) -> None:
-        queue = self._queues.get(window)
-        if queue is not None and waiter in queue:
-            del queue[waiter]
-            if not queue:
-                del self._queues[window]
+        queue = self._queues.get(window, [])
+        place = bisect(queue, waiter.ticket - 1, key=_ticket)
+        if place < len(queue) and queue[place] is waiter:
+            del queue[place]
+        if not queue:
+            self._queues.pop(window, None)
+
+
+def _ticket(waiter: _Waiter) -> int:
+    return waiter.ticket
 
 
 def _present() -> _Task:
