@@ -27,7 +27,7 @@ class Books:
 
     def check(self, *, forgotten_offsets: int = 0) -> None:
         self._check_rows()
-        self._check_sums()
+        self.check_sums()
         assert journal_folders(self.root) == []
         assert not (self.root / "rejected.jsonl").exists()
         assert len(self.offsets) <= forgotten_offsets
@@ -57,7 +57,7 @@ class Books:
         assert row.cost_pico_usd + row.reserved_pico_usd == (HELD if strict else row.cost_pico_usd)
         assert sum(attempt["cost_pico_usd"] for attempt in row.attempts) == row.cost_pico_usd
 
-    def _check_sums(self) -> None:
+    def check_sums(self) -> None:
         """Rollups and hours of teams add up to the rows, and refusals to what was refused."""
         rows: Counter[tuple[str, str]] = Counter()
         for row in self.rows:
