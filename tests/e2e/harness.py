@@ -57,6 +57,7 @@ keys:
     secret: {limited_key}
     models: [chat]
     limits: [{{metric: requests, per: minute, amount: 3}}]
+{more}
 settings: {{retries: {{attempts: 0}}}}
 """
 
@@ -140,7 +141,8 @@ class Provider:
 class Product:
     """`manage.py serve` on a free port, with a data folder of its own that outlives a kill."""
 
-    def __init__(self, folder: Path, provider: Provider, **settings: str) -> None:
+    def __init__(self, folder: Path, provider: Provider, *, more: str = "", **settings: str) -> None:
+        """`more` is added to the configuration below."""
         self.data = folder / "data"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -156,7 +158,9 @@ class Product:
         )
         self.configuration = folder / "gateway.yaml"
         self.configuration.write_text(
-            CONFIGURATION.format(port=provider.port, secret=PROVIDER_SECRET, key=KEY, limited_key=LIMITED_KEY)
+            CONFIGURATION.format(
+                port=provider.port, secret=PROVIDER_SECRET, key=KEY, limited_key=LIMITED_KEY, more=more
+            )
         )
         self.child = self._serve("--config", str(self.configuration))
 
@@ -228,8 +232,8 @@ def running_provider(folder: Path) -> Iterator[Provider]:
 
 
 @contextlib.contextmanager
-def running_product(folder: Path, provider: Provider, **settings: str) -> Iterator[Product]:
-    product = Product(folder, provider, **settings)
+def running_product(folder: Path, provider: Provider, *, more: str = "", **settings: str) -> Iterator[Product]:
+    product = Product(folder, provider, more=more, **settings)
     try:
         yield product
     finally:
