@@ -179,6 +179,26 @@ class SettingsEntry(Entry):
 
 
 @dataclass(slots=True, kw_only=True)
+class ReporterEntry(Entry):
+    name: str
+    kind: str
+    url: str
+    secret: str | None
+    """`None`: the stored one is kept."""
+    headers: dict[str, str] | None
+    """`None`: the stored ones are kept; an empty value keeps the stored one of that name."""
+    enabled: bool | None
+    allow_private_network: bool
+    reports_usage: bool
+    reports_budgets: bool
+    statuses: list[str]
+    teams: list[str]
+    api_key_field: str
+    includes_cost: bool
+    batch_size: int
+
+
+@dataclass(slots=True, kw_only=True)
 class Document:
     """A whole file. `unusable` holds the names, by section, of entries with problems: others may still refer to them."""
 
@@ -191,5 +211,6 @@ class Document:
     keys: list[KeyEntry] = field(default_factory=list)
     limits: list[LimitEntry] = field(default_factory=list)
     budgets: list[BudgetEntry] = field(default_factory=list)
+    reporters: list[ReporterEntry] = field(default_factory=list)
     settings: SettingsEntry | None = None
     unusable: set[tuple[str, str]] = field(default_factory=set)

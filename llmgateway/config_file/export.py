@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 from django.core.exceptions import ImproperlyConfigured
 
-from billing.models import TOKEN_BUCKETS, Budget, BudgetCredit, Price
+from billing.models import TOKEN_BUCKETS, Budget, BudgetCredit, Price, UsageReporter
 from billing.money import plain, usd, usd_per_million
 from llmgateway import services
 from llmgateway.config_file.report import as_text
+from llmgateway.config_file.reporter_export import DEFAULTS as REPORTER_DEFAULTS
+from llmgateway.config_file.reporter_export import reporter_fields
 from llmgateway.config_file.schema import VERSION
 from llmgateway.key_secrets import pepper_fingerprint
 from llmgateway.limit_terms import reset_text
@@ -49,6 +51,7 @@ def export_text(*, secrets_as_variables: bool = False) -> str:
         "keys": {row.name: _key(row, pepper) for row in _keys()},
         "limits": _limits(RateLimit.objects.filter(is_of_everyone())),
         "budgets": _budgets(Budget.objects.filter(is_of_everyone()).prefetch_related("credits")),
+        "reporters": {row.name: _reporter(row, placeholders is not None) for row in _reporters()},
         "settings": _settings(),
     }
     return HEADER + yaml.dump(
@@ -92,6 +95,14 @@ def _keys() -> Iterable[ApiKey]:
     """Revoked keys never come back, so they are not written."""
     rows = ApiKey.objects.filter(revoked_at=None).select_related("team").order_by("name")
     return rows.prefetch_related(*_RULES, "key_networks__network_list")
+
+
+def _reporters() -> Iterable[UsageReporter]:
+    return UsageReporter.objects.prefetch_related("teams").order_by("name")
+
+
+def _reporter(row: UsageReporter, secrets_as_variables: bool) -> Object:
+    return _said(reporter_fields(row, _text, secrets_as_variables=secrets_as_variables), defaults=REPORTER_DEFAULTS)
 
 
 def _provider(row: Provider, placeholders: _Placeholders | None) -> Object:

@@ -12,6 +12,7 @@ from django.db import transaction
 from llmgateway.config_file.apply import access, everyone, routes
 from llmgateway.config_file.apply.prices import apply_prices
 from llmgateway.config_file.apply.prune import handle_unnamed
+from llmgateway.config_file.apply.reporters import apply_reporters
 from llmgateway.config_file.apply.session import Session
 from llmgateway.config_file.entries import Document
 from llmgateway.config_file.problems import Problems
@@ -37,6 +38,7 @@ def apply_document(
         apply_prices(session)
         access.apply_access(session)
         everyone.apply_for_everyone(session)
+        apply_reporters(session)
         handle_unnamed(session)
         problems.raise_if_any()
         if show is not None:

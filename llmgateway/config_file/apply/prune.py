@@ -10,6 +10,7 @@ from typing import Protocol
 
 from django.db.models import Model, ProtectedError, QuerySet
 
+from billing.models import UsageReporter
 from llmgateway.config_file.apply.session import Session
 from llmgateway.config_file.problems import Place
 from llmgateway.models import ApiKey, KeyNetwork, NetworkList, Team
@@ -23,6 +24,7 @@ class NamedEntry(Protocol):
 def handle_unnamed(session: Session) -> None:
     """In the order in which they refer to each other, users first, so that what goes together can go."""
     document = session.document
+    _handle(session, "reporters", "reporter", UsageReporter.objects.all(), document.reporters)
     _handle(session, "keys", "key", ApiKey.objects.filter(revoked_at=None), document.keys)
     _handle(session, "aliases", "alias", ModelAlias.objects.all(), document.aliases)
     _handle(session, "deployments", "deployment", Deployment.objects.all(), document.deployments)

@@ -9,6 +9,7 @@ from llmgateway.config_file.reading import Fields
 from llmgateway.config_file.schema import access, routes
 from llmgateway.config_file.schema.limits import EVERYONE, read_budgets, read_limits
 from llmgateway.config_file.schema.prices import read_prices
+from llmgateway.config_file.schema.reporters import read_reporters
 from llmgateway.config_file.schema.settings import read_settings
 
 VERSION = 1
@@ -27,6 +28,7 @@ def read_document(tree: Fields, problems: Problems) -> Document:
     access.read_access(reader, document)
     document.limits = read_limits(reader, EVERYONE)
     document.budgets = read_budgets(reader, EVERYONE)
+    read_reporters(reader, document)
     document.settings = read_settings(reader)
     reader.finish()
     return document
