@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+from django.db import IntegrityError
 from django.db.models import ProtectedError, RestrictedError
 from rest_framework import exceptions, status
 from rest_framework.response import Response
@@ -49,6 +50,9 @@ def _as_api_error(error: Exception) -> Exception:
         return exceptions.ValidationError(_fields_of(error))
     if isinstance(error, (ProtectedError, RestrictedError)):
         return Conflict("It is still in use, so it cannot be deleted.")
+    if isinstance(error, IntegrityError):
+        # Whatever is wrong by itself was found before; this is another request that was quicker.
+        return Conflict("Somebody saved the same at this moment. Read it again, and decide anew.")
     return error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -25,10 +26,17 @@ from llmgateway.models import Team
 M = TypeVar("M", bound=Model)
 
 
+# No exponents: `1e999999` would be a number of a million digits.
+_PLAIN = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
+
+
 class _Amount(serializers.Field[int, Any, str, Any]):
     """An exact decimal amount, as text, of what is kept as an integer."""
 
-    default_error_messages = {"float": 'Write the amount as text, such as "0.15": numbers with a point are not exact.'}
+    default_error_messages = {
+        "float": 'Write the amount as text, such as "0.15": numbers with a point are not exact.',
+        "not_plain": "{text} is not an amount; write one such as 0.15.",
+    }
 
     def read(self, amount: str) -> int:
         """The integer that `amount` stands for. Raises MoneyError."""
@@ -40,8 +48,11 @@ class _Amount(serializers.Field[int, Any, str, Any]):
     def to_internal_value(self, data: Any) -> int:
         if isinstance(data, (float, bool)):
             self.fail("float")
+        text = str(data).strip()
+        if not _PLAIN.fullmatch(text):
+            self.fail("not_plain", text=text[:40])
         try:
-            return self.read(str(data))
+            return self.read(text)
         except MoneyError as error:
             raise serializers.ValidationError(str(error)) from error
 

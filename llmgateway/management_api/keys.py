@@ -20,6 +20,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from llmgateway import selectors, services
+from llmgateway.key_secrets import digest
 from llmgateway.management_api.errors import IdempotencyKeyReused
 from llmgateway.management_api.fields import NameField, Strict, StrictModel, TeamField, within
 from llmgateway.management_api.models import KeyCreation
@@ -117,18 +118,14 @@ class KeyFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library
 
     def of_state(self, keys: QuerySet[ApiKey], _name: str, state: str) -> QuerySet[ApiKey]:
         now = timezone.now()
-        disabled, revoked = Q(enabled=False), Q(revoked_at__isnull=False)
-        expired, early = Q(expires_at__lte=now), Q(starts_at__gt=now)
-        conditions = {
-            "revoked": revoked,
-            "disabled": ~revoked & disabled,
-            "expired": ~revoked & ~disabled & expired,
-        }
-        if state in conditions:
-            return keys.filter(conditions[state])
-        if state == "active":
-            return keys.filter(pk__in=selectors.usable_keys())
-        return keys.filter(early, ~revoked, ~disabled).exclude(expired)
+        if state == "revoked":
+            return keys.filter(revoked_at__isnull=False)
+        keys = keys.filter(revoked_at=None, enabled=state != "disabled")
+        if state == "disabled":
+            return keys
+        expired, early = Q(expires_at__isnull=False, expires_at__lte=now), Q(starts_at__isnull=False, starts_at__gt=now)
+        conditions = {"expired": expired, "not yet valid": early & ~expired, "active": ~early & ~expired}
+        return keys.filter(conditions[state])
 
 
 _IDEMPOTENCY = OpenApiParameter(
@@ -188,7 +185,7 @@ class KeyViewSet(Readable[ApiKey]):
             KeyCreation.objects.create(
                 principal=self.principal.id,
                 idempotency_key=idempotency_key,
-                request_digest=_digest(request.data),
+                request_digest=_digests(request.data)[0],
                 key=key,
             )
         return self.shown(key, status.HTTP_201_CREATED, secret=secret)
@@ -207,7 +204,7 @@ class KeyViewSet(Readable[ApiKey]):
         ).first()
         if found is None:
             return None
-        if found.request_digest != _digest(request.data):
+        if found.request_digest not in _digests(request.data):
             raise IdempotencyKeyReused
         # Who lost the key's team since must not see it by repeating the request.
         key = self.get_queryset().filter(pk=found.key_id).first()
@@ -264,5 +261,7 @@ class KeyViewSet(Readable[ApiKey]):
         return self.shown(self.get_object())
 
 
-def _digest(body: Any) -> str:
-    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
+def _digests(body: Any) -> list[str]:
+    """Of a request's body, under each pepper, the newest first: it may hold a secret that somebody chose."""
+    packed = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    return [digest(packed, pepper).hex() for pepper in services.peppers()]

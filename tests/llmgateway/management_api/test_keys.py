@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +13,7 @@ from django.utils import timezone
 
 from llmgateway import services
 from llmgateway.key_secrets import digest
+from llmgateway.management_api.keys import STATES
 from llmgateway.management_api.models import KeyCreation
 from llmgateway.models import ApiKey
 from tests.llmgateway.admin.world import World
@@ -264,3 +267,46 @@ def test_a_long_list_costs_as_many_queries_as_a_short_one(
         page = operator.get("/keys?page_size=1000&search=k0").json()
 
     assert (page["count"], len(page["results"])) == (300, 300)
+
+
+def test_every_key_is_in_one_state(operator: Caller, world: World) -> None:
+    """The filter agrees with the field, whatever comes together."""
+    past, future = timezone.now() - timedelta(days=1), timezone.now() + timedelta(days=1)
+    ApiKey.objects.all().delete()
+    number = 0
+    for enabled in (True, False):
+        for revoked_at in (None, past):
+            for starts_at in (None, past, future):
+                for expires_at in (None, past, future):
+                    number += 1
+                    ApiKey.objects.create(
+                        team=world.cast.platform, name=f"k{number}", public_id=f"p{number}", digest=f"d{number}",
+                        enabled=enabled, revoked_at=revoked_at, starts_at=starts_at, expires_at=expires_at,
+                    )  # fmt: skip
+
+    found = {state: operator.get(f"/keys?state={state}").json()["results"] for state in STATES}
+
+    assert sum(map(len, found.values())) == number
+    for state, keys in found.items():
+        assert keys
+        assert {key["state"] for key in keys} == {state}
+
+
+def test_a_chosen_secret_leaves_no_plain_hash_behind(operator: Caller, world: World) -> None:
+    body = {"name": "once", "team": "platform", "secret": "sk-chosen-and-guessable"}
+    operator.post("/keys", body, Idempotency_Key="abc")
+
+    packed = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    assert KeyCreation.objects.get().request_digest != hashlib.sha256(packed).hexdigest()
+    assert KeyCreation.objects.get().request_digest == digest(packed, services.newest_pepper()).hex()
+
+
+def test_who_comes_second_is_told_so(operator: Caller, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two requests may both find a name free; the database lets one of them have it."""
+    monkeypatch.setattr(ApiKey, "full_clean", lambda self: None)
+    monkeypatch.setattr("rest_framework.validators.UniqueValidator.__call__", lambda *_args: None)
+
+    response = operator.post("/keys", {"name": "platform-key", "team": "platform"})
+
+    assert response.status_code == 409
+    assert "Somebody saved the same" in response.json()["error"]["message"]

@@ -172,6 +172,8 @@ def test_a_budget_of_each_address_stands_at_no_one_figure(operator: Caller, worl
         ({"name": "x"}, "limit_usd", "required"),
         ({"name": "x", "limit_usd": 0.1}, "limit_usd", "Write the amount as text"),
         ({"name": "x", "limit_usd": "ten"}, "limit_usd", "is not an amount"),
+        ({"name": "x", "limit_usd": "1e999999"}, "limit_usd", "is not an amount"),
+        ({"name": "x", "limit_usd": "NaN"}, "limit_usd", "is not an amount"),
         ({"name": "x", "limit_usd": "0.0000000000001"}, "limit_usd", "more than 12 decimals"),
         ({"name": "x", "limit_usd": "4000001"}, "limit_usd", "The largest amount is 4,000,000 USD."),
         ({"name": "x", "limit_usd": "-1"}, "limit_usd", "is negative"),
