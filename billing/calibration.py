@@ -107,7 +107,7 @@ def _chars(adapter: str, found: list[Sample], present: float) -> Proposal:
         return Proposal("chars_per_token", adapter, present, len(found))
     characters = [(sample.estimate - 1) * present for sample in found]
     pairs = list(zip(characters, found, strict=True))
-    proposed = round(median(chars / sample.tokens for chars, sample in pairs), 2)
+    proposed = _sane(median(chars / sample.tokens for chars, sample in pairs))
     return Proposal(
         "chars_per_token",
         adapter,
@@ -128,7 +128,7 @@ def _bytes(found: list[Sample], present: Ratios, learned: dict[str, float]) -> P
     if len(beyond) < FEWEST:
         return Proposal("bytes_per_token", "", present.bytes_per_token, len(beyond))
     rest = present.max_sample_bytes
-    proposed = round(median((each.body_bytes - rest) / (each.tokens - start) for start, each in beyond), 2)
+    proposed = _sane(median((each.body_bytes - rest) / (each.tokens - start) for start, each in beyond))
     return Proposal(
         "bytes_per_token",
         "",
@@ -138,6 +138,11 @@ def _bytes(found: list[Sample], present: Ratios, learned: dict[str, float]) -> P
         _error((each.estimate, each.tokens) for _, each in beyond),
         _error((start + (each.body_bytes - rest) / proposed, each.tokens) for start, each in beyond),
     )
+
+
+def _sane(ratio: float) -> float:
+    """As the settings take it."""
+    return min(1000.0, max(0.1, round(ratio, 2)))
 
 
 def _error(pairs: Iterable[tuple[float, int]]) -> float:

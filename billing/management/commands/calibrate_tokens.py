@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -57,8 +58,24 @@ class Command(BaseCommand):
 
 def _since() -> datetime:
     entries = LogEntry.objects.get_for_model(GatewaySettings).order_by("-timestamp")[:100]
-    changed = [entry.timestamp for entry in entries if ESTIMATION & (entry.changes_dict or {}).keys()]
+    changed: list[datetime] = [entry.timestamp for entry in entries if _changes_estimates(entry)]
     return max([timezone.now() - LONGEST, *changed])
+
+
+def _changes_estimates(entry: LogEntry) -> bool:
+    changes: dict[str, Any] = entry.changes_dict or {}
+    if entry.action == LogEntry.Action.CREATE:  # Before the row was made, its defaults held.
+        usual = GatewaySettings()
+        return any(name in changes and not _says(changes[name][1], getattr(usual, name)) for name in ESTIMATION)
+    return bool(ESTIMATION & changes.keys())
+
+
+def _says(text: str, value: object) -> bool:
+    """Whether the log's text is this number or object, however it was written."""
+    try:
+        return bool(json.loads(text.replace("'", '"')) == value)
+    except ValueError:
+        return False
 
 
 def _ratios(row: GatewaySettings) -> Ratios:
