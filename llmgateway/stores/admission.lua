@@ -354,7 +354,8 @@ function operations.admit(id, limits, budgets, targets, lease)
       keep_hold(id, windows, taken)
       return {'taken', number, granted, room_of(limits), room_of(target[1]), remaining_of(windows), names(shadowed)}
     end
-    refusal = refusal or granted
+    -- The caller's own refusal says more than that one of the targets has no room.
+    if not refusal or (refusal[3] ~= 0 and granted[1] == 'budget' and granted[3] == 0) then refusal = granted end
   end
   return refusal
 end

@@ -221,11 +221,11 @@ class RedisStore:
             return self._refusal(answer, asked, now)
         _, number, granted, rooms, target_rooms, left, shadowed = answer
         target, limits, budgets = asked.targets[number - 1], asked.limits, asked.budgets
+        requests, tokens = headrooms(limits, rooms, now) if limits else (None, None)
         if target.limits:
             limits, rooms = limits + target.limits, [*rooms, *target_rooms]
         if target.budgets:
             budgets += target.budgets
-        requests, tokens = headrooms(asked.limits, rooms, now) if asked.limits else (None, None)
         reservation = Reservation(
             asked.id,
             asked.demand,
