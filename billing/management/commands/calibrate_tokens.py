@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -66,16 +65,8 @@ def _changes_estimates(entry: LogEntry) -> bool:
     changes: dict[str, Any] = entry.changes_dict or {}
     if entry.action == LogEntry.Action.CREATE:  # Before the row was made, its defaults held.
         usual = GatewaySettings()
-        return any(name in changes and not _says(changes[name][1], getattr(usual, name)) for name in ESTIMATION)
+        return any(name in changes and changes[name][1] != getattr(usual, name) for name in ESTIMATION)
     return bool(ESTIMATION & changes.keys())
-
-
-def _says(text: str, value: object) -> bool:
-    """Whether the log's text is this number or object, however it was written."""
-    try:
-        return bool(json.loads(text.replace("'", '"')) == value)
-    except ValueError:
-        return False
 
 
 def _ratios(row: GatewaySettings) -> Ratios:
