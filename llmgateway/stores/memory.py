@@ -130,7 +130,7 @@ class MemoryStore:
         decision = self._admit(request_id, demand, limits, budgets, targets)
         if self._waiters:
             self._waiters.tried(admitted=isinstance(decision, Reservation))
-        if isinstance(decision, BudgetRefusal) and decision.budget.strict:
+        if decision.__class__ is BudgetRefusal and decision.budget.strict:
             self._waiters.refused(self._window(decision.budget, self._clock.time()).name)
         return decision
 
@@ -265,7 +265,7 @@ class MemoryStore:
     def _take(self, attempt: _Attempt, callers: int, number: int, terms: TargetTerms, granted: int) -> _Open:
         """Take what the attempt wants; the first `callers` of it are of the caller's limits."""
         taken = attempt.take()
-        requests, tokens = _headrooms(attempt.wanted[:callers], attempt.now)
+        requests, tokens = _headrooms(attempt.wanted, callers, attempt.now)
         # By position, for that is what this costs least with; the order is the struct's.
         reservation = Reservation(
             attempt.id,
@@ -440,16 +440,17 @@ def _hold(windows: list[_Window], terms: TargetTerms, granted: int) -> tuple[Hel
     return tuple(held)
 
 
-def _headrooms(taken: list[_Wanted], now: float) -> tuple[Headroom | None, Headroom | None]:
+def _headrooms(wanted: list[_Wanted], callers: int, now: float) -> tuple[Headroom | None, Headroom | None]:
     """Of the tightest limit of requests, and of tokens."""
     requests: Bucket | Quota | None = None
     tokens: Bucket | Quota | None = None
     fewest_requests = fewest_tokens = 0
-    for counter, _ in taken:
-        if isinstance(counter, Slots) or counter.limit.shadow:
+    for counter, _ in wanted if len(wanted) == callers else wanted[:callers]:
+        limit = counter.limit
+        if isinstance(counter, Slots) or limit.shadow:
             continue
         remaining = counter.remaining()
-        if counter.limit.metric == "requests":
+        if limit.metric == "requests":
             if requests is None or remaining < fewest_requests:
                 requests, fewest_requests = counter, remaining
         elif tokens is None or remaining < fewest_tokens:

@@ -49,7 +49,8 @@ class Waiters:
 
     def __bool__(self) -> bool:
         """Whether anybody waits or has been woken."""
-        return bool(self._queues) or bool(self._turns)
+        # Every request asks, and a weak dictionary takes long to say how long it is.
+        return bool(self._queues or self._turns.data)  # type: ignore[attr-defined]
 
     def windows(self) -> list[str]:
         """Those that somebody waits for."""
