@@ -29,12 +29,13 @@ class ReachedDisplay:
         if not alerts:
             return "none"
         lines = (
-            (alert.threshold, f" of {alert.subject}" if alert.subject else "", _moment(alert.at)) for alert in alerts
+            (alert.threshold, f" of {alert.subject}" if alert.subject else "", moment(alert.at)) for alert in alerts
         )
         return format_html_join(", ", "{} %{} on {}", lines)
 
 
-def _moment(at: datetime) -> str:
+def moment(at: datetime) -> str:
+    """A moment as the admin writes it, for fields that Django does not format."""
     return formats.date_format(timezone.localtime(at), "DATETIME_FORMAT")
 
 

@@ -27,7 +27,7 @@ TONES = {"pending": "warning", "delivered": "good", "dead": "bad"}
 @admin.register(Delivery)
 class DeliveryAdmin(GatewayAdmin):
     empty_text = "Events for webhooks and databases stand here from the moment their request is in the ledger."
-    list_display = ("event_id", "reporter", "type", "outcome", "attempts", "due", "last_error", "created_at")
+    list_display = ("event_id", "reporter", "type", "outcome", "attempts", "due", "last_error")
     list_select_related = ("reporter",)
     list_filter = ("state", "reporter", "type")
     search_fields = ("=event_id",)

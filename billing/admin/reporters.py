@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from django import forms
@@ -26,6 +26,7 @@ from unfold.widgets import (
     UnfoldAdminTextareaWidget,
 )
 
+from billing.admin.alerts import moment
 from billing.models import UsageReporter
 from billing.reporters.backlog import MOST_COUNTED, Backlog, backlog
 from billing.reporters.models import STATUSES
@@ -68,6 +69,12 @@ class ReporterForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the
             "name", "kind", "url", "allow_private_network", "enabled", "reports_usage", "reports_budgets", "statuses",
             "teams", "api_key_field", "includes_cost", "batch_size",
         )  # fmt: skip
+        labels: ClassVar = {
+            "url": "Address",
+            "reports_usage": "Requests",
+            "reports_budgets": "Budgets",
+            "includes_cost": "Cost",
+        }
 
     def clean_headers(self) -> dict[str, str] | None:
         """None: keep the present ones."""
@@ -131,7 +138,7 @@ def _count(number: int) -> str:
 class UsageReporterAdmin(GatewayAdmin):
     form = ReporterForm
     empty_text = "A reporter tells a webhook or another database of each request, of its tokens and its cost."
-    list_display = ("name", "receiver", "condition", "pending", "oldest", "dead", "last_delivered", "enabled")
+    list_display = ("name", "receiver", "condition", "pending", "oldest", "dead", "enabled")
     list_display_links = ("name",)
     list_select_related = ("state",)
     list_filter = ("kind", "enabled")
@@ -247,10 +254,10 @@ class UsageReporterAdmin(GatewayAdmin):
     def delivered(self, reporter: UsageReporter) -> str:
         return _count(_backlog_of(reporter).delivered)
 
-    @display(description="Last delivered", empty_value="never")  # type: ignore[untyped-decorator]
-    def last_delivered(self, reporter: UsageReporter) -> Any:
+    @display(description="Last delivered")  # type: ignore[untyped-decorator]
+    def last_delivered(self, reporter: UsageReporter) -> str:
         state = getattr(reporter, "state", None)
-        return state.last_delivered_at if state is not None else None
+        return moment(state.last_delivered_at) if state is not None and state.last_delivered_at else "never"
 
     @display(description="Last error")  # type: ignore[untyped-decorator]
     def last_error(self, reporter: UsageReporter) -> str:

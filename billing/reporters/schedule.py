@@ -14,7 +14,7 @@ MAX_ATTEMPTS = 16
 JITTER = 0.2
 
 FIRST_PAUSE_S = 5.0
-LONGEST_PAUSE_S = 300.0
+LONGEST_PAUSE_S = 60.0
 """A receiver that failed a whole round is left alone for so long at most; then it is asked again with a few events."""
 
 
