@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django_filters import rest_framework as django_filters
 from rest_framework.filters import OrderingFilter, SearchFilter
 from rest_framework.request import Request
+
+
+class IdFilter(django_filters.Filter):  # type: ignore[misc]  # the library has no types
+    """A whole number that the database can hold."""
+
+    field_class = forms.IntegerField
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, min_value=0, max_value=2**63 - 1, **kwargs)
 
 
 class Filters(django_filters.DjangoFilterBackend):  # type: ignore[misc]  # the library has no types
@@ -51,4 +61,4 @@ class Ordering(OrderingFilter):
         return list(valid)
 
 
-__all__ = ["Filters", "Ordering", "SearchFilter", "refuse_unknown"]
+__all__ = ["Filters", "IdFilter", "Ordering", "SearchFilter", "refuse_unknown"]

@@ -23,6 +23,7 @@ from llmgateway import selectors, services
 from llmgateway.key_secrets import digest
 from llmgateway.management_api.errors import IdempotencyKeyReused
 from llmgateway.management_api.fields import NameField, Strict, StrictModel, TeamField, within
+from llmgateway.management_api.filters import IdFilter
 from llmgateway.management_api.models import KeyCreation
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Readable, writes
@@ -108,7 +109,7 @@ class RotationSerializer(Strict):
 
 class KeyFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
     team = django_filters.CharFilter("team__name", label="The team's name.")
-    team_id = django_filters.NumberFilter("team_id")
+    team_id = IdFilter("team_id")
     name = django_filters.CharFilter("name", label="The whole name.")
     public_id = django_filters.CharFilter("public_id")
     user_id = django_filters.CharFilter("user_id")

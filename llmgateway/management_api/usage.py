@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from billing.models import TOKEN_BUCKETS, UsageRecord
 from billing.rollups import input_tokens, output_tokens
 from llmgateway.management_api.fields import UsdField, within
-from llmgateway.management_api.filters import Filters, refuse_unknown
+from llmgateway.management_api.filters import Filters, IdFilter, refuse_unknown
 from llmgateway.management_api.pagination import NewestFirst
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Resource
@@ -121,7 +121,7 @@ class UsageFilters(django_filters.FilterSet):  # type: ignore[misc]  # the libra
     key = django_filters.CharFilter(method="of_key", label="The key's name.")
     key_id = django_filters.CharFilter("key_id")
     team = django_filters.CharFilter(method="of_team", label="The team's name.")
-    team_id = django_filters.NumberFilter("team_id")
+    team_id = IdFilter("team_id")
     alias = django_filters.CharFilter("alias", label="The model name that was called.")
     model = django_filters.CharFilter("model", label="The model that was asked of the provider.")
     provider = django_filters.CharFilter("provider")

@@ -240,7 +240,14 @@ def test_lists_are_filtered_searched_ordered_and_paged(
 
 @pytest.mark.parametrize(
     ("query", "field"),
-    [("taem=platform", "taem"), ("state=ill", "state"), ("ordering=digest", "ordering"), ("team_id=x", "team_id")],
+    [
+        ("taem=platform", "taem"),
+        ("state=ill", "state"),
+        ("ordering=digest", "ordering"),
+        ("team_id=x", "team_id"),
+        ("team_id=1.5", "team_id"),
+        ("team_id=99999999999999999999", "team_id"),
+    ],
 )
 def test_a_misspelt_parameter_is_no_reason_to_show_everything(
     operator: Caller, world: World, query: str, field: str
