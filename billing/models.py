@@ -18,7 +18,7 @@ from billing.alerts.models import Alert
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd
 from billing.reporters.models import Delivery, ReporterState, UsageReporter
 from llmgateway.limit_terms import OWNERS, start_number
-from llmgateway.models import is_of_callers, is_of_everyone, of_one_owner, owner_errors
+from llmgateway.rule_owners import is_of_callers, is_of_everyone, of_one_owner, owner_errors
 from llmgateway.validators import validate_name, validate_percents
 
 if TYPE_CHECKING:

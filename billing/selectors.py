@@ -14,10 +14,12 @@ from django.utils import timezone
 
 from billing.adoption import open_requests
 from billing.journal_files import CLOSE, START, Position, from_json, journal_folders, walk
-from billing.ledger import settled_windows
 from billing.models import Budget, JournalOffset, UsageRecord, UsageRollup
 from billing.rollups import input_tokens, output_tokens
-from billing.windows import window_bounds
+from billing.standing import BySubject, Tally, used
+from billing.usage_rows import completed
+from billing.windows import Bounds, window_bounds
+from llmgateway.limit_terms import OWNERS, start_number
 from llmgateway.pipeline.protocols import Record
 
 TRIES = 5
@@ -91,13 +93,18 @@ def key_usage_by_day(key_id: str, *, days: int = 14, time_zone: str = "UTC") -> 
 
 @dataclass(frozen=True, slots=True)
 class BudgetStanding:
-    """A budget's current window: what is settled, and what running requests hold."""
+    """A budget's current window: what is settled, and what running requests hold.
+
+    One that counts for each address or end user stands where the one stands that has spent most.
+    """
 
     budget: Budget
     window_start: float
     window_end: float | None
     settled_pico_usd: int
     held_pico_usd: int
+    subject: str = ""
+    """Of a budget for each address or end user: whose figures these are."""
 
     @property
     def scope(self) -> str:
@@ -105,22 +112,29 @@ class BudgetStanding:
 
     @property
     def of(self) -> str:
-        """The key's or team's name; empty for everyone's."""
-        owner = self.budget.key or self.budget.team
+        """The owner's name; empty for everyone's."""
+        owner = budget_owner(self.budget)
         return owner.name if owner else ""
 
     @property
+    def limit_pico_usd(self) -> int:
+        """With prepaid credit, and the temporary increase while it lasts."""
+        return self.budget.whole_limit_pico_usd()
+
+    @property
     def remaining_pico_usd(self) -> int:
-        return max(0, self.budget.limit_pico_usd - self.settled_pico_usd - self.held_pico_usd)
+        return max(0, self.limit_pico_usd - self.settled_pico_usd - self.held_pico_usd)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.budget.name,
             "scope": self.scope,
             "of": self.of,
+            "each": self.budget.each,
+            "subject": self.subject,
             "window": self.budget.window,
             "mode": self.budget.mode,
-            "limit_pico_usd": self.budget.limit_pico_usd,
+            "limit_pico_usd": self.limit_pico_usd,
             "settled_pico_usd": self.settled_pico_usd,
             "held_pico_usd": self.held_pico_usd,
             "window_start": _iso(self.window_start),
@@ -132,11 +146,34 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
+def budget_owner(budget: Budget) -> Any:
+    """The key, team, provider, deployment or alias; None: everyone's."""
+    return next((getattr(budget, kind) for kind in OWNERS if getattr(budget, f"{kind}_id") is not None), None)
+
+
 def budget_scope(budget: Budget) -> tuple[str, str]:
-    """(`key`, `team` or `global`; the row id of the key or team as text)."""
-    if budget.key_id:
-        return "key", str(budget.key_id)
-    return ("team", str(budget.team_id)) if budget.team_id else ("global", "")
+    """(`key`, `team`, `provider`, `deployment`, `model` or `global`; the row id of a key or team, otherwise the name)."""
+    if budget.key_id or budget.team_id:
+        return ("key", str(budget.key_id)) if budget.key_id else ("team", str(budget.team_id))
+    for kind in ("provider", "deployment", "alias"):
+        owner = getattr(budget, kind)
+        if owner is not None:
+            return ("model" if kind == "alias" else kind), owner.name
+    return "global", ""
+
+
+_COLUMNS = {
+    "key": "key_id", "team": "team_id", "provider": "provider", "deployment": "deployment", "model": "alias",
+    "global": "",
+}  # fmt: skip
+_SUBJECTS = {"": "", "ip": "client_ip", "end_user": "end_user"}
+
+
+def budget_tally(budget: Budget, start: float) -> Tally:
+    """Which requests count for the budget's window from `start` on."""
+    scope, owner = budget_scope(budget)
+    strict = budget.mode == Budget.Mode.STRICT
+    return Tally(start, _COLUMNS[scope], owner, each=_SUBJECTS[budget.each], reserved=strict)
 
 
 def budget_time_zone(budget: Budget) -> str:
@@ -144,26 +181,37 @@ def budget_time_zone(budget: Budget) -> str:
     return team.time_zone if team else "UTC"
 
 
+def budget_window(budget: Budget, at: float, time_zone: str = "") -> Bounds:
+    """The window of the budget that contains `at`, in the time zone of its team."""
+    zone = time_zone or budget_time_zone(budget)
+    return window_bounds(budget.window, zone, at, starts_on=start_number(budget.window, budget.starts_on))
+
+
+def leading(found: BySubject) -> tuple[str, int]:
+    """Who has spent most, and how much; nobody has: nothing."""
+    spent = {subject: one.cost_pico_usd for subject, one in found.items()}
+    return max(spent.items(), key=lambda item: item[1], default=("", 0))
+
+
 def budget_standings(
     root: Path, *, budgets: Iterable[Budget] | None = None, at: float | None = None
 ) -> list[BudgetStanding]:
     """What each enabled budget stands at now; `root` is the folder of the journals."""
     if budgets is None:
-        budgets = Budget.objects.filter(enabled=True).select_related("key__team", "team").order_by("id")
+        budgets = (
+            Budget.objects.filter(enabled=True)
+            .select_related("key__team", "team", "provider", "deployment", "alias")
+            .prefetch_related("credits")
+            .order_by("id")
+        )
     budgets = list(budgets)
     at = timezone.now().timestamp() if at is None else at
-    bounds = [window_bounds(budget.window, budget_time_zone(budget), at) for budget in budgets]
-    windows = [(*budget_scope(budget), start) for budget, (start, _) in zip(budgets, bounds, strict=True)]
-    settled, journalled = _settled_and_journalled(root, windows)
+    bounds = [budget_window(budget, at) for budget in budgets]
+    tallies = [budget_tally(budget, start) for budget, (start, _) in zip(budgets, bounds, strict=True)]
+    settled, held = _settled_and_held(root, tallies)
     return [
-        BudgetStanding(
-            budget,
-            start,
-            end,
-            settled_pico_usd=cost + sum(_cost(row, window) for row in journalled.closes),
-            held_pico_usd=journalled.held.get(budget.pk, 0),
-        )
-        for budget, (start, end), window, cost in zip(budgets, bounds, windows, settled, strict=True)
+        BudgetStanding(budget, start, end, cost, held.get(budget.pk, 0), subject)
+        for budget, (start, end), (subject, cost) in zip(budgets, bounds, map(leading, settled), strict=True)
     ]
 
 
@@ -176,15 +224,15 @@ class Journalled:
     """By budget id."""
 
 
-def _settled_and_journalled(root: Path, windows: list[tuple[str, str, float]]) -> tuple[list[int], Journalled]:
-    """Both at one moment: if a drain moved an offset between the two reads, they are read again."""
+def _settled_and_held(root: Path, tallies: list[Tally]) -> tuple[list[BySubject], dict[int, int]]:
+    """Both at one moment: if a drain moved an offset between the reads, they are read again."""
     for _ in range(TRIES):
         offsets = _offsets()
-        settled = settled_windows(windows)
         journalled = _journalled(root, offsets)
+        settled = used(tallies, records=journalled.closes)
         if _offsets() == offsets:
             break
-    return settled, journalled
+    return settled, journalled.held
 
 
 def _offsets() -> dict[str, Position]:
@@ -197,7 +245,7 @@ def _journalled(root: Path, offsets: dict[str, Position]) -> Journalled:
     for folder in journal_folders(root):
         try:
             found.closes += [
-                from_json(step.payload)
+                completed(from_json(step.payload))
                 for step in walk(folder, offsets.get(folder.name, START), live=True)
                 if step.kind == CLOSE
             ]
@@ -207,18 +255,6 @@ def _journalled(root: Path, offsets: dict[str, Position]) -> Journalled:
         except FileNotFoundError:
             continue  # Drained and deleted meanwhile; the offsets show it.
     return found
-
-
-def _cost(row: Record, window: tuple[str, str, float]) -> int:
-    scope, scope_id, start = window
-    if row["started_at"] < start:
-        return 0
-    if scope == "key" and row["key_id"] != scope_id:
-        return 0
-    if scope == "team" and str(row.get("team_id", 0)) != scope_id:
-        return 0
-    cost: int = row.get("cost_pico_usd", 0)
-    return cost
 
 
 def journal_ends(root: Path) -> dict[Path, Position]:

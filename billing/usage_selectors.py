@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache, reduce
 from operator import add
 from typing import Any
@@ -21,7 +21,8 @@ from django.db.models.functions import Cast
 from billing.histogram import Histogram
 from billing.holds import Holds
 from billing.models import TOKEN_BUCKETS, Budget, Price, TeamHour, UsageRecord, UsageRollup
-from billing.windows import window_bounds
+from billing.selectors import budget_tally, budget_window, leading
+from billing.standing import used
 from llmgateway.conf import conf
 
 REFUSED = "refused"
@@ -280,12 +281,12 @@ class BudgetUse:
 
 def budget_uses(team_id: int, time_zone: str, now: datetime, *, key_limit: int = 20) -> list[BudgetUse]:
     """The team's own budgets, then at most `key_limit` of its keys', with what is settled and held in their windows."""
-    budgets = Budget.objects.filter(enabled=True).select_related("key")
+    budgets = Budget.objects.filter(enabled=True).select_related("key").prefetch_related("credits")
     of_team = budgets.filter(team_id=team_id).order_by("name", "id")
     of_keys = budgets.filter(key__team_id=team_id).order_by("key__name", "name")[:key_limit]
     found = [*of_team, *of_keys]
     held = _holds().by_budget() if found else {}
-    return [_budget_use(budget, team_id, time_zone, now, held.get(budget.pk, 0)) for budget in found]
+    return [_budget_use(budget, time_zone, now, held.get(budget.pk, 0)) for budget in found]
 
 
 @cache
@@ -293,26 +294,14 @@ def _holds() -> Holds:
     return Holds(conf.journal_dir)
 
 
-def _budget_use(budget: Budget, team_id: int, time_zone: str, now: datetime, held: int) -> BudgetUse:
-    start, end = window_bounds(budget.window, time_zone, now.timestamp())
+def _budget_use(budget: Budget, time_zone: str, now: datetime, held: int) -> BudgetUse:
+    start, end = budget_window(budget, now.timestamp(), time_zone)
     return BudgetUse(
         name=budget.name,
         key_name=budget.key.name if budget.key else "",
         window=budget.window,
         resets_at=datetime.fromtimestamp(end, UTC) if end is not None else None,
-        limit_pico_usd=budget.limit_pico_usd,
-        settled_pico_usd=_settled(budget, team_id, datetime.fromtimestamp(start, UTC)),
-        held_pico_usd=held,
+        limit_pico_usd=budget.whole_limit_pico_usd(now),
+        settled_pico_usd=leading(used([budget_tally(budget, start)])[0])[1],
+        held_pico_usd=0 if budget.each else held,
     )
-
-
-def _settled(budget: Budget, team_id: int, start: datetime) -> int:
-    """From the rollups, and from the ledger what precedes the first whole hour: midnight need not be one of UTC's."""
-    whole_hour = start if not start.minute else start.replace(minute=0) + timedelta(hours=1)
-    rollups = UsageRollup.objects.filter(team_id=team_id, hour__gte=whole_hour)
-    records = UsageRecord.objects.filter(team_id=team_id, started_at__gte=start, started_at__lt=whole_hour)
-    if budget.key_id:
-        rollups = rollups.filter(key_id=str(budget.key_id))
-        records = records.filter(key_id=str(budget.key_id))
-    before = sum(records.values_list("cost_pico_usd", flat=True)) if start < whole_hour else 0
-    return before + _usage_of(rollups).cost_pico_usd

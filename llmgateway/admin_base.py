@@ -120,7 +120,8 @@ class DistinctFormSet(PaginationInlineFormSet):  # type: ignore[misc]  # the the
                 continue
             row = tuple(values.get(name) for name in self.distinct_fields)
             if row in seen:
-                names = " and ".join(self.distinct_fields)
+                *others, last = self.distinct_fields
+                names = f"{', '.join(others)} and {last}" if others else last
                 form.add_error(self.distinct_fields[0], f"Another row has the same {names}; keep one of them.")
             seen.add(row)
 

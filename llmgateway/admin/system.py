@@ -30,6 +30,21 @@ class GatewaySettingsAdmin(GatewayAdmin):
     fieldsets = (
         ("Requests", {"fields": ("request_body_limit_mb",)}),
         ("Retries", {"fields": ("retry_attempts", "retry_initial_ms", "retry_max_ms")}),
+        (
+            "Limits and budgets",
+            {"fields": ("quota_status", "hold_wait_ms", "strict_min_output_tokens", "absent_cap_share")},
+        ),
+        (
+            "Estimation of tokens",
+            {
+                "fields": (
+                    "max_sample_bytes",
+                    "bytes_per_token",
+                    "chars_per_token",
+                    "chars_per_token_by_provider",
+                )
+            },
+        ),
     )
     # The environment wins over the row; who edits it should see that it has no effect.
     VARIABLES = {

@@ -19,7 +19,8 @@ from llmgateway.config_file.reporter_export import reporter_fields
 from llmgateway.config_file.schema import VERSION
 from llmgateway.key_secrets import pepper_fingerprint
 from llmgateway.limit_terms import reset_text
-from llmgateway.models import ApiKey, GatewaySettings, Membership, NetworkList, RateLimit, Team, is_of_everyone
+from llmgateway.models import ApiKey, GatewaySettings, Membership, NetworkList, RateLimit, Team
+from llmgateway.rule_owners import is_of_everyone
 from providers.models import Credential, Deployment, ModelAlias, Provider
 from providers.secret_values import is_reference
 

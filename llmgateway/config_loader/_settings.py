@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 from llmgateway.conf import Conf
 from llmgateway.config_loader._values import as_text
-from llmgateway.models import GatewaySettings, usual_chars_per_token
+from llmgateway.models import GatewaySettings
 from llmgateway.pipeline.snapshot import AdmissionRules, ConfigProblem, Estimation, Retries
+from providers.adapters.registry import usual_chars_per_token
 
 TABLE = "llmgateway_gatewaysettings"
 
 
 @dataclass(frozen=True, slots=True)
 class EstimationSettings:
-    """How tokens are estimated, and at which adapters otherwise."""
+    """How tokens are estimated: as the row says for the adapter, else as is usual for it, else as for all."""
 
     usual: Estimation
     chars_per_token: dict[str, float]
@@ -66,13 +67,13 @@ def _estimation(row: GatewaySettings, problems: list[ConfigProblem]) -> Estimati
         _ratio(row.bytes_per_token, Estimation().bytes_per_token),
         _ratio(row.chars_per_token, Estimation().chars_per_token),
     )
-    return EstimationSettings(usual, _chars_by_adapter(problems))
+    return EstimationSettings(usual, usual_chars_per_token() | _chars_by_adapter(problems))
 
 
 def _chars_by_adapter(problems: list[ConfigProblem]) -> dict[str, float]:
     stored = GatewaySettings.objects.filter(pk=1).values_list(as_text("chars_per_token_by_provider"), flat=True).first()
     try:
-        numbers = usual_chars_per_token() if stored is None else json.loads(stored)
+        numbers = {} if stored is None else json.loads(stored)
         return {name: _ratio(number, Estimation().chars_per_token) for name, number in numbers.items()}
     except (ValueError, AttributeError):
         message = "characters per token by adapter cannot be read and do not count; save the settings again."

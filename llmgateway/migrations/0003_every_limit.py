@@ -3,7 +3,6 @@
 import django.core.validators
 import django.db.models.deletion
 import django.utils.timezone
-import llmgateway.models
 import llmgateway.validators
 from django.db import migrations, models
 
@@ -54,7 +53,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='gatewaysettings',
             name='chars_per_token_by_provider',
-            field=models.JSONField(blank=True, default=llmgateway.models.usual_chars_per_token, help_text='Adapters whose texts have others, such as openai 5 and anthropic 3.', validators=[llmgateway.validators.validate_shares], verbose_name='characters per token by adapter'),
+            field=models.JSONField(blank=True, default=dict, help_text="In place of what is usual for an adapter's models, by the adapter's name.", validators=[llmgateway.validators.validate_shares], verbose_name='characters per token by adapter'),
         ),
         migrations.AddField(
             model_name='gatewaysettings',

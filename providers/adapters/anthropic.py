@@ -13,7 +13,7 @@ class Anthropic(OpenAICompatible):
     base_url = "https://api.anthropic.com/v1"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})
     api_key_variables = ("ANTHROPIC_API_KEY", "CLAUDE_API_KEY")
-    chars_per_token = 3.5
+    chars_per_token = 3.0
     # What it tells a model about tools.
     hidden_input_tokens = 1_000
     max_image_tokens = 5_000

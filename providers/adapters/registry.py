@@ -41,6 +41,15 @@ def get_adapter(name: str) -> Adapter:
         ) from None
 
 
+def usual_chars_per_token() -> dict[str, float]:
+    """Characters per token by adapter, of those whose models differ from what is usual everywhere else."""
+    return {
+        name: adapter.chars_per_token
+        for name, adapter in _adapters().items()
+        if adapter.chars_per_token != Adapter.chars_per_token
+    }
+
+
 def api_key_variables(adapter: Adapter) -> tuple[str, ...]:
     """The environment variables that may hold this provider's key, the preferred one first."""
     return adapter.api_key_variables or (f"{adapter.name.upper().replace('-', '_')}_API_KEY",)

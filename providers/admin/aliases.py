@@ -7,6 +7,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.decorators import display
 
+from billing.admin.budgets import AliasBudgetInline
+from llmgateway.admin.limits import AliasLimitInline
 from llmgateway.admin_base import GatewayAdmin, GatewayInline
 from providers.models import AliasTarget, ModelAlias
 
@@ -27,7 +29,7 @@ class ModelAliasAdmin(GatewayAdmin):
     search_fields = ("name", "=targets__deployment__name")
     search_help_text = "Part of a name, or the whole name of a deployment."
     fields = ("name", "strategy", "enabled")
-    inlines = (TargetInline,)
+    inlines = (TargetInline, AliasLimitInline, AliasBudgetInline)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelAlias]:
         found: QuerySet[ModelAlias] = super().get_queryset(request).prefetch_related("targets__deployment")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
@@ -13,7 +14,10 @@ from django.urls import reverse
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import action
 
-from llmgateway.admin_base import GatewayAdmin
+from billing.admin.budgets import DeploymentBudgetInline, read_limit
+from billing.money import plain, usd
+from llmgateway.admin.limits import DeploymentLimitInline
+from llmgateway.admin_base import AmountField, GatewayAdmin
 from providers.connection_check import check_connection
 from providers.models import Deployment
 
@@ -21,8 +25,24 @@ MAX_TESTED = 10
 """At once from the list, for each may take ten seconds."""
 
 
+class DeploymentForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
+    max_request_pico_usd = AmountField(
+        label="Most a request can cost in USD",
+        required=False,
+        read=read_limit,
+        show=lambda pico: plain(usd(pico)),
+        help_text="What a strict budget holds for requests whose cost has no other bound, such as those with images by "
+        "address. Empty: strict budgets refuse them.",
+    )
+
+    class Meta:
+        model = Deployment
+        fields = ("max_request_pico_usd",)
+
+
 @admin.register(Deployment)
 class DeploymentAdmin(GatewayAdmin):
+    form = DeploymentForm
     empty_text = "A deployment is a model at a provider, reached with a credential."
     list_display = ("name", "provider", "model", "credential", "enabled")
     list_select_related = ("provider", "credential__provider")
@@ -32,11 +52,13 @@ class DeploymentAdmin(GatewayAdmin):
     fieldsets = (
         (None, {"fields": ("name", "provider", "credential", "model", "enabled")}),
         ("Streams", {"fields": ("inject_usage",)}),
+        ("Strict budgets", {"fields": ("max_request_pico_usd",)}),
         (
             "Timeouts in seconds",
             {"fields": (("connect_timeout_s", "first_token_timeout_s"), ("idle_timeout_s", "total_timeout_s"))},
         ),
     )
+    inlines = (DeploymentLimitInline, DeploymentBudgetInline)
     actions = ("test_selected",)
     actions_row = ("test_connection",)
     actions_detail = ("test_connection",)

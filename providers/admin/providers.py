@@ -13,6 +13,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectWidget
 
+from billing.admin.budgets import ProviderBudgetInline
+from llmgateway.admin.limits import ProviderLimitInline
 from llmgateway.admin_base import GatewayAdmin
 from providers.adapters.registry import adapter_names, get_adapter
 from providers.admin.credentials import CredentialInline
@@ -50,7 +52,7 @@ class ProviderAdmin(GatewayAdmin):
     list_filter = ("enabled",)
     search_fields = ("name", "base_url")
     fields = ("name", "adapter", "base_url", "allow_private_network", "enabled")
-    inlines = (CredentialInline,)
+    inlines = (CredentialInline, ProviderLimitInline, ProviderBudgetInline)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Provider]:
         found: QuerySet[Provider] = (

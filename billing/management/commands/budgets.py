@@ -29,8 +29,8 @@ class Command(BaseCommand):
 
 def _table_line(standing: BudgetStanding) -> str:
     budget = standing.budget
-    amounts = (budget.limit_pico_usd, standing.settled_pico_usd, standing.held_pico_usd)
-    scope = f"{standing.scope} {standing.of}".strip()
+    amounts = (standing.limit_pico_usd, standing.settled_pico_usd, standing.held_pico_usd)
+    scope = f"{standing.scope} {standing.of} {standing.subject}".strip()
     return _line(budget.name, scope, budget.window, *map(format_usd, amounts))
 
 

@@ -18,6 +18,7 @@ from billing.management.commands.usage import moment
 from llmgateway.audit import acting_as
 from llmgateway.models import GatewaySettings
 from llmgateway.services import settings_update
+from providers.adapters.registry import usual_chars_per_token
 from providers.models import Provider
 
 ESTIMATION = frozenset({"chars_per_token", "chars_per_token_by_provider", "bytes_per_token", "max_sample_bytes"})
@@ -70,7 +71,8 @@ def _changes_estimates(entry: LogEntry) -> bool:
 
 
 def _ratios(row: GatewaySettings) -> Ratios:
-    return Ratios(row.chars_per_token, row.chars_per_token_by_provider, row.bytes_per_token, row.max_sample_bytes)
+    by_adapter = usual_chars_per_token() | row.chars_per_token_by_provider
+    return Ratios(row.chars_per_token, by_adapter, row.bytes_per_token, row.max_sample_bytes)
 
 
 def _apply(row: GatewaySettings, new: list[Proposal]) -> None:

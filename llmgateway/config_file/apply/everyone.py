@@ -6,7 +6,8 @@ from billing.models import Budget
 from llmgateway.config_file.apply.limits import apply_budgets, apply_limits
 from llmgateway.config_file.apply.session import Session
 from llmgateway.config_file.entries import SettingsEntry
-from llmgateway.models import GatewaySettings, RateLimit, is_of_everyone
+from llmgateway.models import GatewaySettings, RateLimit
+from llmgateway.rule_owners import is_of_everyone
 
 SETTINGS_FIELDS = {
     "request_body_limit_mb": "request_body_limit_mb",

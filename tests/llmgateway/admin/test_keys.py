@@ -171,7 +171,7 @@ def test_two_limits_of_the_same_metric_are_refused_and_nothing_is_saved(owner: C
 
     response = owner.post(ADD, _form(world, **{"limits-TOTAL_FORMS": "2", **rows}))
 
-    assert "Another row has the same metric and per" in response.content.decode()
+    assert "Another row has the same metric, per, each, model and shadow" in response.content.decode()
     assert not ApiKey.objects.filter(name="new-key").exists()
 
 

@@ -149,7 +149,7 @@ def test_a_budget_of_a_key_and_a_team_is_refused(owner: Client, world: World) ->
 
     response = owner.post(ADD_BUDGET, {**form, "key": world.key.pk, "team": world.cast.platform.pk})
 
-    assert "leave one of them empty" in _errors(response)["team"][0]
+    assert "leave one of the two empty" in _errors(response)["team"][0]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from providers.models import AliasTarget, Credential, ModelAlias, Provider
 from tests.llmgateway.admin.world import STORED_SECRET, World
 
 pytestmark = pytest.mark.django_db
-NO_ROWS = {"credentials-TOTAL_FORMS": "0", "credentials-INITIAL_FORMS": "0"}
+NO_RULES = {f"{prefix}-{name}": "0" for prefix in ("limits", "budgets") for name in ("TOTAL_FORMS", "INITIAL_FORMS")}
+NO_ROWS = {"credentials-TOTAL_FORMS": "0", "credentials-INITIAL_FORMS": "0", **NO_RULES}
 
 
 def _errors(response: Any) -> dict[str, list[str]]:
@@ -90,7 +91,7 @@ def test_a_provider_is_added_together_with_its_credential(owner: Client, world: 
         {
             "name": "other", "adapter": "openai_compatible", "base_url": "https://api.other.example/v1", "enabled": "on",
             "credentials-TOTAL_FORMS": "1", "credentials-INITIAL_FORMS": "0", "credentials-0-name": "main",
-            "credentials-0-secret": "sk-other-0123456789", "credentials-0-enabled": "on",
+            "credentials-0-secret": "sk-other-0123456789", "credentials-0-enabled": "on", **NO_RULES,
         },
     )  # fmt: skip
 
@@ -133,7 +134,7 @@ def test_a_credential_of_another_provider_is_refused_by_its_field(owner: Client,
 
 
 def _targets(*rows: tuple[int, str]) -> dict[str, str]:
-    form = {"targets-TOTAL_FORMS": str(len(rows)), "targets-INITIAL_FORMS": "0"}
+    form = {"targets-TOTAL_FORMS": str(len(rows)), "targets-INITIAL_FORMS": "0", **NO_RULES}
     for number, (deployment, weight) in enumerate(rows):
         form |= {
             f"targets-{number}-deployment": str(deployment),

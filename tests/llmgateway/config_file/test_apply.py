@@ -29,8 +29,8 @@ from llmgateway.models import (
     NetworkList,
     RateLimit,
     Team,
-    is_of_everyone,
 )
+from llmgateway.rule_owners import is_of_everyone
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
 from tests.llmgateway.config_file.conftest import Environment, load, problems
 

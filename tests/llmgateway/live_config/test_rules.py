@@ -215,13 +215,29 @@ class TestSettings:
         snapshot = load_snapshot()
 
         assert snapshot.admission == AdmissionRules(1, 2, 3, 429)
-        assert _deployment(snapshot).estimation == Estimation(4, 5, 6)
+        assert _deployment(snapshot).estimation == Estimation(4, 5, 5.0)
         assert _deployment(snapshot).max_request_pico_usd == 8
+
+    @pytest.mark.parametrize(
+        ("adapter", "by_adapter", "expected"),
+        [
+            ("anthropic", {}, 3), ("anthropic", {"anthropic": 7}, 7), ("openai", {"anthropic": 7}, 5),
+            ("openai_compatible", {"anthropic": 7}, 6), ("openai_compatible", {"openai_compatible": 8}, 8),
+        ],
+    )  # fmt: skip
+    def test_the_row_says_more_than_the_adapter(
+        self, world: World, adapter: str, by_adapter: dict[str, float], expected: float
+    ) -> None:
+        GatewaySettings.objects.create(pk=1, chars_per_token=6, chars_per_token_by_provider=by_adapter)
+        type(world.provider).objects.update(adapter=adapter)
+
+        assert _deployment(load_snapshot()).estimation.chars_per_token == expected
 
     def test_figures_that_make_no_sense_do_not_count(self, world: World) -> None:
         GatewaySettings.objects.create(
             pk=1, quota_status=200, absent_cap_share=0, chars_per_token=0, chars_per_token_by_provider={"openai": 0}
         )
+
         snapshot = load_snapshot()
 
         assert (snapshot.admission.quota_status, snapshot.admission.absent_cap_share) == (402, 1)
@@ -234,5 +250,5 @@ class TestSettings:
 
         snapshot = load_snapshot()
 
-        assert _deployment(snapshot).estimation == Estimation()
+        assert _deployment(snapshot).estimation == Estimation(chars_per_token=5.0)
         assert "characters per token by adapter cannot be read" in snapshot.problems[0].message
