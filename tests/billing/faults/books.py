@@ -52,7 +52,8 @@ class Books:
 
     def _check_estimate(self, row: UsageRecord) -> None:
         assert (row.usage_source, row.needs_review) == ("estimated", True)
-        assert 0 < row.cost_pico_usd <= HELD
+        assert row.output in {0, 3}, "what the stream had brought when it was last noted"
+        assert row.cost_pico_usd == cost_of(120, row.output) <= HELD
         strict = int(row.pk[1:]) % 2
         assert row.cost_pico_usd + row.reserved_pico_usd == (HELD if strict else row.cost_pico_usd)
         assert sum(attempt["cost_pico_usd"] for attempt in row.attempts) == row.cost_pico_usd

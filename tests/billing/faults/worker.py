@@ -181,7 +181,8 @@ def play_worker(root: str, diary_path: str, *, requests: int = 36) -> None:
         if number % 6 == 3:
             journal.progress([(each[1], 3) for each in running])
         while len(running) > 3:
-            finish(*running.pop(0 if running[0][0] % 6 != 4 else 1))
+            # Some take long, and keep the segment in which they began.
+            finish(*running.pop(0 if running[0][0] % 6 != 4 or number - running[0][0] > 7 else 1))
         if number % 5 == 4:
             journal.refused([_refusal(number)])
             diary.note("refused", 1)
@@ -190,7 +191,6 @@ def play_worker(root: str, diary_path: str, *, requests: int = 36) -> None:
         if number % 4 == 3:
             drain._most = 3
             drain.drain()
-    die()
 
 
 def _refusal(number: int) -> dict[str, Any]:
@@ -272,6 +272,8 @@ def _child(order: dict[str, Any]) -> None:
     connections.databases["default"].update(order["database"])
     put_crash_points(Crash(order["point"], order["nth"]))
     ROLES[order["role"]](order["root"], order["diary"])
+    if order["role"] == "worker" and not order["point"]:
+        die()  # Otherwise it never came to its point, and its exit status says so.
     connections.close_all()
 
 
