@@ -121,6 +121,12 @@ def port_number(text: str) -> int:
     return number
 
 
+def existing_file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError("expected the path of a file")
+    return text
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text.lower() not in choices:
@@ -224,6 +230,22 @@ class Conf:
         "UPSTREAM_TRANSPORT", one_of("lean", "aiohttp"), "lean",
         "How upstreams are reached: by the gateway's own HTTP client, or by aiohttp's, which costs more processor time.",
     )  # fmt: skip
+    upstream_proxy = Setting(
+        "UPSTREAM_PROXY", str, "environment",
+        "Proxy to upstreams, as `http://user:password@proxy.example:3128`; `none`; or `environment`: what HTTP_PROXY and "
+        "HTTPS_PROXY name. NO_PROXY lists exceptions.",
+    )  # fmt: skip
+    upstream_ca_file = Setting(
+        "UPSTREAM_CA_FILE", existing_file, "",
+        "PEM file with authorities that are trusted for upstreams besides the system's.",
+    )  # fmt: skip
+    upstream_client_certificate = Setting(
+        "UPSTREAM_CLIENT_CERTIFICATE", existing_file, "",
+        "PEM file with the certificate, and perhaps its key, for upstreams that ask who calls them.",
+    )  # fmt: skip
+    upstream_client_key = Setting(
+        "UPSTREAM_CLIENT_KEY", existing_file, "", "PEM file with that certificate's key, if it has one of its own."
+    )
     health_details = Setting(
         "HEALTH_DETAILS", boolean, True, "Whether `/health` lists providers (never addresses or reasons)."
     )

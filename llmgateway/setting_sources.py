@@ -13,7 +13,9 @@ COMMAND_LINE = "GATEWAY_COMMAND_LINE"
 SECRET_SETTINGS = frozenset(
     {Conf.secret_key.name, Conf.field_keys.name, Conf.key_peppers.name, Conf.metrics_token.name}
 )
-URLS_WITH_PASSWORDS = frozenset({Conf.database_url.name, Conf.redis_url.name, Conf.email_url.name})
+URLS_WITH_PASSWORDS = frozenset(
+    {Conf.database_url.name, Conf.redis_url.name, Conf.email_url.name, Conf.upstream_proxy.name}
+)
 
 
 @dataclass(frozen=True, slots=True)

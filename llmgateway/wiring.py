@@ -6,12 +6,14 @@ import asyncio
 import concurrent.futures
 import gc
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, connection
 
 from billing.journal import Journal
@@ -31,6 +33,7 @@ from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.exchanges import TICK_S
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.lean_transport import LeanTransport
+from llmgateway.pipeline.proxies import Proxies, tls_context
 from llmgateway.pipeline.rules import BudgetIndex
 from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
 from llmgateway.pipeline.telemetry import AccessLog, Telemetry
@@ -55,6 +58,28 @@ TRANSPORTS: dict[str, type[PooledTransport | LeanTransport]] = {"aiohttp": Poole
 """By the value of `UPSTREAM_TRANSPORT`."""
 
 
+def upstream_transport(conf: Conf) -> PooledTransport | LeanTransport:
+    """Raises ImproperlyConfigured for a proxy or a certificate that cannot be used."""
+    try:
+        proxies = Proxies.of(conf.upstream_proxy, os.environ)
+    except ValueError as error:
+        # Not the address itself: it may hold a password.
+        raise ImproperlyConfigured(f"UPSTREAM_PROXY, HTTP_PROXY or HTTPS_PROXY is not usable: {error}.") from None
+    try:
+        tls = tls_context(
+            ca_file=conf.upstream_ca_file,
+            certificate=conf.upstream_client_certificate,
+            key=conf.upstream_client_key,
+        )
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"UPSTREAM_CA_FILE, UPSTREAM_CLIENT_CERTIFICATE or UPSTREAM_CLIENT_KEY is not usable: {error}. "
+            "Give each a PEM file; the key must belong to the certificate."
+        ) from error
+    kind = TRANSPORTS[conf.upstream_transport]
+    return kind(max_connections=conf.max_upstream_connections, tls=tls, proxies=proxies)
+
+
 class SystemClock:
     """The time of this machine."""
 
@@ -77,7 +102,7 @@ class Runtime:
         self.journal = Journal(conf.journal_dir, fsync=conf.journal_fsync, max_bytes=conf.journal_max_mb * 2**20)
         self.drain = Drain(self.journal)
         self._webhooks = BacklogWatch()
-        self._upstream = Upstream(TRANSPORTS[conf.upstream_transport](max_connections=conf.max_upstream_connections))
+        self._upstream = Upstream(upstream_transport(conf))
         self.gateway = Gateway(
             snapshot=snapshot,
             authenticator=Authenticator(tuple(bytes.fromhex(pepper) for pepper in conf.key_peppers)),

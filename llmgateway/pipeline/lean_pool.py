@@ -15,6 +15,8 @@ import aiohappyeyeballs
 from llmgateway.http import httpx
 from llmgateway.pipeline.departure import KEEP_ALIVE_S
 from llmgateway.pipeline.lean_connection import Connection
+from llmgateway.pipeline.lean_tunnel import Tunnel
+from llmgateway.pipeline.proxies import Proxies, Proxy
 
 SWEEP_S = 5.0
 """How often expired connections are looked for, while there are idle ones."""
@@ -25,12 +27,13 @@ SECOND_ADDRESS_S = 0.25
 class Origin:
     """Scheme, host and port, and the connections to it that wait for work: the latest used is the next to be used."""
 
-    __slots__ = ("host", "idle", "port", "uses_tls")
+    __slots__ = ("host", "idle", "port", "proxy", "uses_tls")
 
-    def __init__(self, host: str, port: int, *, uses_tls: bool) -> None:
+    def __init__(self, host: str, port: int, *, uses_tls: bool, proxy: Proxy | None) -> None:
         self.host = host
         self.port = port
         self.uses_tls = uses_tls
+        self.proxy = proxy
         self.idle: dict[Connection, None] = {}
 
 
@@ -50,9 +53,17 @@ class ConnectionPool:
     While somebody waits nothing is idle: what becomes free goes to whoever waits longest.
     """
 
-    def __init__(self, *, max_connections: int, tls: ssl.SSLContext, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+    def __init__(
+        self,
+        *,
+        max_connections: int,
+        tls: ssl.SSLContext,
+        proxies: Proxies | None = None,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> None:
         self._max = max_connections
         self._tls = tls
+        self._proxies = proxies or Proxies()
         self._keep_alive_s = keep_alive_s
         self._open = 0
         self._connections: dict[Connection, Origin] = {}
@@ -65,7 +76,8 @@ class ConnectionPool:
         key = (host, port, uses_tls)
         found = self._origins.get(key)
         if found is None:
-            found = self._origins[key] = Origin(host, port, uses_tls=uses_tls)
+            proxy = self._proxies.to(host, port, uses_tls=uses_tls)
+            found = self._origins[key] = Origin(host, port, uses_tls=uses_tls, proxy=proxy)
         return found
 
     def take_idle(self, origin: Origin) -> Connection | None:
@@ -227,16 +239,20 @@ class ConnectionPool:
 
     async def _open_connection(self, origin: Origin) -> Connection:
         loop = asyncio.get_running_loop()
-        addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        nearest = origin.proxy or origin
+        addresses = await loop.getaddrinfo(nearest.host, nearest.port, type=socket.SOCK_STREAM)
         plug = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=SECOND_ADDRESS_S, loop=loop)
         try:
             plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _, connection = await loop.create_connection(
-                lambda: Connection(self._on_closed),
-                sock=plug,
-                ssl=self._tls if origin.uses_tls else None,
-                server_hostname=origin.host if origin.uses_tls else None,
-            )
+            if origin.proxy is not None and origin.uses_tls:
+                connection = await self._tunnelled(plug, origin, origin.proxy)
+            else:
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._on_closed),
+                    sock=plug,
+                    ssl=self._tls if nearest.uses_tls else None,
+                    server_hostname=nearest.host if nearest.uses_tls else None,
+                )
         except BaseException:
             plug.close()
             raise
@@ -245,11 +261,34 @@ class ConnectionPool:
             raise ConnectionResetError("closed as soon as it was open")
         return connection
 
+    async def _tunnelled(self, plug: socket.socket, origin: Origin, proxy: Proxy) -> Connection:
+        """Through a proxy that sees nothing but bytes: TLS is between the upstream and us."""
+        loop = asyncio.get_running_loop()
+        outer, tunnel = await loop.create_connection(
+            Tunnel,
+            sock=plug,
+            ssl=self._tls if proxy.uses_tls else None,
+            server_hostname=proxy.host if proxy.uses_tls else None,
+        )
+        try:
+            await tunnel.open(origin.host, origin.port, proxy)
+            connection = Connection(self._on_closed)
+            inner = await loop.start_tls(outer, connection, self._tls, server_hostname=origin.host)
+        except BaseException:
+            outer.abort()
+            raise
+        if inner is None:  # The event loop's word for a connection that ended meanwhile.
+            raise ConnectionResetError("closed as soon as it was open")
+        connection.connection_made(inner)
+        return connection
+
 
 @contextlib.asynccontextmanager
 async def _connect_errors(origin: Origin) -> AsyncIterator[None]:
     """The system's errors in httpx's words."""
     where = f"{origin.host}:{origin.port}"
+    if origin.proxy is not None:
+        where += f" (through the proxy {origin.proxy.host}:{origin.proxy.port})"
     try:
         yield
     except TimeoutError as error:

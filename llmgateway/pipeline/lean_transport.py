@@ -1,6 +1,6 @@
 """The lean way to upstreams: an httpx transport of our own for HTTP/1.1, on asyncio protocols with httptools.
 
-It does what the gateway needs and nothing else: pooled connections, TLS, streams with back-pressure, and one more try
+It does what the gateway needs and nothing else: pooled connections, TLS, proxies, streams with back-pressure, and one more try
 when a kept connection turns out to be dead. It knows no HTTP/2, no redirects, cookies or decompression.
 Its contract is that of `transport.PooledTransport`; the two pass the same tests.
 """
@@ -18,6 +18,7 @@ from llmgateway.http import httpx
 from llmgateway.pipeline.departure import was_sent
 from llmgateway.pipeline.lean_connection import Connection
 from llmgateway.pipeline.lean_pool import ConnectionPool, Origin
+from llmgateway.pipeline.proxies import Proxies, tls_context
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 Headers = list[tuple[bytes, bytes]]
@@ -38,7 +39,16 @@ _KINDS = {
     b"connection": _CONNECTION,
     # The transport's own to say, or meant for one hop.
     **dict.fromkeys(
-        (b"content-length", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"),
+        (
+            b"content-length",
+            b"transfer-encoding",
+            b"keep-alive",
+            b"proxy-connection",
+            b"proxy-authorization",
+            b"te",
+            b"trailer",
+            b"upgrade",
+        ),
         _DROPPED,
     ),
 }
@@ -119,7 +129,7 @@ class _Kinds(dict[bytes, int]):
 class _Route:
     """What is the same for every request to a URL."""
 
-    __slots__ = ("host", "origin", "target")
+    __slots__ = ("for_proxy", "host", "origin", "target")
 
     def __init__(self, url: URL, pool: ConnectionPool) -> None:
         if url.scheme not in {"http", "https"} or not url.host:
@@ -130,6 +140,12 @@ class _Route:
         self.origin: Origin = pool.origin(url.raw_host or "", url.port or 0, uses_tls=url.scheme == "https")
         self.target = target.encode()
         self.host = (url.host_port_subcomponent or "").encode()
+        self.for_proxy: list[bytes] = []
+        """A line for a proxy that reads the request; one that only carries TLS has been told before."""
+        proxy = self.origin.proxy
+        if proxy is not None and not self.origin.uses_tls:
+            self.target = b"http://" + self.host + self.target
+            self.for_proxy = [b"Proxy-Authorization: " + proxy.authorization] if proxy.authorization else []
 
 
 class Endpoint:
@@ -140,7 +156,7 @@ class Endpoint:
     def __init__(self, route: _Route, fixed: RawHeaders, kinds: _Kinds, *, connect_timeout_s: float | None) -> None:
         self.origin = route.origin
         self.connect_timeout_s = connect_timeout_s
-        host, lines = route.host, [b""]
+        host, lines = route.host, [b"", *route.for_proxy]
         self.has_accept = False
         for name, value in fixed:
             kind = kinds[name]
@@ -162,8 +178,10 @@ class LeanTransport(httpx.AsyncBaseTransport):
     itself says it all, `timeout` included. Later waits are bounded by the caller.
     """
 
-    def __init__(self, *, max_connections: int, tls: ssl.SSLContext | None = None) -> None:
-        self._pool = ConnectionPool(max_connections=max_connections, tls=tls or _default_tls())
+    def __init__(
+        self, *, max_connections: int, tls: ssl.SSLContext | None = None, proxies: Proxies | None = None
+    ) -> None:
+        self._pool = ConnectionPool(max_connections=max_connections, tls=tls or tls_context(), proxies=proxies)
         self._kinds = _Kinds()
         self._routes: dict[URL, _Route] = {}
 
@@ -282,6 +300,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
             elif kind == _CONNECTION and b"close" in value.lower():
                 wants_close = True
         lines[1] = b"Host: " + host
+        lines += route.for_proxy
         if not has_accept:
             lines.append(b"Accept: */*")
         if wants_close:
@@ -297,12 +316,6 @@ def _check_breaks(head: bytes, breaks: int) -> None:
     """Every line break is ours, or somebody hides a header, or a request, in a value."""
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
         raise httpx.LocalProtocolError("A header of the request contains a line break or a NUL")
-
-
-def _default_tls() -> ssl.SSLContext:
-    tls = ssl.create_default_context()
-    tls.set_alpn_protocols(["http/1.1"])
-    return tls
 
 
 def _connect_timeout(request: httpx.Request) -> float | None:

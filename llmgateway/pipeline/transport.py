@@ -23,6 +23,7 @@ from yarl import URL
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.departure import KEEP_ALIVE_S, was_sent
+from llmgateway.pipeline.proxies import Proxies
 
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 """Whether the connection that this task's latest request went out on had served before."""
@@ -78,9 +79,12 @@ class PooledTransport(httpx.AsyncBaseTransport):
     `aiohttp.ClientTimeout`), and `wire` (headers, and the body).
     """
 
-    def __init__(self, *, max_connections: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, max_connections: int, tls: ssl.SSLContext | None = None, proxies: Proxies | None = None
+    ) -> None:
         self._max_connections = max_connections
         self._tls = tls
+        self._proxies = proxies or Proxies()
         self._session: aiohttp.ClientSession | None = None
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -120,9 +124,12 @@ class PooledTransport(httpx.AsyncBaseTransport):
         extensions = request.extensions
         wire: Wire | None = extensions.get("wire")
         headers, body = wire or (request.headers.raw, await request.aread())
+        url = extensions.get("prepared_url") or URL(str(request.url), encoded=True)
+        proxy = self._proxies.to(url.raw_host or "", url.port or 0, uses_tls=url.scheme == "https")
         return await self._session.request(
             request.method,
-            extensions.get("prepared_url") or URL(str(request.url), encoded=True),
+            url,
+            proxy=proxy.url if proxy is not None else None,
             headers=_decoded(headers),
             data=BytesPayload(body) if body else None,
             allow_redirects=False,
@@ -160,4 +167,6 @@ def _translated(error: Exception) -> httpx.TransportError:
         return httpx.ReadTimeout(text)
     if isinstance(error, aiohttp.InvalidURL):
         return httpx.UnsupportedProtocol(text)
+    if not was_sent.get():  # A proxy refused the way, or spoke no HTTP.
+        return httpx.ProxyError(text)
     return httpx.RemoteProtocolError(text)

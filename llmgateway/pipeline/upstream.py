@@ -151,7 +151,10 @@ def has_reached_provider() -> bool:
 
 def classified(error: httpx.TransportError) -> UpstreamError:
     """Transports differ in how they name the same failure: DNS and refusal are `ConnectError` or `ConnectTimeout`."""
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)):
+    if isinstance(
+        error,
+        (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol),
+    ):
         return UpstreamError(FailureCause.NOT_CONNECTED, str(error))
     if isinstance(error, httpx.TimeoutException):
         return UpstreamError(FailureCause.TIMEOUT, str(error))

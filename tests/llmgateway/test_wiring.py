@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError
 
 from billing.journal import Journal
@@ -73,3 +74,27 @@ async def test_a_budget_that_could_not_be_counted_is_with_the_next_snapshot(
     await asyncio.to_thread(runtime.follower._on_change, dataclasses.replace(snapshot, revision=3))
 
     assert await counted(runtime) == BudgetState(7, 0)
+
+
+@pytest.mark.parametrize("kind", ["lean", "aiohttp"])
+async def test_upstreams_are_reached_as_the_settings_say(kind: str) -> None:
+    transport = wiring.upstream_transport(Conf({"UPSTREAM_TRANSPORT": kind, "UPSTREAM_PROXY": "http://p.test:1"}))
+
+    assert type(transport) is wiring.TRANSPORTS[kind]
+    await transport.aclose()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"UPSTREAM_PROXY": "socks5://me:secret@p.test"},
+        {"UPSTREAM_CA_FILE": __file__},
+        {"UPSTREAM_CLIENT_CERTIFICATE": __file__},
+        {"UPSTREAM_CA_FILE": "/nowhere"},
+    ],
+)
+def test_a_way_to_upstreams_that_cannot_be_used_is_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ImproperlyConfigured, match=next(iter(settings))) as raised:
+        wiring.upstream_transport(Conf(settings))
+
+    assert "secret" not in str(raised.value)

@@ -42,18 +42,37 @@ class Authority:
         pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
         return ssl.create_default_context(cadata=pem)
 
-    def server(self, address: str) -> ssl.SSLContext:
+    def save(self, folder: Path) -> Path:
+        """The authority's own certificate, for those who trust it."""
+        file = folder / "authority.pem"
+        file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+        return file
+
+    def identity(self, folder: Path) -> Path:
+        """A client's certificate and key in one file."""
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
-        addresses = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        certificate = self._builder(name, key).add_extension(addresses, critical=False).sign(self._key, hashes.SHA256())
-        file = self._folder / f"{address}.pem"
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a client")])
+        return self._written(folder / "client.pem", key, self._builder(name, key).sign(self._key, hashes.SHA256()))
+
+    @staticmethod
+    def _written(file: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> Path:
         file.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
             + certificate.public_bytes(serialization.Encoding.PEM)
         )
+        return file
+
+    def server(self, address: str, *, asks_back: bool = False) -> ssl.SSLContext:
+        """With `asks_back`, clients too must have a certificate of this authority."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
+        addresses = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        certificate = self._builder(name, key).add_extension(addresses, critical=False).sign(self._key, hashes.SHA256())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
+        context.load_cert_chain(self._written(self._folder / f"{address}.pem", key, certificate))
+        if asks_back:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=self._certificate.public_bytes(serialization.Encoding.PEM).decode())
         return context

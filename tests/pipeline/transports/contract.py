@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.departure import was_sent
+from llmgateway.pipeline.proxies import Proxies, tls_context
 from llmgateway.pipeline.transport import client_timeout
 from llmgateway.pipeline.upstream import FailureCause, classified
 from tests.pipeline.transports.certificates import Authority
-from tests.pipeline.transports.scripted import OK, Peer, Upstream, answering, answering_once, upstream
+from tests.pipeline.transports.scripted import OK, Peer, Upstream, answering, answering_once, relaying, upstream
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 BROKEN = (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError)
@@ -42,6 +45,10 @@ async def read(response: httpx.Response) -> bytes:
 async def send(transport: httpx.AsyncBaseTransport, server: Upstream, **request: Any) -> tuple[int, bytes]:
     response = await transport.handle_async_request(request_to(server, **request))
     return response.status_code, await read(response)
+
+
+def through(proxy: Upstream, *, user: str = "") -> Proxies:
+    return Proxies.of(f"http://{user}127.0.0.1:{proxy.port}", {})
 
 
 def chunk(data: bytes) -> bytes:
@@ -523,7 +530,66 @@ class TransportContract:
 
         assert answers == [(200, b"{}")] * 6
 
+    # Proxies.
+
+    @pytest.mark.parametrize("secured", [False, True])
+    async def test_a_proxy_leads_to_an_upstream(self, authority: Authority, secured: bool) -> None:
+        heads: list[bytes] = []
+        seen: list[bytes] = []
+
+        async def script(peer: Peer) -> None:
+            while True:
+                seen.append((await peer.request())[0])
+                await peer.send(OK)
+
+        certificate = authority.server("127.0.0.1") if secured else None
+        async with upstream(script, tls=certificate) as server, upstream(relaying(heads)) as proxy:
+            transport = type(self).make_transport(
+                max_connections=5, tls=authority.client(), proxies=through(proxy, user="me:p%40ss@")
+            )
+            assert await send(transport, server) == (200, b"{}")
+            assert await send(transport, server) == (200, b"{}")
+            await transport.aclose()
+
+        assert (server.connections, proxy.connections) == (1, 1)
+        credentials = b"\r\nProxy-Authorization: Basic " + base64.b64encode(b"me:p@ss") + b"\r\n"
+        assert all(credentials in head for head in heads)
+        if secured:
+            assert [head.split(b"\r\n")[0] for head in heads] == [b"CONNECT 127.0.0.1:%d HTTP/1.1" % server.port]
+            assert not any(b"proxy-authorization" in head.lower() for head in seen)
+        else:
+            assert [head.split(b"\r\n")[0] for head in heads] == [b"POST %b HTTP/1.1" % server.url.encode()] * 2
+
+    @pytest.mark.parametrize(
+        "answer", [b"HTTP/1.1 407 Who are you\r\ncontent-length: 0\r\n\r\n", b"", b"nonsense\r\n\r\n"]
+    )
+    async def test_a_proxy_that_opens_no_tunnel(self, authority: Authority, answer: bytes) -> None:
+        async with upstream(answering_once(answer)) as proxy:
+            transport = type(self).make_transport(max_connections=1, tls=authority.client(), proxies=through(proxy))
+            for _ in range(2):  # The place is free again.
+                was_sent.set(False)
+                with pytest.raises(httpx.TransportError) as raised:
+                    await transport.handle_async_request(
+                        httpx.Request("POST", "https://127.0.0.1:9/", stream=httpx.ByteStream(b""))
+                    )
+                assert classified(raised.value).cause is FailureCause.NOT_CONNECTED
+                assert not was_sent.get()
+            await transport.aclose()
+
     # TLS.
+
+    async def test_an_upstream_may_ask_who_we_are(self, authority: Authority, tmp_path: Path) -> None:
+        ca_file, certificate = authority.save(tmp_path), authority.identity(tmp_path)
+        known = tls_context(ca_file=str(ca_file), certificate=str(certificate))
+        unknown = tls_context(ca_file=str(ca_file))
+        async with upstream(answering(OK), tls=authority.server("127.0.0.1", asks_back=True)) as server:
+            transport = type(self).make_transport(max_connections=5, tls=known)
+            assert await send(transport, server) == (200, b"{}")
+            await transport.aclose()
+            transport = type(self).make_transport(max_connections=5, tls=unknown)
+            with pytest.raises(httpx.TransportError):
+                await send(transport, server)
+            await transport.aclose()
 
     async def test_tls_with_a_certificate_that_is_trusted(self, authority: Authority) -> None:
         transport = type(self).make_transport(max_connections=5, tls=authority.client())

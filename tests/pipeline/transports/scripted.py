@@ -111,6 +111,36 @@ def answering(*answers: bytes, byte_by_byte: bool = False) -> Script:
     return script
 
 
+def relaying(heads: list[bytes]) -> Script:
+    """A proxy: tunnels where it is asked to, else passes requests on as they are. Notes the heads that it read."""
+
+    async def script(peer: Peer) -> None:
+        head = await peer.reader.readuntil(b"\r\n\r\n")
+        heads.append(head)
+        method, target, _ = head.split(b" ", 2)
+        address = target if method == b"CONNECT" else target.split(b"/")[2]
+        host, _, port = address.decode().rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            if method == b"CONNECT":
+                await peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                writer.write(head)
+            await asyncio.gather(_copied(peer.reader, writer, heads), _copied(reader, peer.writer, None))
+        finally:
+            writer.close()
+
+    return script
+
+
+async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heads: list[bytes] | None) -> None:
+    while data := await reader.read(65536):
+        if heads is not None and data.startswith(b"POST "):
+            heads.append(data)
+        writer.write(data)
+    writer.close()
+
+
 def answering_once(*pieces: bytes, pause_s: float = 0) -> Script:
     """Answers one request, and closes."""
 

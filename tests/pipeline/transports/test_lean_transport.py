@@ -17,6 +17,7 @@ from yarl import URL
 from llmgateway.http import httpx
 from llmgateway.pipeline.lean_pool import ConnectionPool
 from llmgateway.pipeline.lean_transport import LeanTransport
+from llmgateway.pipeline.proxies import Proxies
 from tests.pipeline.transports.certificates import Authority
 from tests.pipeline.transports.contract import (
     BROKEN,
@@ -27,7 +28,7 @@ from tests.pipeline.transports.contract import (
     request_to,
     send,
 )
-from tests.pipeline.transports.scripted import OK, Peer, Script, answering, answering_once, upstream
+from tests.pipeline.transports.scripted import OK, Peer, Script, answering, answering_once, relaying, upstream
 
 
 class TestLeanTransport(TransportContract):
@@ -503,6 +504,29 @@ def test_tls_on_uvloop(authority: Authority) -> None:
                 await send(lean, server)
         await lean.aclose()
         assert open_places(lean) == (0, 0)
+
+    uvloop.run(run())
+
+
+@pytest.mark.parametrize("through_tls", [False, True])
+def test_a_tunnel_on_uvloop(authority: Authority, through_tls: bool) -> None:
+    """Also through a proxy that is itself reached by TLS: one session inside the other."""
+    certificate = authority.server("127.0.0.1")
+
+    async def run() -> None:
+        heads: list[bytes] = []
+        async with (
+            upstream(answering(OK), tls=certificate) as server,
+            upstream(relaying(heads), tls=certificate if through_tls else None) as proxy,
+        ):
+            scheme = "https" if through_tls else "http"
+            proxies = Proxies.of(f"{scheme}://127.0.0.1:{proxy.port}", {})
+            lean = LeanTransport(max_connections=2, tls=authority.client(), proxies=proxies)
+            for _ in range(3):
+                assert await send(lean, server) == (200, b"{}")
+            await lean.aclose()
+            assert open_places(lean) == (0, 0)
+        assert len(heads) == 1
 
     uvloop.run(run())
 
