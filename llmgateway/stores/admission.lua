@@ -12,6 +12,7 @@ local SHADOW, FIRST, QUOTA = 1, 2, 4
 local SETTLED = 'x' -- What stays of a hold for a while, where a late admission must not bring it back.
 local SETTLED_FOR_MS = 60000
 local HOLD_FOR_MS = 604800000
+local RESTARTED_FOR = 10000000
 
 local call = redis.call
 local known = call('HMGET', KEYS[1], 'id', 'state', 'rates_from')
@@ -134,7 +135,8 @@ end
 -- Budgets: {window, limit, strict, expires at}
 
 local function minus(amount)
-  return amount == '0' and '0' or '-' .. amount
+  if amount == '0' then return amount end
+  return string.sub(amount, 1, 1) == '-' and string.sub(amount, 2) or '-' .. amount
 end
 
 -- A window keeps what remains of the limit it was last asked with; another limit holds from this call on.
@@ -461,9 +463,15 @@ local function is_new(number)
   return call('SET', prefix .. 'done:' .. number, '1', 'NX', 'PX', SETTLED_FOR_MS) and true or false
 end
 
--- {number, budget, cost}
-function operations.book(number, budget, cost)
-  if not is_new(number) then return false end
+-- Every worker learns of a new budget and says what was spent before; the first one is listened to.
+local function is_of_another(key, worker)
+  local restarted = call('HMGET', key, 'restarted_by', 'restarted_at')
+  return restarted[1] and restarted[1] ~= worker and now - tonumber(restarted[2]) < RESTARTED_FOR
+end
+
+-- {number, budget, cost, worker or false}
+function operations.book(number, budget, cost, worker)
+  if not is_new(number) or (worker and is_of_another(prefix .. budget[1], worker)) then return false end
   call('HINCRBY', relimit(budget), 'remaining', minus(cost))
   return true
 end
@@ -475,10 +483,11 @@ function operations.use(number, limit)
   return true
 end
 
--- {number, budget}: nothing is settled, what is held stays.
-function operations.restart(number, budget)
-  if not is_new(number) then return false end
+-- {number, budget, worker}: nothing is settled, what is held stays.
+function operations.restart(number, budget, worker)
+  if not is_new(number) or is_of_another(prefix .. budget[1], worker) then return false end
   local key = relimit(budget)
+  call('HSET', key, 'restarted_by', worker, 'restarted_at', string.format('%.0f', now))
   call('HSET', key, 'remaining', budget[2])
   call('HINCRBY', key, 'remaining', minus(call('HGET', key, 'held')))
   return true

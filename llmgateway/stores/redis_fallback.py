@@ -95,6 +95,9 @@ class Fallback:
     def settle(self, local: Local, *, cost_pico_usd: int, used: Tokens | None) -> None:
         self._store.settle(local.reservation, cost_pico_usd=cost_pico_usd, used=used, budgets=())
 
+    def sweep(self) -> None:
+        self._store.sweep()
+
     def refuses_move(self, target: TargetTerms, budgets: Sequence[BudgetRule]) -> StoreRefusal | None:
         """Whether a request that runs may not go on to another target."""
         now = self._clock.time()

@@ -25,15 +25,16 @@ from llmgateway.pipeline.protocols import (
     Tokens,
 )
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from llmgateway.stores.redis_debts import Debts, Numbers
 from llmgateway.stores.redis_epoch import POLL_S, Epoch, Recount, Totals
-from llmgateway.stores.redis_fallback import Fallback, Local, Policy, Seen
+from llmgateway.stores.redis_fallback import Fallback, Policy, Seen
 from llmgateway.stores.redis_link import Call, EpochChangedError, LinkLostError, RedisLink, RoundTrips
+from llmgateway.stores.redis_open import OpenRequest, OpenRequests
+from llmgateway.stores.redis_returns import Returns
 from llmgateway.stores.redis_terms import (
-    SLOTS,
     WINDOW,
     Asked,
     Frames,
-    Packed,
     amount_text,
     budget_refusal,
     headrooms,
@@ -50,22 +51,7 @@ LEASE_S = 30.0
 """A concurrency slot returns by itself when its worker was not heard of for so long."""
 WATCH_S = 1.0
 RENEW_S = 10.0
-RETURNS_S = 0.01
-"""How often Redis is asked whether a hold returned, while somebody waits for one."""
-MOST_RETURNS = 64
 LEAVE_S = 0.5
-
-
-class _Open(msgspec.Struct):
-    """A request that runs."""
-
-    reservation: Reservation
-    callers: int
-    """So many of its windows are the caller's, the rest the target's."""
-    local: Local | None = None
-    """It was admitted by this worker's share."""
-    outside: bool = False
-    """Redis knows nothing of it."""
 
 
 class RedisStore:
@@ -91,12 +77,8 @@ class RedisStore:
         """How far the server's clock is ahead of ours."""
         self.frames = Frames()
         self._seen = Seen()
-        self._open: dict[str, _Open] = {}
-        self._owed: dict[str, tuple[str, Packed, int]] = {}
-        """What was used without Redis and it has to be told: by window, how, and how much."""
-        self._calls = 0
+        self._open = OpenRequests(self.frames, self._lease_us)
         self._waiters = Waiters()
-        self._returns: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._link = RedisLink(
             url,
@@ -106,9 +88,11 @@ class RedisStore:
             on_lost=self._lost,
             now_us=now_us,
         )
-        worker = secrets.token_hex(4)
-        self._epoch = Epoch(self._link, self, recount, worker, namespace)
-        self._worker = worker
+        self._returns = Returns(self._link, self._waiters)
+        self._worker = secrets.token_hex(4)
+        self._numbers = Numbers(self._worker)
+        self._debts = Debts(self.frames, self._numbers)
+        self._epoch = Epoch(self._link, self, recount, self._worker, namespace)
         self._fallback = Fallback(
             policy, clock, frames=self.frames, seen=self._seen, workers=lambda: self._epoch.workers
         )
@@ -138,10 +122,10 @@ class RedisStore:
                     await self._epoch.leave()
         except (LinkLostError, EpochChangedError, TimeoutError) as error:
             logger.warning("Redis: left without saying so: %s", error or "no answer")
-        tasks = [*self._tasks, *([self._returns] if self._returns else [])]
-        for task in tasks:
+        await self._returns.stop()
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # What `/health` and metrics show.
 
@@ -168,7 +152,7 @@ class RedisStore:
     @property
     def unsent(self) -> int:
         """Settlements and sums that Redis has to be told when it is back."""
-        return self._link.waiting + len(self._owed)
+        return self._link.waiting + len(self._debts)
 
     # Admission.
 
@@ -238,7 +222,7 @@ class RedisStore:
             tokens,
             self._named(limits, shadowed, now) if shadowed else (),
         )
-        self._open[asked.id] = _Open(reservation, len(asked.budgets))
+        self._open[asked.id] = OpenRequest(reservation, len(asked.budgets))
         for limit, room in zip(limits, rooms, strict=True):
             if limit.per != "minute":
                 self._seen.note(self.frames.limit(limit, now).name, limit.amount, room[0])
@@ -282,7 +266,7 @@ class RedisStore:
         if not isinstance(decision, tuple):
             return decision
         reservation, local = decision
-        self._open[asked.id] = _Open(reservation, len(asked.budgets), local, outside=True)
+        self._open[asked.id] = OpenRequest(reservation, len(asked.budgets), local, outside=True)
         return reservation
 
     async def move(self, reservation: Reservation, target: TargetTerms) -> Reservation | Refusal:
@@ -294,7 +278,7 @@ class RedisStore:
         if opened.outside or not self._link.open:
             return self._fallback.refuses_move(target, callers) or reservation
         now = self._now()
-        windows = [self._window_terms(window) for window in reservation.windows[: opened.callers]]
+        windows = self._open.windows(opened, now)
         call = (
             "move",
             reservation.id,
@@ -313,14 +297,7 @@ class RedisStore:
         opened.reservation = moved
         return moved
 
-    def _window_terms(self, window: HeldWindow) -> Packed:
-        """The budget as of the window it was admitted in, which may be over by now."""
-        frame = self.frames.budget(window.budget, self._now())
-        if frame.name == window.name:
-            return frame.packed
-        return [window.name, frame.packed[1], window.budget.strict, int((self._now() + 3600) * 1e6)]
-
-    def _moved(self, opened: _Open, target: TargetTerms, answer: list[Any], now: float) -> Reservation:
+    def _moved(self, opened: OpenRequest, target: TargetTerms, answer: list[Any], now: float) -> Reservation:
         _, _, granted, _, _, left, shadowed = answer
         before = opened.reservation
         callers = before.windows[: opened.callers]
@@ -358,7 +335,7 @@ class RedisStore:
         opened = self._open.pop(reservation.id, None)
         if opened is None:
             return
-        others = self._others(opened.reservation.windows, budgets)
+        others = opened.others(budgets)
         if opened.outside:
             self._settle_outside(opened, cost_pico_usd, used, others)
             return
@@ -374,16 +351,6 @@ class RedisStore:
             )
         )
 
-    @staticmethod
-    def _others(windows: Sequence[HeldWindow], budgets: Sequence[BudgetRule]) -> list[BudgetRule]:
-        """The budgets that came into being since it was admitted, or sum up something else than then."""
-        held = [window.budget for window in windows]
-        others = [budget for budget in budgets if not any(budget is each for each in held)]
-        if not others:
-            return others
-        booked = {_sums(budget) for budget in held}
-        return [budget for budget in others if _sums(budget) not in booked]
-
     async def settle_orphan(self, request_id: str, *, cost_pico_usd: int, used: Tokens | None) -> bool:
         """Settle a request of a worker that died, by what Redis holds for it; False: it holds nothing (any more).
 
@@ -394,77 +361,33 @@ class RedisStore:
         return bool(await self._link.ask(call))
 
     def _settle_outside(
-        self, opened: _Open, cost_pico_usd: int, used: Tokens | None, others: Sequence[BudgetRule]
+        self, opened: OpenRequest, cost_pico_usd: int, used: Tokens | None, others: Sequence[BudgetRule]
     ) -> None:
-        """Redis does not know the request: note what it used, by counter, until it can be told."""
-        reservation, now = opened.reservation, self._now()
+        """Redis does not know the request, so it is told what was used as soon as it is there."""
         if opened.local is not None:
             self._fallback.settle(opened.local, cost_pico_usd=cost_pico_usd, used=used)
-        if cost_pico_usd:
-            for budget in (*[window.budget for window in reservation.windows], *others):
-                self._owe("book", self.frames.budget(budget, now).packed, cost_pico_usd)
-        if used is not None:
-            for limit in (*reservation.limits, *reservation.target_limits):
-                if kind_of(limit) != SLOTS:
-                    self._owe("use", self.frames.limit(limit, now).packed, used.amount(limit.metric))
+        self._debts.add(opened.reservation, cost_pico_usd=cost_pico_usd, used=used, others=others, now=self._now())
         if self._link.open:
-            self._pay()
-
-    def _owe(self, operation: str, packed: Packed, amount: int) -> None:
-        name = packed[0] if operation == "book" else packed[1]
-        before = self._owed.get(name)
-        self._owed[name] = operation, packed, amount + (before[2] if before else 0)
-
-    def _pay(self) -> None:
-        """Tell Redis what was used without it."""
-        owed, self._owed = self._owed, {}
-        for operation, packed, amount in owed.values():
-            self._link.post(self._numbered(operation, packed, amount))
-
-    def _numbered(self, operation: str, packed: Packed, amount: int) -> Call:
-        """A call that counts once, however often it is sent."""
-        self._calls += 1
-        number = f"{self._worker}:{self._calls}"
-        if operation == "book":
-            return "book", number, packed, amount_text(amount)
-        return "use", number, [*packed[:2], amount, *packed[3:]]
+            self.resume()
 
     # Waiting for holds.
 
     async def hold_returned(self, timeout_s: float) -> bool:
-        if self._returns is None or self._returns.done():
-            self._returns = asyncio.create_task(self._watch_returns())
+        self._returns.look()
         return await self._waiters.wait(timeout_s)
-
-    async def _watch_returns(self) -> None:
-        """While somebody waits, look whether any worker's request has returned something."""
-        counts: dict[str, int] = {}
-        while self._waiters:
-            await asyncio.sleep(RETURNS_S)
-            windows = self._waiters.windows()
-            if not windows or not self._link.open:
-                continue
-            try:
-                found = await self._link.ask(("returned", windows))
-            except (LinkLostError, EpochChangedError):
-                continue
-            for window, count in zip(windows, found, strict=True):
-                for _ in range(min(MOST_RETURNS, count - counts.get(window, 0))):
-                    self._waiters.returned(window)
-                counts[window] = count
 
     # What ledger and journals say.
 
     def seed(self, budget: BudgetRule, *, window_start: float, settled_pico_usd: int) -> None:
         call = self._seed(budget, window_start, settled_pico_usd)
         if call is not None:
-            self._link.post(call)
+            self._link.post((*call, self._worker))
 
     def _seed(self, budget: BudgetRule, window_start: float, settled_pico_usd: int) -> Call | None:
         frame = self.frames.budget(budget, self._now())
         if frame.starts_at != window_start:
             return None
-        return self._numbered("book", frame.packed, settled_pico_usd)
+        return self._numbers.book(frame.packed, settled_pico_usd)
 
     def seed_limit(self, limit: Limit, *, window_start: float, used: int) -> None:
         call = self._seed_limit(limit, window_start, used)
@@ -474,12 +397,11 @@ class RedisStore:
     def _seed_limit(self, limit: Limit, window_start: float, used: int) -> Call | None:
         if kind_of(limit) == WINDOW and limit_window(limit, self._now())[0] != window_start:
             return None
-        return self._numbered("use", self.frames.limit(limit, self._now()).packed, used)
+        return self._numbers.use(self.frames.limit(limit, self._now()).packed, used)
 
     def restart(self, budget: BudgetRule) -> None:
-        self._calls += 1
         frame = self.frames.budget(budget, self._now())
-        self._link.post(("restart", f"{self._worker}:{self._calls}", frame.packed))
+        self._link.post(("restart", self._numbers.next(), frame.packed, self._worker))
 
     async def state(self, budget: BudgetRule) -> BudgetState:
         """Raises LinkLostError or EpochChangedError while Redis is away."""
@@ -501,28 +423,19 @@ class RedisStore:
 
     def begin(self) -> None:
         self._link.forget_posted()
-        self._owed.clear()
-        for request_id, opened in self._open.items():
-            if not opened.outside:
-                self._link.post(self._kept(request_id, opened))
-
-    def _kept(self, request_id: str, opened: _Open) -> Call:
-        reservation, now = opened.reservation, self._now()
-        windows = [
-            (self._window_terms(window), amount_text(window.held_pico_usd), number >= opened.callers)
-            for number, window in enumerate(reservation.windows)
-        ]
-        limits = [
-            [*packed, of_target]
-            for of_target, some in ((False, reservation.limits), (True, reservation.target_limits))
-            for packed in self.frames.limits(some, reservation.demand, now)
-        ]
-        return "keep", request_id, windows, limits, self._lease_us
+        self._debts.forget()
+        for call in self._open.kept(self._now()):
+            self._link.post(call)
 
     def resume(self) -> None:
-        self._pay()
+        for call in self._debts.take():
+            self._link.post(call)
 
     # In the background.
+
+    def sweep(self) -> None:
+        """Forget what is as if never used, of what was counted without Redis. Called now and then."""
+        self._fallback.sweep()
 
     def _now(self) -> float:
         """The server's time, as far as it is known."""
@@ -559,22 +472,10 @@ class RedisStore:
                     await self._epoch.watch()
                 if loop.time() >= renew_at:
                     renew_at = loop.time() + RENEW_S
-                    self._renew()
+                    for call in self._open.renewals():
+                        self._link.post(call)
             except (LinkLostError, EpochChangedError):
                 continue  # The link has said so, and connects again.
 
-    def _renew(self) -> None:
-        running: dict[str, list[str]] = {}
-        for request_id, opened in self._open.items():
-            if opened.outside:
-                continue
-            for limit in (*opened.reservation.limits, *opened.reservation.target_limits):
-                if limit.metric == "concurrency":
-                    running.setdefault(self.frames.limit(limit, 0.0).name, []).append(request_id)
-        for counter, ids in running.items():
-            self._link.post(("renew", counter, ids, self._lease_us))
 
-
-def _sums(budget: BudgetRule) -> tuple[Any, ...]:
-    """What tells counters of a budget apart, whatever the time."""
-    return budget.id, budget.scope_id, budget.window, budget.time_zone, budget.starts_on
+__all__ = ["RedisStore"]
