@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -104,9 +104,13 @@ def used_by(records: Iterable[Record], tallies: Sequence[Tally]) -> list[BySubje
 def _found(tallies: Sequence[Tally], sums: Callable[[_Group, set[str]], Sums]) -> list[BySubject]:
     groups: dict[_Group, set[str]] = defaultdict(set)
     for tally in tallies:
-        groups[_Group.of(tally)].add(tally.owner)
+        for group in _Group.of(tally):
+            groups[group].add(tally.owner)
     found = {group: _by_owner(sums(group, owners)) for group, owners in groups.items()}
-    return [_of(tally, found[_Group.of(tally)].get(tally.owner, ())) for tally in tallies]
+    return [
+        _of(tally, [line for group in _Group.of(tally) for line in found[group].get(tally.owner, ())])
+        for tally in tallies
+    ]
 
 
 def used_up_to(journal: Journal, tallies: Sequence[Tally], mark: Callable[[], Position]) -> list[BySubject]:
@@ -168,13 +172,16 @@ class _Group:
     column: str
     each: str
     by_alias: bool
-    reserved: bool
+    reserved: bool = False
+    """Sums what is set aside for review, and nothing else."""
 
     @classmethod
-    def of(cls, tally: Tally) -> _Group:
+    def of(cls, tally: Tally) -> tuple[_Group, ...]:
+        """What must be asked for a tally."""
         if tally.column not in COLUMNS or tally.each not in SUBJECTS:
             raise ValueError(f"{tally} counts by a column that is none of {COLUMNS} and {SUBJECTS}")
-        return cls(tally.start, tally.column, tally.each, bool(tally.alias or tally.without), tally.reserved)
+        group = cls(tally.start, tally.column, tally.each, bool(tally.alias or tally.without))
+        return (group, replace(group, reserved=True)) if tally.reserved else (group,)
 
     def sums(self, owners: set[str], records: Sequence[Record], connection: BaseDatabaseWrapper) -> Sums:
         total = self.sums_of(records)
@@ -185,13 +192,13 @@ class _Group:
 
     def sums_of(self, records: Sequence[Record]) -> Sums:
         total: Sums = defaultdict(Used)
-        for record in records:
+        for record in () if self.reserved else records:  # Only rows of dead processes have something reserved.
             if admission(record) >= self.start:
                 total[self._name(record)].add(_used_by(record))
         return total
 
     def _chunks(self, owners: set[str]) -> list[list[str]]:
-        if not self.column or len(owners) > MOST_OWNERS:
+        if not self.column or len(owners) > MOST_OWNERS or self.reserved:  # Those to be reviewed are few.
             return [[]]
         ordered = sorted(owners)
         return [ordered[place : place + OWNERS_AT_ONCE] for place in range(0, len(ordered), OWNERS_AT_ONCE)]
@@ -205,14 +212,14 @@ class _Group:
 
     def _stored(self, owners: list[str], connection: BaseDatabaseWrapper) -> Iterator[tuple[Name, Used]]:
         whole_hour = math.ceil(self.start / HOUR) * HOUR
-        if self.each in {"client_ip", "end_user"}:
+        if self.reserved:
+            yield from self._rows(_RESERVED_SUMS, owners, connection, None, "needs_review")
+        elif self.each in {"client_ip", "end_user"}:
             yield from self._rows(_ROW_SUMS, owners, connection, None)
         else:
             yield from self._rollups(owners, connection, whole_hour)
             if self.start < whole_hour:
                 yield from self._rows(_ROW_SUMS, owners, connection, whole_hour)
-        if self.reserved:
-            yield from self._rows(_RESERVED_SUMS, owners, connection, None, "needs_review")
 
     def _rollups(self, owners: list[str], connection: BaseDatabaseWrapper, hour: float) -> Iterator[tuple[Name, Used]]:
         conditions, parameters = ["hour >= %s"], [_moment(connection, hour)]
@@ -249,7 +256,8 @@ class _Group:
         names = (self.column, "alias" if self.by_alias else "", self.each)
         selected = ", ".join(name or "''" for name in names)
         only = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        by = ", ".join(dict.fromkeys(name for name in names if name))
+        # Rows to be reviewed are added up here: grouping would lure SQLite away from the index that has them alone.
+        by = "" if self.reserved else ", ".join(dict.fromkeys(name for name in names if name))
         with connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT {selected}, {sums} FROM {table}{only}{f' GROUP BY {by}' if by else ''}",  # noqa: S608
@@ -275,7 +283,7 @@ _COUNTED = "CASE WHEN counted THEN 1 ELSE 0 END"
 _INPUT = "input + cache_read + cache_write_5m + cache_write_1h + audio_input + image_input"
 _ROLLUP_SUMS = f"SUM(counted_requests), SUM(input_tokens), SUM(output_tokens), {_in_parts('cost_pico_usd')}"
 _ROW_SUMS = f"SUM({_COUNTED}), SUM({_INPUT}), SUM(output + reasoning + audio_output), {_in_parts('cost_pico_usd')}"
-_RESERVED_SUMS = f"0, 0, 0, {_in_parts('reserved_pico_usd')}"
+_RESERVED_SUMS = "0, 0, 0, 0, reserved_pico_usd"
 
 
 def _moment(connection: BaseDatabaseWrapper, seconds: float) -> Any:

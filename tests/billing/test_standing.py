@@ -181,6 +181,11 @@ def test_a_column_that_is_none_is_refused() -> None:
 @pytest.mark.django_db
 def test_indexes_serve_windows_of_keys_and_teams() -> None:
     connection = connections["default"]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "EXPLAIN QUERY PLAN SELECT key_id, reserved_pico_usd FROM billing_usagerecord WHERE needs_review"
+        )
+        assert "usage_for_review" in str(cursor.fetchall())
     for column, table, index in (
         ("key_id", "billing_usagerollup", "rollup_by_key"),
         ("team_id", "billing_usagerollup", "rollup_by_team"),

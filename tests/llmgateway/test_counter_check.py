@@ -74,7 +74,8 @@ class Process:
 
     async def counters(self) -> tuple[int, int, int]:
         state = await self.store.state(BUDGET)
-        return state.settled_pico_usd, *self.store.limits_settled([DAILY, TOKENS])
+        daily, tokens = self.store.limits_settled([DAILY, TOKENS])
+        return state.settled_pico_usd, daily, tokens
 
 
 def in_thread(work: Callable[[], Any]) -> Any:
