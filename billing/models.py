@@ -194,7 +194,8 @@ class Budget(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.name}: {format_usd(self.limit_pico_usd)} per {self.window}"
+        when = "in total" if self.window == self.Window.TOTAL else f"per {self.window}"
+        return f"{self.name}: {format_usd(self.limit_pico_usd)} {when}"
 
     def clean(self) -> None:
         errors = owner_errors(self)
