@@ -96,6 +96,9 @@ class FakeStatus:
             "webhooks": NO_WEBHOOKS,
         }
 
+    async def sibling_metrics(self) -> list[bytes]:
+        return []
+
 
 class LogLines:
     """Keeps access lines in place of writing them."""
