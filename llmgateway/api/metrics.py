@@ -71,6 +71,8 @@ class _Figures:
         yield from self._llmproxy()
         yield from self._gen_ai()
         yield from self._gateway_itself()
+        yield from self._gauges()
+        yield from self._webhooks()
 
     def _llmproxy(self) -> Iterable[Metric]:
         series = self._series
@@ -92,9 +94,6 @@ class _Figures:
         prompt, completion = sum(each.input_tokens for _, each in series), sum(each.output_tokens for _, each in series)
         totals: dict[tuple[str, ...], float] = {("prompt",): prompt, ("completion",): completion}
         yield _counter("llmproxy_usage_tokens", "Tokens used.", ("type",), totals)
-        webhooks = self._status.facts()["webhooks"]
-        yield _counter("llmproxy_webhook_success", "Events delivered, ever.", (), {(): webhooks["delivered"]})
-        yield _counter("llmproxy_webhook_failure", "Deliveries that failed, ever.", (), {(): webhooks["failed"]})
         cost = _summed((provider, model, each.cost_pico_usd) for (*_, provider, model), each in series if provider)
         dollars = {labels: float(usd(int(pico))) for labels, pico in cost.items()}
         yield _counter("llmproxy_cost_usd", "Cost in US dollars.", ("provider", "model"), dollars)
@@ -130,7 +129,7 @@ class _Figures:
         )
 
     def _gateway_itself(self) -> Iterable[Metric]:
-        figures, facts = self._gateway.telemetry.figures, self._status.facts()
+        figures = self._gateway.telemetry.figures
         yield _histogram(
             "llmgateway_overhead_seconds",
             "Seconds spent in the gateway itself, by phase.",
@@ -157,6 +156,9 @@ class _Figures:
             {(): figures.inconsistent_usage},
         )
         yield _counter("llmgateway_counter_repairs", "Counters that were put right.", (), {(): figures.counter_repairs})
+
+    def _gauges(self) -> Iterable[Metric]:
+        figures, facts = self._gateway.telemetry.figures, self._status.facts()
         for name, text, value in (
             ("llmgateway_requests_in_flight", "Requests that are running.", len(self._gateway.exchanges)),
             (
@@ -185,15 +187,19 @@ class _Figures:
                 figures.rollup_drift_rows,
             ),
             ("llmgateway_config_revision", "Revision of the configuration in use.", facts["config_revision"]),
-            ("llmgateway_webhook_pending", "Events that wait for delivery.", facts["webhooks"]["pending"]),
-            ("llmgateway_webhook_dead", "Events that were given up.", facts["webhooks"]["dead"]),
-            (
-                "llmgateway_webhook_oldest_seconds",
-                "How long the oldest event that waits has waited.",
-                facts["webhooks"]["oldest_age_s"],
-            ),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+
+    def _webhooks(self) -> Iterable[Metric]:
+        facts = self._status.facts()["webhooks"]
+        yield _counter("llmproxy_webhook_success", "Events delivered, ever.", (), {(): facts["delivered"]})
+        yield _counter("llmproxy_webhook_failure", "Deliveries that failed, ever.", (), {(): facts["failed"]})
+        for name, text, fact in (
+            ("llmgateway_webhook_pending", "Events that wait for delivery.", "pending"),
+            ("llmgateway_webhook_dead", "Events that were given up.", "dead"),
+            ("llmgateway_webhook_oldest_seconds", "How long the oldest event that waits has waited.", "oldest_age_s"),
+        ):
+            yield GaugeMetricFamily(name, text, value=facts[fact])
 
 
 def _flag(value: bool) -> str:

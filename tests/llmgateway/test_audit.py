@@ -22,7 +22,9 @@ from llmgateway.roles import ADMINS, AUDITORS
 from providers.models import Credential, Provider
 from tests.cast import Cast
 
-OBSERVED = {"ConfigChange", "UsageRecord", "UsageRollup", "TeamHour", "JournalOffset"}
+OBSERVED = {
+    "Alert", "ConfigChange", "Delivery", "JournalOffset", "Reconciliation", "ReporterState", "TeamHour", "UsageRecord", "UsageRollup",
+}  # fmt: skip
 
 
 def test_every_configuration_model_is_recorded() -> None:
