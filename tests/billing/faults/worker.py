@@ -201,7 +201,7 @@ def _refusal(number: int) -> dict[str, Any]:
 
 
 def _fail_one_sync(journal: Any) -> None:
-    def fail(_descriptor: int) -> None:
+    def fail(fd: Any) -> None:  # Named like the real one's.
         raise OSError(5, "Input/output error")
 
     real, os.fdatasync = os.fdatasync, fail
@@ -256,7 +256,7 @@ def play_writer_on_a_full_disk(root: str, diary_path: str) -> None:
     die()
 
 
-ROLES = {
+ROLES: dict[str, Callable[[str, str], None]] = {
     "worker": play_worker,
     "adopter": play_adopter,
     "adopter at once": play_adopter_at_once,
