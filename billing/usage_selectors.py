@@ -141,6 +141,13 @@ def team_usage(team_id: int, start: datetime, end: datetime) -> Usage:
     return _usage_of(_rollups(start, end).filter(team_id=team_id))
 
 
+def refusals_by_code(team_id: int, start: datetime, end: datetime) -> dict[str, int]:
+    """Why requests of the team were refused before any upstream call, the most frequent first. Empty: not known."""
+    rows = _rollups(start, end).filter(team_id=team_id, status=REFUSED).order_by().values_list("code")
+    counted: dict[str, int] = dict(rows.annotate(count=Sum("requests")).order_by("-count", "code"))
+    return counted
+
+
 def recent_requests(
     team_id: int, *, before: tuple[datetime, str] | None = None, limit: int = 50
 ) -> tuple[list[UsageRecord], bool]:

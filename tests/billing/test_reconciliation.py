@@ -18,6 +18,7 @@ from billing.ledger import JournalDrain
 from billing.models import Reconciliation, TeamHour, UsageRecord, UsageRollup
 from billing.reconciliation import Report, reconcile
 from billing.tasks import reconcile_recent_days
+from billing.usage_selectors import refusals_by_code
 from tests.billing.records import NOON, closed, opened, write
 
 HOUR = datetime.fromtimestamp(NOON, UTC)
@@ -63,6 +64,16 @@ def test_what_the_drain_wrote_agrees(filled: str) -> None:
     report = compared(using=filled)
 
     assert (report.drifts, report.hours, report.unrepaired) == ([], 16, 0)  # From the midnight of the first row on.
+
+
+def test_why_requests_were_refused_is_kept(journal: Journal, transactional_db: None) -> None:
+    fill(journal)
+    journal.refused([REFUSAL])
+    JournalDrain(journal.folder, journal=journal).drain()
+
+    found = refusals_by_code(3, EARLIER, HOUR + timedelta(hours=1))
+
+    assert list(found.items()) == [("rate_limit_exceeded", 8), ("insufficient_quota", 1)]
 
 
 def test_a_broken_rollup_is_found_named_and_repaired(filled: str) -> None:
