@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -352,3 +353,24 @@ def test_the_lock_is_not_inherited_by_programs_it_starts(journal: Journal) -> No
 
     assert fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     assert not os.get_inheritable(descriptor)
+
+
+def test_the_age_of_the_oldest_undrained_record_grows_until_it_is_stored(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.monotonic()]
+    monkeypatch.setattr("billing.journal.time.monotonic", lambda: now[0])
+    journal.drained_to(journal.position())
+    assert journal.undrained_s == 0
+
+    write(journal, "a")
+    now[0] += 7
+    assert 7 <= journal.undrained_s < 8
+
+    first = journal.position()
+    journal.drained_to(Position(first.segment, first.offset - 1))
+    now[0] += 5
+    write(journal, "b")
+    assert journal.undrained_s >= 12, "one byte is missing, and so is the record"
+    journal.drained_to(journal.position())
+    assert journal.undrained_s == 0
