@@ -173,8 +173,19 @@ class Conf:
         "PostgreSQL, as `postgres://user:password@host:5432/name`. Empty: SQLite in the data folder.",
     )  # fmt: skip
     redis_url = Setting(
-        "REDIS_URL", str, "", "Redis for the Celery broker and live updates. Empty: files in the data folder."
-    )
+        "REDIS_URL", str, "",
+        "Redis for the counters of limits and budgets, the Celery broker and live updates. Empty: one process counts "
+        "for itself, and the rest are files in the data folder.",
+    )  # fmt: skip
+    redis_timeout_ms = Setting(
+        "REDIS_TIMEOUT_MS", at_least_one, 75,
+        "How long a request waits for its limits and budgets in Redis before REDIS_FAILURE_POLICY decides.",
+    )  # fmt: skip
+    redis_failure_policy = Setting(
+        "REDIS_FAILURE_POLICY", one_of("local", "closed", "open"), "local",
+        "While Redis is away: `local` lets every worker use its share of what was left, `closed` refuses whatever has a "
+        "limit or budget, `open` lets it pass. Strict budgets and token quotas are refused in any case.",
+    )  # fmt: skip
     allowed_hosts = Setting("ALLOWED_HOSTS", words, ["*"], "Host names under which the admin and dashboard answer.")
     csrf_trusted_origins = Setting[list[str]](
         "CSRF_TRUSTED_ORIGINS", words, [], "Origins, with scheme, that may post forms when a proxy ends TLS."

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, connection
@@ -33,15 +33,19 @@ from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.exchanges import TICK_S
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.lean_transport import LeanTransport
+from llmgateway.pipeline.protocols import Record
 from llmgateway.pipeline.proxies import Proxies, tls_context
 from llmgateway.pipeline.rules import BudgetIndex
 from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
 from llmgateway.pipeline.telemetry import AccessLog, Telemetry
 from llmgateway.pipeline.transport import PooledTransport
 from llmgateway.pipeline.upstream import Upstream
+from llmgateway.recount import LedgerRecount, Orphan, orphans
 from llmgateway.seeding import Seeds, WindowLimit, seeds, window_limits
 from llmgateway.siblings import Siblings
 from llmgateway.stores.memory import MemoryStore
+from llmgateway.stores.redis_fallback import Policy
+from llmgateway.stores.redis_store import RedisStore
 from llmgateway.version import version
 
 logger = logging.getLogger(__name__)
@@ -49,6 +53,8 @@ logger = logging.getLogger(__name__)
 PROGRESS_S = 0.25
 """How often the journal notes how far streams have come, and takes the refusals."""
 SWEEP_S = 60.0
+SHARED_COUNTERS_S = 3.0
+"""A worker waits so long for Redis before it listens; without it, it starts all the same."""
 SEED_AGAIN_S = 0.5
 GC_THRESHOLDS = (50_000, 20, 100)
 """Requests make few cycles; looking for them at the default pace costs more than it frees."""
@@ -97,10 +103,10 @@ class Runtime:
         self._clock = SystemClock()
         self._shutdown = threading.Event()
         self._access_log = AccessLog(sys.stdout.fileno())
-        self._store = MemoryStore(self._clock)
-        seeded.sow(self._store)
         self.journal = Journal(conf.journal_dir, fsync=conf.journal_fsync, max_bytes=conf.journal_max_mb * 2**20)
-        self.drain = Drain(self.journal)
+        self._shared = self._shared_counters(conf) if conf.redis_url else None
+        self.drain = Drain(self.journal, on_commit=None if self._shared is None else self._on_commit)
+        self._store: RedisStore | MemoryStore = self._shared or _own_counters(self._clock, seeded)
         self._webhooks = BacklogWatch()
         self._upstream = Upstream(upstream_transport(conf))
         self.gateway = Gateway(
@@ -114,13 +120,7 @@ class Runtime:
             is_stale=self._is_stale,
         )
         self.follower = ConfigFollower(snapshot, self._on_change)
-        self.counter_check = CounterCheck(
-            self._store,
-            self.journal,
-            lambda: self.gateway.snapshot,
-            clock=self._clock,
-            figures=self.gateway.telemetry.figures,
-        )
+        self.counter_check = self._counter_check()
         self._limits = window_limits(snapshot)
         self._each_budgets = {number: budget for number, budget in snapshot.budgets.items() if budget.each}
         self._timers: list[asyncio.TimerHandle] = []
@@ -135,10 +135,47 @@ class Runtime:
         self.drain.start()
         self.follower.start()
         self._webhooks.start()
-        self.counter_check.start()
+        if self.counter_check is not None:
+            self.counter_check.start()
+        if self._shared is not None:
+            self._shared.start()
+            await self._shared.ready(SHARED_COUNTERS_S)
         self._every(TICK_S, self.gateway.exchanges.tick)
         self._every(PROGRESS_S, self._note_progress)
         self._every(SWEEP_S, self._store.sweep)
+
+    def _shared_counters(self, conf: Conf) -> RedisStore:
+        """Counters that all workers share. Ledger and journals say what they begin with."""
+        return RedisStore(
+            conf.redis_url,
+            self._clock,
+            policy=cast("Policy", conf.redis_failure_policy),
+            timeout_s=conf.redis_timeout_ms / 1000,
+            recount=LedgerRecount(self.journal, lambda: self.gateway.snapshot, self._clock),
+        )
+
+    def _on_commit(self, rows: list[Record]) -> None:
+        """Called in the drain's thread."""
+        found = orphans(rows)
+        if found:
+            self._loop.call_soon_threadsafe(self.settle_orphans, found)
+
+    def settle_orphans(self, found: list[Orphan]) -> None:
+        """What dead workers held of shared counters returns with their rows."""
+        if self._shared is not None:
+            self._shared.settle_orphans(found)
+
+    def _counter_check(self) -> CounterCheck | None:
+        """Of counters that are this process's alone."""
+        if isinstance(self._store, RedisStore):
+            return None
+        return CounterCheck(
+            self._store,
+            self.journal,
+            lambda: self.gateway.snapshot,
+            clock=self._clock,
+            figures=self.gateway.telemetry.figures,
+        )
 
     def _every(self, seconds: float, work: Callable[[], None]) -> None:
         position = len(self._timers)
@@ -166,7 +203,10 @@ class Runtime:
         if self._siblings is not None:
             await self._siblings.stop()
         await asyncio.to_thread(self.follower.stop)
-        await asyncio.to_thread(self.counter_check.stop)
+        if self.counter_check is not None:
+            await asyncio.to_thread(self.counter_check.stop)
+        if self._shared is not None:
+            await self._shared.stop()
         await asyncio.to_thread(self.drain.stop)
         await asyncio.to_thread(self._webhooks.stop)
         await asyncio.to_thread(self.journal.stop)
@@ -196,6 +236,7 @@ class Runtime:
             "journal_backlog_bytes": self.journal.backlog_bytes,
             "journal_undrained_s": round(self.journal.undrained_s, 1),
             "requests_in_flight": len(self.gateway.exchanges),
+            "counters": "ok" if self._shared is None else self._shared.mode,
             "config_revision": self.gateway.snapshot.revision,
             "config_problems": len(self.gateway.snapshot.problems),
             "webhooks": self._webhooks.facts(),
@@ -268,7 +309,7 @@ class Runtime:
             if budget.each and _counts_anew(self._each_budgets.get(number), budget)
         ]
         try:
-            if fresh or budgets:
+            if (fresh or budgets) and self.counter_check is not None:
                 self.counter_check.correct(budgets, fresh)
         except (DatabaseError, InterfaceError, OSError) as error:
             logger.warning("new limits are counted with the next comparison of counters: %s", error)
@@ -294,6 +335,12 @@ class Runtime:
         self.gateway.budgets_ready.set()
 
 
+def _own_counters(clock: SystemClock, seeded: Seeds) -> MemoryStore:
+    store = MemoryStore(clock)
+    seeded.sow(store)
+    return store
+
+
 def _counts_anew(before: BudgetRule | None, budget: BudgetRule) -> bool:
     """Whether a budget is new, or sums something else than before. A changed limit keeps its counter."""
     return before is None or _summed(before) != _summed(budget)
@@ -308,13 +355,14 @@ def _sums(limit: WindowLimit | None) -> tuple[object, ...]:
     return limit.sums if limit else ()
 
 
-def _prepare(conf: Conf) -> tuple[Snapshot, Seeds]:
+def _prepare(conf: Conf) -> tuple[Snapshot, Seeds, list[Orphan]]:
     """Read configuration and ledger. What earlier processes left in their journals is booked first."""
     try:
-        drain_orphans(conf.journal_dir)
+        adopted: list[Orphan] = []
+        drain_orphans(conf.journal_dir, on_commit=lambda rows: adopted.extend(orphans(rows)))
         snapshot = load_snapshot(revision=1)
         limits = list(window_limits(snapshot).values())
-        return snapshot, seeds(list(snapshot.budgets.values()), limits, time.time())
+        return snapshot, seeds(list(snapshot.budgets.values()), limits, time.time()), adopted
     finally:
         connection.close()
 
@@ -334,8 +382,9 @@ async def start() -> Runtime:
     async with _starting:
         if _runtime is None:
             conf = conf_module.conf
-            snapshot, seeded = await asyncio.to_thread(_prepare, conf)
+            snapshot, seeded, adopted = await asyncio.to_thread(_prepare, conf)
             runtime = Runtime(conf, snapshot, seeded)
+            runtime.settle_orphans(adopted)
             await runtime.run()
             gc.collect()
             gc.freeze()

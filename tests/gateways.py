@@ -92,6 +92,7 @@ class FakeStatus:
             "ledger": "ok",
             "journal_backlog_bytes": 0,
             "journal_undrained_s": 0.0,
+            "counters": "ok",
             "config_revision": 1,
             "webhooks": NO_WEBHOOKS,
         }

@@ -351,6 +351,11 @@ class RedisStore:
             )
         )
 
+    def settle_orphans(self, orphans: Sequence[tuple[str, int, Tokens]]) -> None:
+        """Settle requests of workers that died (id, cost in pico-dollars, use) when Redis is there. Never waits."""
+        for request_id, cost_pico_usd, used in orphans:
+            self._link.post(("settle", request_id, amount_text(cost_pico_usd), used_by_metric(used), (), False))
+
     async def settle_orphan(self, request_id: str, *, cost_pico_usd: int, used: Tokens | None) -> bool:
         """Settle a request of a worker that died, by what Redis holds for it; False: it holds nothing (any more).
 

@@ -1,0 +1,88 @@
+"""What shared counters are made from when they were lost: the ledger, and each worker's own journal beyond it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from django.db import connection, transaction
+
+from billing.journal import Journal
+from billing.journal_files import CLOSE, START, Position, from_json, walk
+from billing.models import JournalOffset, UsageRecord
+from billing.rollups import input_tokens, output_tokens
+from billing.standing import used, used_by
+from billing.usage_rows import completed
+from llmgateway.pipeline.protocols import Clock, Record, Tokens
+from llmgateway.pipeline.snapshot import Snapshot
+from llmgateway.seeding import Seeds, seeds, window_limits
+from llmgateway.stores.redis_epoch import Totals
+
+Orphan = tuple[str, int, Tokens]
+"""Request id, cost in pico-dollars, use."""
+_offsets = msgspec.json.Decoder(dict[str, tuple[int, int]])
+
+
+class LedgerRecount:
+    """Implements `stores.redis_epoch.Recount`. Reads in threads; `mark` alone runs on the event loop."""
+
+    def __init__(self, journal: Journal, snapshot: Callable[[], Snapshot], clock: Clock) -> None:
+        self._journal = journal
+        self._snapshot = snapshot
+        self._clock = clock
+
+    async def totals(self) -> Totals:
+        return await asyncio.to_thread(self._totals)
+
+    def mark(self) -> Position:
+        return self._journal.position()
+
+    async def beyond(self, offsets: str, mark: Any) -> Totals:
+        return await asyncio.to_thread(self._beyond, offsets, mark)
+
+    def _totals(self) -> Totals:
+        try:
+            with transaction.atomic():
+                if connection.vendor == "postgresql":
+                    # Sums and offsets are of one moment, whatever is drained meanwhile.
+                    with connection.cursor() as cursor:
+                        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                rows = JournalOffset.objects.values_list("journal", "segment", "offset")
+                offsets = {journal: (segment, offset) for journal, segment, offset in rows}
+                found = self._seeds(used)
+                empty = not offsets and not UsageRecord.objects.exists()
+            return _totals(found, msgspec.json.encode(offsets).decode(), idle=empty)
+        finally:
+            connection.close()
+
+    def _beyond(self, offsets: str, mark: Position) -> Totals:
+        start = Position(*_offsets.decode(offsets).get(self._journal.name, START))
+        records = [
+            completed(from_json(step.payload))
+            for step in walk(self._journal.folder, start, mark, live=True)
+            if step.kind == CLOSE
+        ]
+        try:
+            return _totals(self._seeds(lambda tallies: used_by(records, tallies)) if records else Seeds())
+        finally:
+            connection.close()
+
+    def _seeds(self, count: Any) -> Seeds:
+        snapshot = self._snapshot()
+        limits = list(window_limits(snapshot).values())
+        return seeds(list(snapshot.budgets.values()), limits, self._clock.time(), count)
+
+
+def orphans(rows: Iterable[Record]) -> list[Orphan]:
+    """Of ledger rows, those of requests whose worker died."""
+    return [
+        (row["id"], row["cost_pico_usd"], Tokens(input_tokens(row), output_tokens(row)))
+        for row in rows
+        if row["status"] == "interrupted"
+    ]
+
+
+def _totals(found: Seeds, offsets: str = "", *, idle: bool = False) -> Totals:
+    return Totals(found.budgets, found.limits, offsets, idle)
