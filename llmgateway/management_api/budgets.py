@@ -34,20 +34,21 @@ class Figures:
     """Credit and increase included."""
     settled_pico_usd: int
     held_pico_usd: int
+    remaining_pico_usd: int
+    subject: str
+    """Of a budget for each address or end user: whose figures these are, the one's who has spent most."""
     window_start: datetime | None
     """None: a total has none."""
     window_end: datetime | None
 
-    @property
-    def remaining_pico_usd(self) -> int:
-        return max(0, self.limit_pico_usd - self.settled_pico_usd - self.held_pico_usd)
-
     @classmethod
     def of(cls, standing: BudgetStanding) -> Figures:
         return cls(
-            limit_pico_usd=standing.budget.whole_limit_pico_usd(),
+            limit_pico_usd=standing.limit_pico_usd,
             settled_pico_usd=standing.settled_pico_usd,
             held_pico_usd=standing.held_pico_usd,
+            remaining_pico_usd=standing.remaining_pico_usd,
+            subject=standing.subject,
             window_start=_moment(standing.window_start) if standing.window_end is not None else None,
             window_end=None if standing.window_end is None else _moment(standing.window_end),
         )
@@ -58,29 +59,25 @@ def _moment(seconds: float) -> datetime:
 
 
 def add_figures(budgets: Sequence[Any]) -> None:
-    """Give each budget its `figures`; those of each address or end user stand at many figures, and get none."""
-    counted = [budget for budget in budgets if not budget.each]
-    found = {
-        standing.budget.pk: Figures.of(standing)
-        for standing in budget_standings(conf_module.conf.journal_dir, budgets=counted)
-    }
-    for budget in budgets:
-        budget.figures = found.get(budget.pk)
+    """Give each budget its `figures`."""
+    for standing in budget_standings(conf_module.conf.journal_dir, budgets=budgets):
+        budget: Any = standing.budget
+        budget.figures = Figures.of(standing)
 
 
 class FigureField(UsdField):
     """Dollars of what a budget stands at."""
 
     def __init__(self, name: str, help_text: str = "") -> None:
-        super().__init__(source=f"figures.{name}", read_only=True, allow_null=True, help_text=help_text)
+        super().__init__(source=f"figures.{name}", read_only=True, help_text=help_text)
 
 
 def _pico(name: str) -> serializers.IntegerField:
-    return serializers.IntegerField(source=f"figures.{name}", read_only=True, allow_null=True)
+    return serializers.IntegerField(source=f"figures.{name}", read_only=True)
 
 
 class BudgetSerializer(OwnedSerializer[Budget]):
-    """What it stands at is as of now; null for budgets of each address or end user, which stand at many figures."""
+    """What it stands at is as of now. One for each address or end user stands where the one does that has spent most."""
 
     limit_usd = UsdField(source="limit_pico_usd", help_text="What may be spent in the window.")
     limit_pico_usd = serializers.IntegerField(read_only=True)
@@ -96,6 +93,9 @@ class BudgetSerializer(OwnedSerializer[Budget]):
     held_pico_usd = _pico("held_pico_usd")
     remaining_usd = FigureField("remaining_pico_usd", "What new requests may still hold.")
     remaining_pico_usd = _pico("remaining_pico_usd")
+    subject = serializers.CharField(
+        source="figures.subject", read_only=True, help_text="The address or end user whose figures these are."
+    )
     window_start = serializers.DateTimeField(source="figures.window_start", read_only=True, allow_null=True)
     window_end = serializers.DateTimeField(source="figures.window_end", read_only=True, allow_null=True)
 
@@ -105,7 +105,7 @@ class BudgetSerializer(OwnedSerializer[Budget]):
             "id", "name", "scope", "key", "team", "provider", "deployment", "alias", "each", "window", "starts_on",
             "mode", "limit_usd", "limit_pico_usd", "alerts", "increase_usd", "increase_pico_usd", "increase_until",
             "increase_reason", "enabled", "limit_now_usd", "limit_now_pico_usd", "settled_usd", "settled_pico_usd",
-            "held_usd", "held_pico_usd", "remaining_usd", "remaining_pico_usd", "window_start", "window_end",
+            "held_usd", "held_pico_usd", "remaining_usd", "remaining_pico_usd", "subject", "window_start", "window_end",
         )  # fmt: skip
         read_only_fields = ("increase_pico_usd", "increase_until", "increase_reason")
         # What cannot stand together the row itself knows, and says it better.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from auditlog.models import LogEntry
+from django.db import IntegrityError
 from django.utils import timezone
 
 from llmgateway import services
@@ -317,3 +318,17 @@ def test_who_comes_second_is_told_so(operator: Caller, world: World, monkeypatch
 
     assert response.status_code == 409
     assert "Somebody saved the same" in response.json()["error"]["message"]
+
+
+def test_a_key_without_its_idempotency_key_is_not_half_saved(
+    operator: Caller, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: KeyCreation, **_kwargs: Any) -> None:
+        raise IntegrityError
+
+    monkeypatch.setattr(KeyCreation, "save", fail)
+
+    response = operator.post("/keys", {"name": "once", "team": "platform"}, Idempotency_Key="abc")
+
+    assert response.status_code == 409
+    assert not ApiKey.objects.filter(name="once").exists()

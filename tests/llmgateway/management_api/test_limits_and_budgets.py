@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import time_machine
 from auditlog.models import LogEntry
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from billing.models import Budget, UsageRecord, UsageRollup
 from billing.money import PICO_PER_USD
@@ -142,13 +144,14 @@ def test_the_window_is_the_teams_calendar(operator: Caller, world: World) -> Non
     assert (budget["window_start"], budget["window_end"]) == ("2026-02-28T23:00:00Z", "2026-03-31T22:00:00Z")
 
 
-@pytest.mark.parametrize("owner", ["key", "team", None])
+@pytest.mark.parametrize("owner", [*OWNERS, None])
 def test_every_owner_may_have_budgets_and_they_count_what_is_theirs(
     operator: Caller, world: World, owner: str | None
 ) -> None:
     named = {owner: OWNERS[owner]} if owner else {}
     create_record(world.cast.research_key, record_id="req-other", cost_pico_usd=PICO_PER_USD)
     elsewhere = {"provider": "other", "deployment": "other", "alias": "other"}
+    UsageRollup.objects.update(provider="acme", deployment="acme-small")
     UsageRecord.objects.filter(id="req-other").update(**elsewhere)
     UsageRollup.objects.filter(team_id=world.cast.research.pk).update(**elsewhere)
 
@@ -160,10 +163,28 @@ def test_every_owner_may_have_budgets_and_they_count_what_is_theirs(
     assert created["settled_pico_usd"] == 270_000_000 + (0 if owner else PICO_PER_USD)
 
 
-def test_a_budget_of_each_address_stands_at_no_one_figure(operator: Caller, world: World) -> None:
+def test_a_budget_of_each_address_stands_where_the_one_does_that_spent_most(operator: Caller, world: World) -> None:
+    create_record(world.key, record_id="req-2", client_ip="192.0.2.1", cost_pico_usd=PICO_PER_USD // 4)
+    create_record(world.key, record_id="req-3", client_ip="192.0.2.2", cost_pico_usd=PICO_PER_USD // 2)
+
     created = operator.post("/budgets", {"name": "each", "each": "ip", "window": "day", "limit_usd": "1"}).json()
 
-    assert (created["settled_usd"], created["remaining_pico_usd"], created["window_end"]) == (None, None, None)
+    assert (created["subject"], created["settled_usd"], created["remaining_usd"]) == ("192.0.2.2", "0.5", "0.5")
+
+
+def test_a_long_list_of_budgets_costs_as_many_queries_as_a_short_one(operator: Caller, world: World) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            operator.get("/budgets?page_size=200")
+        return len(captured)
+
+    operator.get("/limits")
+    short = queries()
+    Budget.objects.bulk_create(
+        Budget(name=f"b{n}", team=world.cast.platform, window="month", limit_pico_usd=n) for n in range(100)
+    )
+
+    assert queries() == short
 
 
 @pytest.mark.parametrize(

@@ -176,3 +176,11 @@ def test_a_token_needs_no_csrf_token(operator: Caller, world: World) -> None:
     strict = Caller(operator.secret, Client(enforce_csrf_checks=True))
 
     assert strict.post(f"/keys/{world.key.pk}/disable").status_code == 200
+
+
+def test_who_may_not_open_the_admin_has_no_more_than_a_role_in_a_team(world: World) -> None:
+    world.cast.charlie.groups.set(Group.objects.filter(name="Admins"))
+
+    found = browser(world.cast.charlie).get(f"{ROOT}/keys").json()["results"]
+
+    assert [key["name"] for key in found] == ["research-key"]

@@ -108,3 +108,16 @@ def test_the_page_needs_no_network_and_no_inline_script(world: World) -> None:
             assert finders.find(address.removeprefix("/static/")), address
     [own] = [address for address in addresses if address.startswith(ROOT)]
     assert json.dumps(f"{ROOT}/schema")[1:-1] in client.get(own).content.decode()
+
+
+def test_what_is_tried_on_the_page_is_sent_with_the_csrf_token(world: World) -> None:
+    alice = browser(world.cast.alice, enforce_csrf_checks=True)
+    script = alice.get(f"{ROOT}/docs?script=").content.decode()
+    header = re.search(r'headers\["(X-CSRF[^"]+)"\] = "([^"]+)"', script)
+    assert header is not None
+
+    response = alice.post(
+        f"{ROOT}/keys/{world.key.pk}/disable", content_type="application/json", headers={header[1]: header[2]}
+    )
+
+    assert response.status_code == 200
