@@ -57,6 +57,18 @@ ELSEWHERE: list[tuple[str, Callable[[Snapshot], bool]]] = [
         lambda s: all(rule.time_zone == "Asia/Tokyo" for rule in s.budgets.values() if rule.scope != "global"),
     ),
     (
+        "RateLimit.objects.create(provider=Provider.objects.get(), metric='concurrency', per='', amount=3)",
+        lambda s: bool(next(iter(s.aliases.values())).targets[0].deployment.limits),
+    ),
+    (
+        "b = Budget.objects.get(name='own'); b.window = 'total'; b.save(); b.credits.create(amount_pico_usd=7)",
+        lambda s: any(rule.name == "own" and rule.limit_at(0) == 8 for rule in s.budgets.values()),
+    ),
+    (
+        "GatewaySettings.objects.create(pk=1, quota_status=429)",
+        lambda s: s.admission.quota_status == 429,
+    ),
+    (
         "ApiKey.objects.filter(name='plain').update(revoked_at='2026-01-01T00:00:00Z')",
         lambda s: len(s.keys) == 1,
     ),
