@@ -216,7 +216,9 @@ class TestCommand:
         call_command("reconcile", since="2026-03-01", repair=True, json=True)
 
         *drifts, whole = map(json.loads, capsys.readouterr().out.splitlines())
-        assert [(drift["column"], drift["stored"], drift["expected"]) for drift in drifts] == [("input_tokens", "1", "100")]
+        assert [(drift["column"], drift["stored"], drift["expected"]) for drift in drifts] == [
+            ("input_tokens", "1", "100")
+        ]
         assert (whole["drifted"], whole["repaired"]) == (1, 1)
 
     def test_without_rows_there_is_nothing_to_say(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,7 @@ def row(at: datetime, **fields: Any) -> dict[str, Any]:
         "held_pico_usd": cost,
         "price_id": None,
         "priced": True,
+        "counted": True,
         "duration_us": 900_000,
         "ttft_us": 200_000,
         "overhead_us": 400,
