@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any, cast
 
+import hiredis
 import msgspec
 import redis.asyncio.connection as redis_connection
 from redis.asyncio.retry import Retry
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 SCRIPT = (files("llmgateway.stores") / "admission.lua").read_bytes()
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 1.0
+LATER_S = 0.001
+"""Calls that nobody waits for are sent with the next that somebody does, or after this."""
 LARGEST_BATCH = 64
 """Calls in one run of the script: Redis does nothing else meanwhile."""
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
@@ -109,6 +112,7 @@ class RedisLink:
         self._pending: deque[_Batch | asyncio.Future[Any]] = deque()
         self._loop = asyncio.get_running_loop()
         self._flushing: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._broken = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,7 +144,7 @@ class RedisLink:
         if connection is None or self._broken.is_set():
             answer.set_exception(LinkLostError("Redis is away"))
             return answer
-        self._spawn(self._send(connection, connection.pack_command(*words), answer))
+        self._spawn(self._send(connection, _packed(words), answer))
         return answer
 
     async def run_script(self, epoch: str, calls: Sequence[Call], mode: str) -> list[Any]:
@@ -178,6 +182,15 @@ class RedisLink:
     def _add(self, call: Call, answer: asyncio.Future[Any] | None) -> None:
         self._calls.append(call)
         self._answers.append(answer)
+        if answer is not None:
+            self._start_flush()
+        elif self._flushing is None and self._later is None:
+            self._later = self._loop.call_later(LATER_S, self._start_flush)
+
+    def _start_flush(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._flushing is None:
             self._flushing = self._loop.create_task(self._flush())
 
@@ -194,15 +207,13 @@ class RedisLink:
                 calls[start : start + LARGEST_BATCH], answers[start : start + LARGEST_BATCH], time.perf_counter()
             )
             now = b"" if self._now_us is None else self._now_us()
-            packed = connection.pack_command(
-                "EVALSHA", self._sha, 1, self.epoch_key, self.epoch, self._encode(batch.calls), now
-            )
-            await self._send(connection, packed, batch)
+            words = "EVALSHA", self._sha, 1, self.epoch_key, self.epoch, self._encode(batch.calls), now
+            await self._send(connection, _packed(words), batch)
 
     async def _send(
         self,
         connection: redis_connection.AbstractConnection,
-        packed: Sequence[bytes],
+        packed: bytes,
         asked: _Batch | asyncio.Future[Any],
     ) -> None:
         """What is asked is noted and written in one step: answers come in the order of writing."""
@@ -365,16 +376,19 @@ class RedisLink:
             self.break_off(f"the connection ended: {reading.exception()}")
 
     def _new_connection(self) -> redis_connection.AbstractConnection:
-        options = dict(redis_connection.parse_url(self._url))
-        kind = cast("Any", options.pop("connection_class", redis_connection.Connection))
-        return cast(
-            "redis_connection.AbstractConnection",
-            kind(**options, socket_connect_timeout=max(1.0, 4 * self.timeout_s), retry=Retry(NoBackoff(), 0)),
-        )
+        options: dict[str, Any] = dict(redis_connection.parse_url(self._url))
+        kind = options.pop("connection_class", redis_connection.Connection)
+        # Every answer is waited for by `_ring`; a timer for each read and write would cost more than the rest.
+        options |= {"socket_timeout": None, "socket_connect_timeout": max(1.0, 4 * self.timeout_s)}
+        return cast("redis_connection.AbstractConnection", kind(**options, retry=Retry(NoBackoff(), 0)))
 
     async def _load_script(self, connection: redis_connection.AbstractConnection) -> str:
         await connection.send_command("SCRIPT", "LOAD", SCRIPT)
         return str((await connection.read_response()).decode())
+
+
+def _packed(words: tuple[str | bytes | int, ...]) -> bytes:
+    return hiredis.pack_command(cast("Any", words))  # Its declaration knows tuples of one word only.
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:
