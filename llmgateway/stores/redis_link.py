@@ -388,7 +388,8 @@ class RedisLink:
 
 
 def _packed(words: tuple[str | bytes | int, ...]) -> bytes:
-    return hiredis.pack_command(cast("Any", words))  # Its declaration knows tuples of one word only.
+    packed: bytes = hiredis.pack_command(cast("Any", words))  # Its declaration knows tuples of one word only.
+    return packed
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:
