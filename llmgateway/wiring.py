@@ -58,6 +58,9 @@ SHARED_COUNTERS_S = 3.0
 SEED_AGAIN_S = 0.5
 GC_THRESHOLDS = (50_000, 20, 100)
 """Requests make few cycles; looking for them at the default pace costs more than it frees."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread that moves rows or writes lines may keep the interpreter while the event loop waits for it. With
+a thread at work for 30 of every 100 ms, the loop woke up to 5.3 ms late (p99) at Python's own 5 ms, and 0.8 ms at this."""
 ON_LOOP_S = 10.0
 
 TRANSPORTS: dict[str, type[PooledTransport | LeanTransport]] = {"aiohttp": PooledTransport, "lean": LeanTransport}
@@ -389,6 +392,7 @@ async def start() -> Runtime:
             gc.collect()
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
+            sys.setswitchinterval(SWITCH_INTERVAL_S)
             _runtime = runtime
     return _runtime
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import orjson
 
-from billing.money import plain, usd
+from billing.money import exact_usd
 from llmgateway.http import httpx
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APIConnectionError, APITimeoutError, GatewayError, UpstreamAuthenticationError
@@ -315,8 +315,10 @@ def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
     if cap is not None:
         headers.append((b"x-gateway-output-cap", b"%d" % cap))
     if progress.deployment is not None:
-        headers.append((b"x-gateway-provider", progress.deployment.provider.encode()))
-        headers.append((b"x-gateway-deployment", progress.deployment.name.encode()))
+        headers += (
+            (b"x-gateway-provider", progress.deployment.provider.encode()),
+            (b"x-gateway-deployment", progress.deployment.name.encode()),
+        )
     return headers
 
 
@@ -336,11 +338,12 @@ def _usage_headers(call: Call) -> list[tuple[bytes, bytes]]:
     """Tokens and cost; only on answers that are complete when their headers are sent."""
     usage, progress = call.outcome.usage, call.progress
     waited = (progress.first_chunk or call.now()) - call.request.received
+    input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
     return [
-        (b"x-gateway-cost-usd", plain(usd(call.outcome.cost_pico_usd)).encode()),
-        (b"x-llm-input-tokens", b"%d" % usage.input_tokens),
-        (b"x-llm-output-tokens", b"%d" % usage.output_tokens),
-        (b"x-llm-total-tokens", b"%d" % usage.total_tokens),
+        (b"x-gateway-cost-usd", exact_usd(call.outcome.cost_pico_usd)),
+        (b"x-llm-input-tokens", b"%d" % input_tokens),
+        (b"x-llm-output-tokens", b"%d" % output_tokens),
+        (b"x-llm-total-tokens", b"%d" % (input_tokens + output_tokens)),
         (b"x-llm-thought-tokens", b"%d" % usage.reasoning),
         (b"x-llm-cache-read-tokens", b"%d" % usage.cache_read),
         (b"x-llm-cache-write-tokens", b"%d" % (usage.cache_write_5m + usage.cache_write_1h)),

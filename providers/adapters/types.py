@@ -15,6 +15,9 @@ class Operation(enum.StrEnum):
     TEXT_COMPLETION = "text_completion"
     EMBEDDINGS = "embeddings"
 
+    # That of its text: Enum's own is a Python function, and operations are looked up several times in a request.
+    __hash__ = str.__hash__
+
 
 class Usage(msgspec.Struct, frozen=True):
     """What one call used, in disjoint buckets of tokens.

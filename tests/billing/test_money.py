@@ -12,6 +12,7 @@ from billing.money import (
     MAX_LIMIT_USD,
     PICO_PER_USD,
     MoneyError,
+    exact_usd,
     format_usd,
     pico_from_usd,
     pico_per_token,
@@ -27,6 +28,11 @@ amounts = st.integers(0, MAX_LIMIT_USD * PICO_PER_USD)
 def test_dollars_and_back_changes_nothing(pico: int) -> None:
     assert pico_from_usd(usd(pico)) == pico
     assert pico_from_usd(plain(usd(pico))) == pico
+
+
+@given(st.one_of(amounts, amounts.map(lambda pico: -pico), st.integers(0, 10**13)))
+def test_the_quick_text_of_an_amount_is_the_plain_one(pico: int) -> None:
+    assert exact_usd(pico).decode() == plain(usd(pico))
 
 
 @given(st.integers(0, 10**12))
