@@ -10,7 +10,6 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from llmgateway.admin_base import DistinctFormSet
 from llmgateway.limit_terms import LAST_START_DAY, OWNERS, WEEKDAYS
 from llmgateway.rule_owners import is_of_everyone
 
@@ -26,25 +25,6 @@ class StartField(forms.ChoiceField):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(choices=START_CHOICES, required=False, widget=UnfoldAdminSelectWidget(), **kwargs)
-
-
-class RuleForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
-    """A limit or budget. Beside an owner who is being added it is nobody's yet, and must not be taken for everyone's."""
-
-    owner_is_new = False
-
-    def _get_validation_exclusions(self) -> set[str]:
-        excluded: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]  # Django's own, and not in the stubs
-        return excluded | set(OWNERS) if self.owner_is_new else excluded
-
-
-class RuleFormSet(DistinctFormSet):
-    """The rules of one owner."""
-
-    def _construct_form(self, i: int, **kwargs: Any) -> Any:
-        form = super()._construct_form(i, **kwargs)
-        form.owner_is_new = self.instance.pk is None
-        return form
 
 
 class ScopeFilter(admin.SimpleListFilter):

@@ -18,8 +18,8 @@ from billing.admin.alerts import ReachedDisplay
 from billing.admin.spending import Spending, spending
 from billing.models import Budget, BudgetCredit
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd, pico_from_usd, plain, usd
-from llmgateway.admin_base import AmountField, GatewayAdmin, GatewayInline, badge
-from llmgateway.admin_rules import RuleForm, RuleFormSet, ScopeFilter, StartField, applies_to
+from llmgateway.admin_base import AmountField, DistinctFormSet, GatewayAdmin, GatewayInline, badge
+from llmgateway.admin_rules import ScopeFilter, StartField, applies_to
 from llmgateway.limit_terms import OWNERS
 from llmgateway.validators import validate_percents
 
@@ -63,7 +63,7 @@ class PercentsField(forms.CharField):
             return True
 
 
-class BudgetForm(RuleForm):
+class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
     limit_pico_usd = AmountField(
         label="Limit in USD", read=read_limit, show=_show_usd, help_text="0 means that nothing may be spent."
     )
@@ -81,13 +81,13 @@ class BudgetForm(RuleForm):
 
     class Meta:
         model = Budget
-        fields = "__all__"
+        fields = ("name", "window", "limit_pico_usd", "mode", "alerts", "starts_on", "enabled", "increase_pico_usd")
 
     def clean_increase_pico_usd(self) -> int:
         return self.cleaned_data["increase_pico_usd"] or 0
 
 
-class BudgetFormSet(RuleFormSet):
+class BudgetFormSet(DistinctFormSet):
     distinct_fields = ("name",)
 
 

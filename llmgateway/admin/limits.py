@@ -12,8 +12,8 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from llmgateway.admin_base import GatewayAdmin, GatewayInline, badge
-from llmgateway.admin_rules import RuleForm, RuleFormSet, ScopeFilter, StartField, applies_to
+from llmgateway.admin_base import DistinctFormSet, GatewayAdmin, GatewayInline, badge
+from llmgateway.admin_rules import ScopeFilter, StartField, applies_to
 from llmgateway.limit_terms import OWNERS, reset_seconds, reset_text
 from llmgateway.models import RateLimit
 
@@ -42,14 +42,14 @@ class ResetField(forms.CharField):
             return True
 
 
-class LimitForm(RuleForm):
+class LimitForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
     starts_on = StartField(label="Begins on", help_text="Of a week or a month.")
     reset_seconds = ResetField(
         label="Reset after", required=False, help_text="When a total starts anew, such as 12h or 30d. Empty: never."
     )
 
 
-class LimitFormSet(RuleFormSet):
+class LimitFormSet(DistinctFormSet):
     distinct_fields = ("metric", "per", "each", "model", "shadow")
 
 

@@ -279,3 +279,20 @@ def test_the_problem_of_a_budget_goes_with_the_credit_that_caused_it(world: Worl
     BudgetCredit.objects.all().delete()
 
     assert patch_snapshot(before, _changes_since(before), revision=2).problems == ()
+
+
+@pytest.mark.parametrize("edit", [
+    lambda w: ApiKey.objects.filter(pk=w.plain.pk).update(enabled=False),
+    lambda w: RateLimit.objects.filter(key=None, team=None).update(amount=1),
+    lambda w: Deployment.objects.update(model="other"),
+])  # fmt: skip
+def test_budgets_of_places_and_of_callers_outlive_each_others_changes(
+    world: World, edit: Callable[[World], object]
+) -> None:
+    Budget.objects.create(name="p", provider=world.provider, limit_pico_usd=1)
+    before = load_snapshot(revision=1)
+
+    edit(world)
+    patched = patch_snapshot(before, _changes_since(before), revision=2)
+
+    assert patched.budgets == load_snapshot().budgets == before.budgets
