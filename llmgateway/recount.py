@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -19,6 +20,9 @@ from llmgateway.pipeline.protocols import Clock, Record, Tokens
 from llmgateway.pipeline.snapshot import Snapshot
 from llmgateway.seeding import Seeds, seeds, window_limits
 from llmgateway.stores.redis_epoch import Totals
+
+RATES_S = 120.0
+"""Rates per minute remember nothing that is older, with time to spare for the drain."""
 
 Orphan = tuple[str, int, Tokens]
 """Request id, cost in pico-dollars, use."""
@@ -52,8 +56,9 @@ class LedgerRecount:
                 rows = JournalOffset.objects.values_list("journal", "segment", "offset")
                 offsets = {journal: (segment, offset) for journal, segment, offset in rows}
                 found = self._seeds(used)
-                empty = not offsets and not UsageRecord.objects.exists()
-            return _totals(found, msgspec.json.encode(offsets).decode(), idle=empty)
+                start = Position(*offsets.get(self._journal.name, START))
+                idle = not _ran_since(self._clock.time() - RATES_S) and not self._has_closes(start)
+            return _totals(found, msgspec.json.encode(offsets).decode(), idle=idle)
         finally:
             connection.close()
 
@@ -69,10 +74,18 @@ class LedgerRecount:
         finally:
             connection.close()
 
+    def _has_closes(self, start: Position) -> bool:
+        return any(step.kind == CLOSE for step in walk(self._journal.folder, start, live=True))
+
     def _seeds(self, count: Any) -> Seeds:
         snapshot = self._snapshot()
         limits = list(window_limits(snapshot).values())
         return seeds(list(snapshot.budgets.values()), limits, self._clock.time(), count)
+
+
+def _ran_since(moment: float) -> bool:
+    """Whether any request did, as far as the ledger knows."""
+    return UsageRecord.objects.filter(started_at__gte=datetime.fromtimestamp(moment, UTC)).exists()
 
 
 def orphans(rows: Iterable[Record]) -> list[Orphan]:
