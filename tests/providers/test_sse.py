@@ -69,6 +69,18 @@ def cut(stream: bytes, at: list[int]) -> list[bytes]:
 STREAMS = {
     "openai": event(ROLE) + event(delta()) + event(delta("!")) + event(USAGE_CHUNK) + DONE,
     "usage null on every chunk": event(delta(usage=None)) * 3 + event(USAGE_CHUNK) + DONE,
+    "many plain events": event(delta()) * 6 + event(delta(usage=None)) * 3 + event(USAGE_CHUNK) + event(delta()) + DONE,
+    "empty events between plain ones": event(delta()) * 3
+    + b"\n"
+    + event(delta()) * 2
+    + b"\n"
+    + event(USAGE_CHUNK)
+    + DONE,
+    "a CR among plain events": event(delta()) * 3 + event(delta(), "\r\n\n") + event(delta()) * 3 + event(USAGE_CHUNK),
+    "an error behind plain events": event(delta()) * 5
+    + event({"error": {"message": "no"}})
+    + event(USAGE_CHUNK)
+    + DONE,
     "crlf": event(delta(), "\r\n\r\n") * 2 + event(USAGE_CHUNK, "\r\n\r\n") + event("[DONE]", "\r\n\r\n"),
     "cr": event(delta(), "\r\r") * 2 + event(USAGE_CHUNK, "\r\r") + event("[DONE]", "\r\r"),
     "mixed line ends": event(delta(), "\r\r\n") + event(USAGE_CHUNK, "\n\r") + event(delta(), "\n\r\n") + DONE,
