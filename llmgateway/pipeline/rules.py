@@ -125,7 +125,7 @@ def _for_model(limits: tuple[Limit, ...], model: str) -> tuple[Limit, ...]:
 
 
 def _kind(limit: Limit) -> tuple[str, str, str, str]:
-    return limit.scope, limit.metric, limit.per, limit.each
+    return limit.owner or limit.scope, limit.metric, limit.per, limit.each
 
 
 class BudgetIndex:

@@ -192,7 +192,7 @@ def _estimate_output(call: Call, size: int) -> int:
     """Tokens of an answer whose provider did not say; embeddings have none."""
     if not size or call.request.operation.value == "embeddings" or call.progress.deployment is None:
         return 0
-    return max(1, int(size / call.progress.deployment.adapter.chars_per_token))
+    return max(1, int(size / call.progress.deployment.estimation.chars_per_token))
 
 
 async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: AsyncIterator[bytes]) -> None:

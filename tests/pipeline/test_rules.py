@@ -48,6 +48,13 @@ def test_a_key_s_override_leaves_the_team_s_limit_in_force() -> None:
     assert counters(key(limits=(PER_MINUTE, OF_CODER, of_team)), alias("coder")) == ["limit:2", "limit:9"]
 
 
+def test_a_key_s_override_for_each_address_leaves_the_team_s_in_force() -> None:
+    of_team = Limit("limit:7", "9 requests per minute", "ip", 9, 9, each="ip", owner="team:3")
+    of_key = replace(of_team, counter="limit:8", model="coder", owner="key:1")
+
+    assert counters(key(limits=(of_key, of_team)), alias("coder")) == ["limit:8:ip:192.0.2.1", "limit:7:ip:192.0.2.1"]
+
+
 def test_the_alias_s_own_rules_bind_every_caller() -> None:
     coder = replace(alias("coder"), limits=(PER_DAY,), budgets=(MONTH,))
 
