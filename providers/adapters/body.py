@@ -24,10 +24,12 @@ MAX_CHOICES = 10_000
 _MODEL = b'"model"'
 # How the letters of `model` look if somebody escapes them; no encoder does that unasked.
 _ESCAPED_LETTER = b"\\u006"
+# An underscore or a small letter that is escaped, as in a name that hides.
+_ESCAPED_NAME = re.compile(rb"\\u00[567]")
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _FIELD = re.compile(r" - at `\$\.(\w+)")
 _MISSING = re.compile(r"missing required field `(\w+)`")
-_SOUND = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*"([^"]*)"')
+_SOUND = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*"')
 
 
 class RequestHead(msgspec.Struct, frozen=True):
@@ -46,7 +48,8 @@ class RequestHead(msgspec.Struct, frozen=True):
     @property
     def asked_for_usage(self) -> bool:
         """The caller wants the usage chunk in the stream; otherwise it must not see one."""
-        return bool((self.stream_options or {}).get("include_usage"))
+        # "false" and the like are true in Python alone: whoever sends them gets usage asked for as if they had not.
+        return (self.stream_options or {}).get("include_usage") is True
 
     @property
     def choices(self) -> int:
@@ -58,12 +61,17 @@ class RequestHead(msgspec.Struct, frozen=True):
     def output_cap(self, fields: tuple[str, ...]) -> int | None:
         """The most tokens of output that a choice may have, by those `fields` that the provider obeys.
 
-        Of two different caps the larger, for either may be obeyed.
+        Of two different caps the larger, for either may be obeyed. One of zero or less is none: some servers take -1
+        for "as much as you like".
         """
         largest = None
         for field in fields:
             cap = self.max_tokens if field == "max_tokens" else self.max_completion_tokens
-            if cap is not None and cap > 0 and (largest is None or cap > largest):
+            if cap is None:
+                continue
+            if cap <= 0:
+                return None
+            if largest is None or cap > largest:
                 largest = cap
         return largest
 
@@ -144,7 +152,7 @@ def with_usage_requested(body: bytes, head: RequestHead) -> bytes:
     """`body` with `stream_options.include_usage` switched on; the same object if it is."""
     if head.asked_for_usage:
         return body
-    if head.stream_options is None and body.rfind(b'"stream_options"') < 0:
+    if head.stream_options is None and body.rfind(b'"stream_options"') < 0 and not _ESCAPED_NAME.search(body):
         start = body.index(b"{") + 1
         return body[:start] + b'"stream_options":{"include_usage":true},' + body[start:]
     options = {**(head.stream_options or {}), "include_usage": True}
@@ -158,11 +166,11 @@ def _joined(fields: dict[str, msgspec.Raw]) -> bytes:
 
 
 def with_output_cap(body: bytes, fields: tuple[str, ...], cap: int) -> bytes:
-    """`body` with every one of `fields` at most `cap`, and the first of them added where none is there."""
+    """`body` with every one of `fields` from 1 to `cap`, and the first of them added where none is there."""
     values = _decode_fields(body)
     present = [name for name in fields if bytes(values.get(name, b"null")) != b"null"]
     for name in present or fields[:1]:
-        if name not in present or msgspec.json.decode(values[name]) > cap:
+        if name not in present or not 0 < msgspec.json.decode(values[name]) <= cap:
             values[name] = msgspec.Raw(b"%d" % cap)
     return _joined(values)
 
@@ -193,9 +201,18 @@ def _attachments(body: bytes) -> Iterator[int]:
     """The lengths of what is encoded in base64."""
     start = body.rfind(b";base64,")
     while start >= 0:
-        end = body.find(b'"', start)
-        yield (end if end >= 0 else len(body)) - start
+        yield _base64_length(body, start)
         start = body.rfind(b";base64,", 0, start)
     if body.rfind(b'"input_audio"') >= 0:
         for sound in _SOUND.finditer(body):
-            yield len(sound[1])
+            yield _base64_length(body, sound.end())
+
+
+def _base64_length(body: bytes, start: int) -> int:
+    """Up to the quote. Text that says it is base64 has spaces, or other letters: it stays text."""
+    end = body.find(b'"', start)
+    end = end if end >= 0 else len(body)
+    for stranger in (b" ", b"\\u"):
+        found = body.find(stranger, start, end)
+        end = found if found >= 0 else end
+    return end - start if body[start:end].isascii() else 0

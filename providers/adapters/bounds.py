@@ -12,8 +12,13 @@ from providers.adapters.types import JSONObject, Operation
 _SAFE_PARTS = frozenset({"text", "refusal", "input_text", "output_text"})
 _SAFE_TOOLS = frozenset({"function", "custom"})
 _STORED = ("previous_response_id", "conversation", "web_search_options", "search_parameters", "plugins")
-# Without any of these a body is text alone: every part and tool has a type. Escaped letters might spell all of them.
-_MARKERS = (b'"type"', *[b'"%s"' % name.encode() for name in _STORED], b"\\u00")
+# Other caps, other tokens or other prices than those that are known here.
+_UNCOUNTED = ("n_predict", "prediction", "chat_template", "mm_processor_kwargs", "cached_content")
+_USUAL_TIERS = frozenset({"auto", "default", "flex", "standard", "standard_only"})
+_NAMES = (*_STORED, *_UNCOUNTED, "service_tier", "audio", "input_audio", "tools")
+# Without any of these a body is text alone: a part has a type, or at least an address. Escaped letters might spell all
+# of them.
+_MARKERS = (b'"type"', b'_url"', *[b'"%s"' % name.encode() for name in _NAMES], b"\\u00")
 
 _decode = msgspec.json.Decoder().decode
 
@@ -38,13 +43,14 @@ def bound(body: bytes, operation: Operation, adapter: Adapter, *, choices: int) 
 
     Raises:
         NotBoundableError: it refers to something whose size is not in it (an image's address, a stored file or
-            conversation, tools that the provider runs).
+            conversation, tools that the provider runs), or asks for another cap or price than the gateway knows.
     """
     tokens = len(body) + adapter.hidden_input_tokens
-    if operation is Operation.TEXT_COMPLETION:
-        choices *= _prompts(_decode(body).get("prompt"))
-    elif operation is Operation.CHAT and _may_hold_more_than_text(body):
-        tokens += _beyond_text(_decode(body), adapter)
+    completes = operation is Operation.TEXT_COMPLETION
+    if completes or _may_hold_more_than_text(body):
+        request = _decode(body)
+        choices *= _prompts(request.get("prompt")) if completes else 1
+        tokens += _beyond_text(request, adapter)
     return Bound(tokens, choices)
 
 
@@ -67,14 +73,30 @@ def _beyond_text(request: JSONObject, adapter: Adapter) -> int:
     for name in _STORED:
         if request.get(name) is not None:
             raise NotBoundableError(f"`{name}` brings in what is not part of the request")
+    _refuse_uncounted(request)
     for tool in _objects(request.get("tools")):
         if tool.get("type") not in _SAFE_TOOLS:
             raise NotBoundableError(f"the provider runs the tool '{tool.get('type')}' itself")
     extra = 0
     for message in _objects(request.get("messages")):
+        if message.get("audio") is not None:
+            raise NotBoundableError("the size of an earlier answer in sound is unknown; send its text")
         for part in _objects(message.get("content")):
             extra += _part(part, adapter)
+    for part in _objects(request.get("input")):
+        extra += _part(part, adapter)
     return extra
+
+
+def _refuse_uncounted(request: JSONObject) -> None:
+    more = _object(request.get("extra_body"))
+    for holder in (request, more, _object(request.get("google")), _object(more.get("google"))):
+        for name in _UNCOUNTED:
+            if holder.get(name) is not None:
+                raise NotBoundableError(f"`{name}` changes what the provider counts")
+    tier = request.get("service_tier")
+    if tier is not None and (not isinstance(tier, str) or tier not in _USUAL_TIERS):
+        raise NotBoundableError(f"the `service_tier` {tier!r} may have prices of its own")
 
 
 def _part(part: JSONObject, adapter: Adapter) -> int:
@@ -92,5 +114,12 @@ def _part(part: JSONObject, adapter: Adapter) -> int:
     raise NotBoundableError(f"the size of a part of type '{kind}' is unknown")
 
 
+def _object(value: Any) -> JSONObject:
+    return value if isinstance(value, dict) else {}
+
+
 def _objects(value: Any) -> list[JSONObject]:
+    """Those of a list; one that stands alone is taken for a list of one, as some servers do."""
+    if isinstance(value, dict):
+        return [value]
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

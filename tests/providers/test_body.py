@@ -121,7 +121,9 @@ def test_a_request_that_asks_for_usage_stays_as_it_is() -> None:
     assert with_usage_requested(body, head) is body
 
 
-@pytest.mark.parametrize("options", ["null", "{}", '{"include_usage":false}', '{"include_obfuscation":false}'])
+@pytest.mark.parametrize(
+    "options", ["null", "{}", '{"include_usage":false}', '{"include_usage":"false"}', '{"include_obfuscation":false}']
+)
 def test_other_stream_options_survive(options: str) -> None:
     body = f'{{"model":"m","stream_options":{options},"temperature":0.10}}'.encode()
 
@@ -129,6 +131,14 @@ def test_other_stream_options_survive(options: str) -> None:
 
     assert json.loads(changed)["stream_options"] == {**(json.loads(options) or {}), "include_usage": True}
     assert b'"temperature":0.10' in changed
+
+
+@pytest.mark.parametrize("hidden", ["stream_\\u006fptions", "stream\\u005foptions", "\\u0073tream_options"])
+@pytest.mark.parametrize("options", ["null", '{"include_usage":false}'])
+def test_no_spelling_switches_usage_off(hidden: str, options: str) -> None:
+    body = f'{{"model":"m","stream":true,"{hidden}":{options}}}'.encode()
+
+    assert json.loads(with_usage_requested(body, read_head(body)))["stream_options"] == {"include_usage": True}
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -161,7 +171,7 @@ def test_any_request_changes_as_plain_json_would(
 
     assert json.loads(replaced) == {**request, "model": new}
     options = {**(request.get("stream_options") or {})}
-    options["include_usage"] = options.get("include_usage") or True
+    options["include_usage"] = True
     assert json.loads(asked) == {**request, "model": new, "stream_options": options}
 
 
@@ -183,6 +193,14 @@ def test_attachments_are_not_counted_as_text(part: str) -> None:
     assert estimate_input_tokens(body, 4.0) < 200
 
 
+@pytest.mark.parametrize("text", ["words and words ", "中文", "\\u4e2d\\u6587"])
+@pytest.mark.parametrize("part", ['{"content":"x;base64,%s"}', '{"input_audio":{"data":"%s"}}'])
+def test_text_that_says_it_is_base64_counts_as_text(part: str, text: str) -> None:
+    body = ('{"model":"m","messages":[' + part % (text * 2000) + "]}").encode()
+
+    assert estimate_input_tokens(body, 4.0, max_sample_bytes=100_000) > 900
+
+
 def test_short_base64_is_text() -> None:
     body = b"x" * ATTACHMENT_MIN + b'"data:text/plain;base64,' + b"A" * 400 + b'"'
 
@@ -197,6 +215,9 @@ def test_short_base64_is_text() -> None:
         (b'{"model":"m","max_tokens":5,"max_completion_tokens":50}', ("max_tokens", "max_completion_tokens"),
          {"max_tokens": 5, "max_completion_tokens": 9}),
         (b'{"model":"m","max_tokens":null}', ("max_tokens",), {"max_tokens": 9}),
+        (b'{"model":"m","max_tokens":-1}', ("max_tokens", "max_completion_tokens"), {"max_tokens": 9}),
+        (b'{"model":"m","max_tokens":5,"max_completion_tokens":-1}', ("max_tokens", "max_completion_tokens"),
+         {"max_tokens": 5, "max_completion_tokens": 9}),
     ],
 )  # fmt: skip
 def test_a_cap_is_lowered_where_it_stands_and_added_where_none_is(

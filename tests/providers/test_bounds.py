@@ -50,11 +50,40 @@ def test_an_image_counts_its_maximum_and_not_its_text() -> None:
         {"previous_response_id": "resp_1", "messages": []},
         {"web_search_options": {}, "messages": []},
         {"tools": [{"type": "web_search"}], "messages": []},
+        {"tools": [{"google_search": {}}], "messages": []},
+        # Servers that take a part without a type, or one part in place of a list.
+        saying({"image_url": "https://example.org/cat.png"}),
+        saying({"video_url": {"url": "https://example.org/cat.mp4"}}),
+        {"messages": [{"role": "user", "content": {"type": "image_url", "image_url": {"url": "https://x"}}}]},
+        {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]},
+        {"n_predict": -1, "messages": []},
+        {"prediction": {"content": "x"}, "messages": []},
+        {"service_tier": "priority", "messages": []},
+        {"service_tier": ["priority"], "messages": []},
+        {"extra_body": {"google": {"cached_content": "cachedContents/1"}}, "messages": []},
     ],
 )
 def test_what_is_not_in_the_request_cannot_be_bounded(request_body: dict[str, Any]) -> None:
     with pytest.raises(NotBoundableError):
         of(request_body)
+
+
+@pytest.mark.parametrize(
+    ("operation", "request_body"),
+    [
+        (Operation.EMBEDDINGS, {"input": [{"type": "image_url", "image_url": {"url": "https://x/cat.png"}}]}),
+        (Operation.EMBEDDINGS, saying({"type": "image_url", "image_url": {"url": "https://x/cat.png"}})),
+        (Operation.TEXT_COMPLETION, {"prompt": "a", "n_predict": -1}),
+    ],
+)
+def test_other_operations_are_looked_through_as_well(operation: Operation, request_body: dict[str, Any]) -> None:
+    with pytest.raises(NotBoundableError):
+        of(request_body, operation)
+
+
+@pytest.mark.parametrize("tier", ["auto", "default", "flex", None])
+def test_the_usual_tiers_are_bounded(tier: str | None) -> None:
+    assert of({"service_tier": tier, "messages": []}).choices == 1
 
 
 def test_an_escaped_name_hides_nothing() -> None:
