@@ -148,8 +148,17 @@ class Exchange(RequestResponseCycle):
     def _continue(self, message: Message) -> None:
         if message["type"] != "http.response.body":
             raise RuntimeError(f"http.response.body is due, not {message['type']}")
-        more = message.get("more_body", False)
-        data = self._framed(message.get("body", b""), more=more)
+        self._write(message.get("body", b""), more=message.get("more_body", False))
+
+    def send_at_once(self, body: bytes, *, more: bool) -> bool:
+        """Send the next piece of body without waiting. False: that is not possible now, and nothing was sent."""
+        if self.flow.write_paused or self.disconnected or self.response_complete or not self.response_started:
+            return False
+        self._write(body, more=more)
+        return True
+
+    def _write(self, body: bytes, *, more: bool) -> None:
+        data = self._framed(body, more=more)
         if self._head is not None:
             data = self._head + data
             self._head = None

@@ -34,6 +34,8 @@ class Responder:
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._always]})
 
     async def send(self, chunk: bytes, *, more: bool) -> None:
+        if self._exchange is not None and self._exchange.send_at_once(chunk, more=more):
+            return
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def error(self, error: GatewayError, headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -127,6 +127,34 @@ async def test_an_answer_at_once_is_that_of_two_messages(head: bool) -> None:
     assert len(ours.pipe.writes) == 1
 
 
+async def test_pieces_at_once_are_those_of_messages() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        responder = Responder(send, [])
+        await responder.start(200, [])
+        await responder.send(b"one", more=True)
+        await responder.send(b"two", more=True)
+        await responder.send(b"", more=False)
+
+    assert await Wire(app).send(GET) == await Wire(app, HttpToolsProtocol).send(GET)
+
+
+async def test_a_piece_for_a_client_that_reads_slowly_waits() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        responder = Responder(send, [])
+        await responder.start(200, [])
+        await responder.send(b"one", more=True)
+        wire.protocol.pause_writing()
+        await responder.send(b"two", more=False)
+
+    wire = Wire(app)
+    wire.protocol.data_received(GET)
+    await asyncio.sleep(0.01)
+    assert len(wire.pipe.writes) == 1
+
+    wire.protocol.resume_writing()
+    assert (await wire.send()).endswith(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+
+
 async def test_a_client_that_reads_slowly_is_waited_for() -> None:
     done = asyncio.Event()
 
