@@ -112,4 +112,10 @@ def test_the_primary_key_is_day_and_id(postgres: str) -> None:
         indexed = [found["columns"] for found in constraints.values() if found["index"]]
 
     assert primary == [["day", "id"]]
-    assert sorted(indexed) == [["id"], ["key_id", "started_at"], ["started_at"], ["started_at"], ["team_id", "started_at"]]
+    assert sorted(indexed) == [
+        ["id"],
+        ["key_id", "started_at"],
+        ["started_at"],
+        ["started_at"],
+        ["team_id", "started_at"],
+    ]
