@@ -14,6 +14,10 @@ from hypothesis import settings
 from tests import network_guard
 from tests.cast import Cast, create_cast
 from tests.fakes import FakeClock
+from tests.postgres import postgres, postgres_server, postgres_url
+
+# A fixture that another conftest imports again is another fixture: it would start another server.
+__all__ = ["postgres", "postgres_server", "postgres_url"]
 
 network_guard.install()
 

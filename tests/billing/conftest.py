@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from billing.journal import Journal
-from tests.postgres import postgres, postgres_server, postgres_url
-
-__all__ = ["postgres", "postgres_server", "postgres_url"]
 
 MakeJournal = Callable[..., Journal]
 

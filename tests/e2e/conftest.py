@@ -10,9 +10,6 @@ import pytest
 
 from llmgateway.http import httpx
 from tests.e2e.harness import KEY, Product, Provider, running_product, running_provider
-from tests.postgres import postgres_server
-
-__all__ = ["postgres_server"]
 
 SETTINGS = {"UPSTREAM_TRANSPORT": os.environ.get("E2E_UPSTREAM_TRANSPORT", "")}
 """`E2E_UPSTREAM_TRANSPORT=aiohttp` runs these tests on the other transport. Empty: the default."""

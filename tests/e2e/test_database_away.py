@@ -15,9 +15,7 @@ import pytest
 
 from llmgateway.http import httpx
 from tests.e2e.harness import KEY, Product, Provider, running_product, running_provider, wait_for
-from tests.postgres import PostgresServer, postgres_server, postgres_url
-
-__all__ = ["postgres_server", "postgres_url"]
+from tests.postgres import PostgresServer
 
 CALLERS = 6
 AWAY_S = 3.0

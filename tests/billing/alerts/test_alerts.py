@@ -21,12 +21,10 @@ from billing.models import Alert, Budget, BudgetCredit, Delivery, UsageRollup
 from billing.money import PICO_PER_USD
 from llmgateway.models import ApiKey, Membership, Team
 from providers.models import Deployment, ModelAlias, Provider
-from tests.billing.conftest import journal, make_journal, postgres, postgres_server, postgres_url
 from tests.billing.records import NOON, closed, opened
 from tests.billing.reporters.receiver import make_reporter
 from tests.cast import Cast
 
-__all__ = ["journal", "make_journal", "postgres", "postgres_server", "postgres_url"]
 pytestmark = pytest.mark.django_db(transaction=True)
 
 AT = datetime.fromtimestamp(NOON, UTC)

@@ -21,9 +21,7 @@ from pytest_django import DjangoDbBlocker
 
 from billing.ledger import drain_orphans
 from tests.billing.faults.books import Books
-from tests.postgres import ROOT, TEMPLATE, PostgresServer, postgres_server
-
-__all__ = ["postgres_server"]
+from tests.postgres import ROOT, TEMPLATE, PostgresServer
 
 KILLED = -9
 ALIAS = "faults"

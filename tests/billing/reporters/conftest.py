@@ -12,10 +12,7 @@ from django.conf import settings
 from django.db import connections
 from pytest_django import DjangoDbBlocker
 
-from tests.billing.conftest import journal, make_journal, postgres, postgres_server, postgres_url
 from tests.billing.reporters.receiver import Receiver
-
-__all__ = ["journal", "make_journal", "postgres", "postgres_server", "postgres_url"]
 
 
 @pytest.fixture

@@ -8,9 +8,6 @@ from django.test import Client
 
 from tests.cast import Cast
 from tests.llmgateway.admin.world import World, create_world
-from tests.postgres import postgres_server, postgres_url
-
-__all__ = ["postgres_server", "postgres_url"]
 
 
 @pytest.fixture

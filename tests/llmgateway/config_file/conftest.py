@@ -13,9 +13,6 @@ from llmgateway.conf import Conf
 from llmgateway.config_file.importing import import_text
 from llmgateway.config_file.problems import ConfigFileError
 from llmgateway.config_file.report import Report
-from tests.postgres import postgres_server, postgres_url
-
-__all__ = ["postgres_server", "postgres_url"]
 
 Environment = Callable[..., None]
 

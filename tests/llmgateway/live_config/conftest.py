@@ -29,9 +29,7 @@ from llmgateway.models import ApiKey, KeyNetwork, NetworkList, RateLimit, Team
 from llmgateway.pipeline.snapshot import Key, KeyDigest, Snapshot
 from llmgateway.services import key_create
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
-from tests.postgres import ROOT, postgres_server, postgres_url
-
-__all__ = ["postgres_server", "postgres_url"]
+from tests.postgres import ROOT
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 FERNET_KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="

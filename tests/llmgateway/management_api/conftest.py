@@ -16,9 +16,6 @@ from llmgateway.management_api.tokens import token_create
 from llmgateway.models import Team
 from tests.cast import Cast
 from tests.llmgateway.admin.world import World, create_world
-from tests.postgres import postgres_server, postgres_url
-
-__all__ = ["postgres_server", "postgres_url"]
 
 ROOT = "/manage/api/v1"
 
