@@ -27,6 +27,9 @@ async def call_model(gateway: Gateway, exchange: HttpExchange) -> None:
     authenticated = gateway.clock.monotonic()
     require_json(inbound)
     body = await read_body(exchange.receive, inbound, gateway.snapshot.request_body_limit)
+    if inbound.body is None:
+        # It came in pieces, as slowly as the caller liked: what the key may do can have changed meanwhile.
+        key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
     head = exchange.head = parse_head(body)
     request = ModelRequest(
         id=exchange.request_id,

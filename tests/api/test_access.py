@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from llmgateway.pipeline.snapshot import Networks
+from llmgateway.pipeline.snapshot import Limit, Networks
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, SECRET, Caller, House, alias, deployment, key, snapshot
 
 BODY = b'{"model":"gpt","messages":[]}'
+CLOSED = Limit("limit:1", "0 requests per minute", "key", 0, 0)
+
+
+class SlowCaller(Caller):
+    """Sends its body when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def _receive(self) -> dict[str, Any]:
+        self.asked.set()
+        await self.go_on.wait()
+        return await super()._receive()
 
 
 def house(*replies: Reply, settings: dict[str, str] | None = None, **who: Any) -> House:
@@ -150,3 +166,22 @@ async def test_listing_models_is_logged_too() -> None:
     assert [(line["path"], line["http_status"], line["status"]) for line in place.log.lines] == [
         ("/v1/models", 200, "answered")
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [({"enabled": False}, "key_disabled"), ({"limits": (CLOSED,)}, "request_exceeds_limit")]
+)
+async def test_what_changes_while_a_body_is_sent_slowly_counts(change: dict[str, Any], code: str) -> None:
+    place = house(Reply.json(CHAT))
+    sending = SlowCaller()
+    request = asyncio.create_task(
+        sending.call(place.app, "POST", "/v1/chat/completions", BODY, {"authorization": f"Bearer {SECRET}"})
+    )
+    await sending.asked.wait()
+
+    place.gateway.use(snapshot(who=key(**change)), place.gateway.budget_index)
+    sending.go_on.set()
+    await request
+
+    assert sending.response().json()["error"]["code"] == code
+    assert not place.upstream.bodies
