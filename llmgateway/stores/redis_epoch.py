@@ -103,6 +103,7 @@ class Epoch:
         self._untold: tuple[str, Any] | None = None
         """Offsets and mark between which this worker's journal was not added yet."""
         self._run_id = ""
+        self._clearing: asyncio.Task[None] | None = None
         self._prefix = f"{{{namespace}}}:"
 
     async def join(self) -> None:
@@ -165,6 +166,8 @@ class Epoch:
         self.workers = max(1, await self._link.command("ZCARD", workers))
 
     async def leave(self) -> None:
+        if self._clearing is not None:
+            await self._clearing
         await self._link.command("ZREM", self._prefix + "workers", self.worker)
 
     async def _check_server(self) -> str:
@@ -232,9 +235,27 @@ class Epoch:
             "offsets": totals.offsets,
             "rates_from": 0 if totals.idle else since,
         }
+        before = (await self._known()).get("id")
         await self._link.command("DEL", self._link.epoch_key)
         await self._link.command("HSET", self._link.epoch_key, *[word for pair in words.items() for word in pair])
+        if before:
+            self._clearing = asyncio.create_task(self._clear(before))
         logger.warning("The counters in Redis were made anew: epoch %s, %d sums", epoch, len(seeds))
+
+    async def _clear(self, epoch: str) -> None:
+        """Remove what is left of an epoch that is over; its totals would never expire."""
+        cursor = b"0"
+        try:
+            while True:
+                cursor, names = await self._link.command(
+                    "SCAN", cursor, "MATCH", f"{self._prefix}{epoch}:*", "COUNT", 1000
+                )
+                if names:
+                    await self._link.command("UNLINK", *names)
+                if cursor == b"0":
+                    return
+        except LinkLostError:
+            logger.warning("Counters of the epoch %s are left in Redis; they do no harm but take space", epoch)
 
     def _begin(self, known: dict[str, str]) -> None:
         """Count in these counters from now on. Nothing may come between these steps.

@@ -246,6 +246,25 @@ async def test_what_was_used_meanwhile_is_told_afterwards(server: RedisServer) -
         assert store.unsent == 0
 
 
+async def test_what_was_used_without_redis_is_not_told_twice(server: RedisServer) -> None:
+    """The ledger has it by the time an emptied Redis is filled from there."""
+    ledger = Ledger(idle=True)
+    async with running(server, recount=ledger) as store:
+        await ask(store, (), (TOTAL,), hold=2000)
+        server.kill()
+        await until(store, "local")
+        meanwhile = await admitted(store, (), (TOTAL,), hold=10)
+        later = await admitted(store, (), (TOTAL,), hold=10)
+        store.settle(meanwhile, cost_pico_usd=7, used=Tokens(1, 1), budgets=(TOTAL,))
+        ledger.own = 7
+        server.start()
+        await until(store, "ok")
+
+        assert (await store.state(TOTAL)).settled_pico_usd == 7
+        store.settle(later, cost_pico_usd=3, used=Tokens(1, 1), budgets=(TOTAL,))
+        assert (await store.state(TOTAL)).settled_pico_usd == 10
+
+
 async def test_an_emptied_redis_is_filled_from_the_ledger_and_what_runs(server: RedisServer) -> None:
     ledger = Ledger(idle=True)
     async with running(server, recount=ledger) as store:
@@ -295,6 +314,9 @@ async def test_counters_of_another_run_of_redis_are_not_believed(server: RedisSe
 
         state = await store.state(TOTAL)
         assert (state.settled_pico_usd, state.held_pico_usd) == (80, 0)
+        await asyncio.sleep(0.05)
+        names = server.ask("KEYS", "{gateway}:*:budget:*")
+        assert len(names) == 2  # type: ignore[arg-type]  # Of the new epoch; of the old one nothing is left.
 
 
 async def test_rates_begin_as_used_up_when_nobody_knows(server: RedisServer) -> None:
