@@ -146,7 +146,7 @@ class _Figures:
             "llmgateway_shadow_refusals",
             "Requests that a limit in shadow mode would have refused.",
             ("scope", "limit"),
-            figures.shadow_refusals,
+            {(scope, limit): n for (scope, limit), n in figures.shadow_refusals.items()},
         )
         yield _counter("llmgateway_unpriced_requests", "Requests without a price in force.", (), {(): figures.unpriced})
         yield _counter(
