@@ -20,12 +20,11 @@ from llmgateway.pipeline.protocols import Clock, Record, Tokens
 from llmgateway.pipeline.snapshot import Snapshot
 from llmgateway.seeding import Seeds, seeds, window_limits
 from llmgateway.stores.redis_epoch import Totals
+from llmgateway.stores.redis_open import Orphan
 
 RATES_S = 120.0
 """Rates per minute remember nothing that is older, with time to spare for the drain."""
 
-Orphan = tuple[str, int, Tokens]
-"""Request id, cost in pico-dollars, use."""
 _offsets = msgspec.json.Decoder(dict[str, tuple[int, int]])
 
 
@@ -91,7 +90,12 @@ def _ran_since(moment: float) -> bool:
 def orphans(rows: Iterable[Record]) -> list[Orphan]:
     """Of ledger rows, those of requests whose worker died."""
     return [
-        (row["id"], row["cost_pico_usd"], Tokens(input_tokens(row), output_tokens(row)))
+        Orphan(
+            row["id"],
+            row["cost_pico_usd"],
+            Tokens(input_tokens(row), output_tokens(row)),
+            row.get("reserved_pico_usd", 0),
+        )
         for row in rows
         if row["status"] == "interrupted"
     ]
@@ -99,3 +103,6 @@ def orphans(rows: Iterable[Record]) -> list[Orphan]:
 
 def _totals(found: Seeds, offsets: str = "", *, idle: bool = False) -> Totals:
     return Totals(found.budgets, found.limits, offsets, idle)
+
+
+__all__ = ["LedgerRecount", "Orphan", "orphans"]

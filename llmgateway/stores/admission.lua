@@ -417,8 +417,9 @@ function operations.move(id, budgets, target, lease)
   return {'taken', 1, granted, {}, room_of(target[1]), remaining_of(windows), names(shadowed)}
 end
 
--- {id, cost, tokens used by metric or false, budgets that came meanwhile, whether it may be unknown still}
-function operations.settle(id, cost, used, others, unsure)
+-- {id, cost, tokens used by metric or false, budgets that came meanwhile, whether it may be unknown still, what strict
+-- budgets are charged besides the cost}
+function operations.settle(id, cost, used, others, unsure, reserved)
   local key = prefix .. 'hold:' .. id
   local kept = call('GET', key)
   if unsure then call('SET', key, SETTLED, 'PX', SETTLED_FOR_MS) elseif kept then call('DEL', key) end
@@ -429,6 +430,7 @@ function operations.settle(id, cost, used, others, unsure)
     if call('EXISTS', window_key) == 1 then
       return_budget(window_key, window[2])
       call('HINCRBY', window_key, 'remaining', minus(cost))
+      if reserved and window[3] then call('HINCRBY', window_key, 'remaining', minus(reserved)) end
       if less(cost, window[2]) then call('HINCRBY', window_key, 'returned', 1) end
     end
   end

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from llmgateway.pipeline.protocols import HeldWindow, Reservation
+from llmgateway.pipeline.protocols import HeldWindow, Reservation, Tokens
 from llmgateway.pipeline.snapshot import BudgetRule
 from llmgateway.stores.redis_fallback import Local
 from llmgateway.stores.redis_link import Call
@@ -33,6 +33,16 @@ class OpenRequest(msgspec.Struct):
             return others
         booked = {_sums(budget) for budget in held}
         return [budget for budget in others if _sums(budget) not in booked]
+
+
+class Orphan(msgspec.Struct, frozen=True):
+    """A request whose worker died, as its adopter closed it."""
+
+    id: str
+    cost_pico_usd: int
+    used: Tokens
+    reserved_pico_usd: int = 0
+    """What strict budgets are charged besides, for the provider may bill that much."""
 
 
 class OpenRequests(dict[str, OpenRequest]):

@@ -29,7 +29,7 @@ from llmgateway.stores.redis_debts import Debts, Numbers
 from llmgateway.stores.redis_epoch import POLL_S, Epoch, Recount, Totals
 from llmgateway.stores.redis_fallback import Fallback, Policy, Seen
 from llmgateway.stores.redis_link import Call, EpochChangedError, LinkLostError, RedisLink, RoundTrips
-from llmgateway.stores.redis_open import OpenRequest, OpenRequests
+from llmgateway.stores.redis_open import OpenRequest, OpenRequests, Orphan
 from llmgateway.stores.redis_returns import Returns
 from llmgateway.stores.redis_terms import (
     WINDOW,
@@ -351,19 +351,23 @@ class RedisStore:
             )
         )
 
-    def settle_orphans(self, orphans: Sequence[tuple[str, int, Tokens]]) -> None:
-        """Settle requests of workers that died (id, cost in pico-dollars, use) when Redis is there. Never waits."""
-        for request_id, cost_pico_usd, used in orphans:
-            self._link.post(("settle", request_id, amount_text(cost_pico_usd), used_by_metric(used), (), False))
+    def settle_orphans(self, orphans: Sequence[Orphan]) -> None:
+        """Settle requests of workers that died, when Redis is there. Never waits."""
+        for orphan in orphans:
+            self._link.post(self._orphan(orphan))
 
-    async def settle_orphan(self, request_id: str, *, cost_pico_usd: int, used: Tokens | None) -> bool:
+    async def settle_orphan(self, orphan: Orphan) -> bool:
         """Settle a request of a worker that died, by what Redis holds for it; False: it holds nothing (any more).
 
         Raises:
             LinkLostError, EpochChangedError: Redis is away; ask again.
         """
-        call = ("settle", request_id, amount_text(cost_pico_usd), used_by_metric(used), (), False)
-        return bool(await self._link.ask(call))
+        return bool(await self._link.ask(self._orphan(orphan)))
+
+    @staticmethod
+    def _orphan(orphan: Orphan) -> Call:
+        cost, reserved = amount_text(orphan.cost_pico_usd), amount_text(orphan.reserved_pico_usd)
+        return "settle", orphan.id, cost, used_by_metric(orphan.used), (), False, reserved
 
     def _settle_outside(
         self, opened: OpenRequest, cost_pico_usd: int, used: Tokens | None, others: Sequence[BudgetRule]

@@ -98,6 +98,7 @@ async def test_rates_begin_unused_only_if_nothing_ran(journal: Journal, recount:
 
 
 def test_only_requests_of_dead_workers_are_orphans() -> None:
-    rows = [completed(closed("mine")), completed(closed("theirs", status="interrupted", cost_pico_usd=9))]
+    changes = {"status": "interrupted", "cost_pico_usd": 9, "reserved_pico_usd": 4}
+    rows = [completed(closed("mine")), completed(closed("theirs", **changes))]
 
-    assert [(request_id, cost) for request_id, cost, _ in orphans(rows)] == [("theirs", 9)]
+    assert [(each.id, each.cost_pico_usd, each.reserved_pico_usd) for each in orphans(rows)] == [("theirs", 9, 4)]

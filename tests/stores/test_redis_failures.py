@@ -15,6 +15,7 @@ import pytest
 from billing.windows import load_zone, window_bounds
 from llmgateway.pipeline.protocols import (
     BudgetRefusal,
+    BudgetState,
     LimitRefusal,
     Refusal,
     Reservation,
@@ -26,6 +27,7 @@ from llmgateway.pipeline.protocols import (
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
 from llmgateway.stores.redis_epoch import Recount, Totals
 from llmgateway.stores.redis_fallback import Policy
+from llmgateway.stores.redis_open import Orphan
 from llmgateway.stores.redis_store import RedisStore
 from tests.stores.redis_server import RedisServer
 
@@ -392,14 +394,15 @@ async def test_one_worker_sums_and_both_add_what_runs(server: RedisServer) -> No
 async def test_a_dead_workers_hold_is_settled_once_by_its_id(server: RedisServer) -> None:
     async with running(server) as adopter:
         async with running(server) as dead:
-            left = await admitted(dead, (AT_ONCE,), (TOTAL,), hold=100)
+            left = await admitted(dead, (AT_ONCE,), (TOTAL, STRICT), hold=100, strict=StrictHold(400, 400))
 
         assert (await adopter.state(TOTAL)).held_pico_usd == 100
-        settled = [await adopter.settle_orphan(left.id, cost_pico_usd=30, used=Tokens(1, 1)) for _ in range(2)]
+        orphan = Orphan(left.id, 30, Tokens(1, 1), reserved_pico_usd=370)
+        settled = [await adopter.settle_orphan(orphan) for _ in range(2)]
 
         assert settled == [True, False]
-        state = await adopter.state(TOTAL)
-        assert (state.settled_pico_usd, state.held_pico_usd) == (30, 0)
+        assert await adopter.state(TOTAL) == BudgetState(30, 0)
+        assert await adopter.state(STRICT) == BudgetState(400, 0)  # Until somebody has reviewed it.
         assert await adopter.limit_used(AT_ONCE) == 0
 
 
