@@ -117,8 +117,8 @@ def _compiled(key: Key, alias: Alias) -> Rules:
 
 
 def _for_model(limits: tuple[Limit, ...], model: str) -> tuple[Limit, ...]:
-    """Those that apply to `model`: one made for it stands in place of its owner's general one."""
-    overridden = {_kind(limit) for limit in limits if limit.model == model}
+    """Those that apply to `model`: one made for it stands in place of its owner's general one, unless it is on trial."""
+    overridden = {_kind(limit) for limit in limits if limit.model == model and not limit.shadow}
     return tuple(
         [limit for limit in limits if limit.model == model or (not limit.model and _kind(limit) not in overridden)]
     )

@@ -42,6 +42,12 @@ def test_a_limit_for_one_model_stands_in_place_of_the_general_one_and_counts_no_
     assert counters(who, alias("gpt")) == ["limit:1", "limit:3"]
 
 
+def test_an_override_in_shadow_lifts_nothing() -> None:
+    on_trial = replace(OF_CODER, shadow=True)
+
+    assert counters(key(limits=(PER_MINUTE, on_trial)), alias("coder")) == ["limit:1", "limit:2"]
+
+
 def test_a_key_s_override_leaves_the_team_s_limit_in_force() -> None:
     of_team = replace(PER_MINUTE, counter="limit:9", scope="team")
 
