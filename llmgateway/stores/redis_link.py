@@ -359,9 +359,14 @@ class RedisLink:
                 await self._on_connect()
                 wait_s = RETRY_FIRST_S
                 await self._broken.wait()
-            except (OSError, RedisError, LinkLostError, TimeoutError) as error:
+            except (OSError, RedisError, LinkLostError, EpochChangedError, TimeoutError) as error:
                 if not self._broken.is_set():
                     logger.warning("Redis cannot be reached: %s", error or type(error).__name__)
+                    self._lose()
+            except Exception:
+                # Whatever it was, requests are decided by the policy meanwhile, and connecting goes on.
+                logger.exception("Redis: connecting met an unexpected error")
+                if not self._broken.is_set():
                     self._lose()
             finally:
                 self.open = False

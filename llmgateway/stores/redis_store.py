@@ -485,6 +485,8 @@ class RedisStore:
                         self._link.post(call)
             except (LinkLostError, EpochChangedError):
                 continue  # The link has said so, and connects again.
+            except Exception:  # Without this task the worker would be taken for dead.
+                logger.exception("Redis: saying that this worker lives met an unexpected error")
 
 
 __all__ = ["RedisStore"]
