@@ -38,8 +38,12 @@ _FOREIGN = ("DATABASE_URL", "REDIS_URL", "GATEWAY_FIELD_KEYS", "GATEWAY_KEY_PEPP
 
 
 def configuration(upstream_port: int, secret: str) -> dict[str, object]:
-    """Everything that a request can meet: address list, model list, request limits, budgets, alias and price."""
-    plenty = [{"metric": "requests", "per": "minute", "amount": 1_000_000_000}]
+    """Everything that a request can meet: address and model list, every kind of limit, budgets, alias and price."""
+    plenty = [
+        {"metric": "requests", "per": "minute", "amount": 1_000_000_000},
+        {"metric": "tokens", "per": "minute", "amount": 1_000_000_000},
+        {"metric": "concurrency", "amount": 1_000_000},
+    ]
     return {
         "version": 1,
         "providers": {
@@ -70,14 +74,14 @@ def configuration(upstream_port: int, secret: str) -> dict[str, object]:
                 "models": [wire.MODEL],
                 "networks": ["bench-loopback"],
                 "limits": plenty,
-                "budgets": [{"name": "day", "window": "day", "limit_usd": "4000000"}],
+                "budgets": [{"name": "day", "window": "day", "limit_usd": "4000000", "mode": "strict"}],
             }
         },
     }
 
 
 class Gateway(Target):
-    """One `serve` process on SQLite: key, address list, limits, budgets, journal, ledger, log line and metrics."""
+    """One `serve` process on SQLite: key, lists, limits, a strict budget, journal, ledger, log line and metrics."""
 
     name = "gateway"
     title = "gateway, all on"
