@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,6 @@ from billing.partitions import ensure_partitions
 from billing.rejected import UNUSABLE, set_aside
 from billing.reporters.outbox import Outbox
 from billing.rollups import add_rollups, sums
-from billing.standing import Tally, used
 from billing.usage_rows import decoded, insert
 from llmgateway.pipeline.protocols import Record
 
@@ -365,14 +364,3 @@ class Drain:
             log.error("The ledger's database is away, the journal keeps the usage: %s", error)
         self.healthy, self.last_error = False, str(error) or type(error).__name__
         connections[self._using].close()
-
-
-def settled_windows(windows: Sequence[tuple[str, str, float]], *, using: str = "default") -> list[int]:
-    """What requests that were admitted in each window cost, in pico-dollars, exactly.
-
-    A window is its scope (`key`, `team` or `global`), the row id of the key or team, and its start in seconds since
-    the epoch. Only what is in the database counts; drain first where the journal matters.
-    """
-    columns = {"key": "key_id", "team": "team_id", "global": ""}
-    tallies = [Tally(start, columns[scope], scope_id) for scope, scope_id, start in windows]
-    return [found[""].cost_pico_usd for found in used(tallies, using=using)]

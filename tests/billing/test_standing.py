@@ -15,6 +15,8 @@ from billing.standing import Tally, Used, used, used_by, used_up_to
 from tests.billing.records import NOON, closed, opened
 
 KEY_7, TEAM_3, ALL = Tally(NOON, "key_id", "7"), Tally(NOON, "team_id", "3"), Tally(NOON)
+DEAREST = 2**63 - 1
+"""Pico-dollars: $9 million, the most that a column holds."""
 HALF_PAST = NOON - 1800
 """Where a day begins in a zone that is half an hour off."""
 
@@ -152,13 +154,34 @@ def test_strict_budgets_are_charged_what_nobody_has_reviewed(journal: Journal) -
     assert costs(used([Tally(NOON, "key_id", "7", reserved=True), KEY_7])) == [50, 10]
 
 
-@pytest.mark.django_db(transaction=True)
-def test_sums_may_leave_64_bits(journal: Journal) -> None:
+def spend_the_most(journal: Journal) -> list[Tally]:
+    """Requests that cost as much as a column holds, and tallies of three, two and none of them."""
     for number in range(3):
-        finish(journal, number, 2**62, started_at=NOON + 3600 * number)
+        finish(journal, number, DEAREST, started_at=NOON + 3600 * number)
+    finish(journal, 3, 11, key_id="8", team_id=4, started_at=NOON + 60)
+    return [
+        Tally(0.0), Tally(NOON, "key_id", "7"), Tally(NOON + 0.000001, "key_id", "7"), Tally(NOON + 60, "team_id", "4"),
+        Tally(NOON + 61, "team_id", "4"),
+    ]  # fmt: skip
+
+
+SPENT_THE_MOST = [3 * DEAREST + 11, 3 * DEAREST, 2 * DEAREST, 11, 0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_sums_are_exact_beyond_64_bits(journal: Journal) -> None:
+    tallies = spend_the_most(journal)
     drain(journal)
 
-    assert costs(used([Tally(0.0), Tally(NOON - 1)])) == [3 * 2**62, 3 * 2**62]
+    assert costs(used(tallies)) == SPENT_THE_MOST
+
+
+@pytest.mark.postgres
+def test_sums_are_exact_beyond_64_bits_on_postgresql(journal: Journal, postgres: str) -> None:
+    tallies = spend_the_most(journal)
+    drain(journal, postgres)
+
+    assert costs(used(tallies, using=postgres)) == SPENT_THE_MOST
 
 
 @pytest.mark.django_db
