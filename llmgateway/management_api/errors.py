@@ -48,6 +48,8 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
 def _as_api_error(error: Exception) -> Exception:
     if isinstance(error, ValidationError):
         return exceptions.ValidationError(_fields_of(error))
+    if isinstance(error, RecursionError):
+        return exceptions.ParseError("The body is nested too deeply.")
     if isinstance(error, (ProtectedError, RestrictedError)):
         return Conflict("It is still in use, so it cannot be deleted.")
     if isinstance(error, IntegrityError):

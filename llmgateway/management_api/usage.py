@@ -30,6 +30,13 @@ DEFAULT_SPAN = timedelta(days=31)
 LONGEST_SPAN = timedelta(days=400)
 
 
+def _a_span_before(until: datetime) -> datetime:
+    try:
+        return until - DEFAULT_SPAN
+    except OverflowError:
+        raise ValidationError({"until": "That is too long ago; choose a later moment."}) from None
+
+
 class UsageRowSerializer(serializers.ModelSerializer[UsageRecord]):
     """A request. Token counts are inclusive: cached tokens count as input, reasoning as output."""
 
@@ -150,7 +157,7 @@ class UsageRowFilters(UsageFilters):
         rows: QuerySet[Any] = super().filter_queryset(queryset)
         if not self.form.cleaned_data.get("since"):
             until = self.form.cleaned_data.get("until") or timezone.now()
-            rows = rows.filter(started_at__gte=until - DEFAULT_SPAN)
+            rows = rows.filter(started_at__gte=_a_span_before(until))
         return rows
 
 
@@ -169,7 +176,8 @@ class SumsQuerySerializer(serializers.Serializer[Any]):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         until: datetime = attrs.setdefault("until", timezone.now())
-        since: datetime = attrs.setdefault("since", until - DEFAULT_SPAN)
+        since: datetime = attrs.get("since") or _a_span_before(until)
+        attrs["since"] = since
         if not since < until:
             raise serializers.ValidationError({"since": "It must be before `until`."})
         if until - since > LONGEST_SPAN:

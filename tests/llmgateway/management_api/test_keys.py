@@ -18,7 +18,7 @@ from llmgateway.management_api.keys import STATES
 from llmgateway.management_api.models import KeyCreation
 from llmgateway.models import ApiKey
 from tests.llmgateway.admin.world import World
-from tests.llmgateway.management_api.conftest import Caller, Callers
+from tests.llmgateway.management_api.conftest import ROOT, Caller, Callers
 
 pytestmark = pytest.mark.django_db
 
@@ -332,3 +332,16 @@ def test_a_key_without_its_idempotency_key_is_not_half_saved(
 
     assert response.status_code == 409
     assert not ApiKey.objects.filter(name="once").exists()
+
+
+def test_a_body_that_is_nested_without_end_is_the_sender_s_mistake(operator: Caller, world: World) -> None:
+    deep = b"[" * 100_000 + b"]" * 100_000
+
+    response = operator.client.post(
+        f"{ROOT}/keys",
+        deep,
+        content_type="application/json",
+        headers={"Authorization": f"Bearer {operator.secret}"},
+    )
+
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "The body is nested too deeply.")

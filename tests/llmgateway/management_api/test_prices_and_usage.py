@@ -250,3 +250,11 @@ def test_teams_are_created_by_who_may(operator: Caller, caller: Callers, world: 
 
     assert (created.status_code, Team.objects.get(name="growth").time_zone) == (201, "Europe/Berlin")
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "time_zone")
+
+
+@pytest.mark.parametrize("path", ["/usage", "/usage/summary"])
+def test_the_first_day_of_all_has_none_before_it(operator: Caller, world: World, path: str) -> None:
+    response = operator.get(f"{path}?until=0001-01-01T00:00:00Z")
+
+    assert response.status_code == 400
+    assert "until" in response.json()["error"]["fields"]
