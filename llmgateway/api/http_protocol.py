@@ -196,6 +196,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     _idle_since = 0.0
     """When the last answer ended, by the event loop's clock; 0: a request is on its way."""
+    _answering: RequestResponseCycle | None = None
+    """The request that is being answered; `cycle` is the one that came last."""
 
     def on_headers_complete(self) -> None:
         """As in uvicorn, with `Exchange` in place of its own cycle."""
@@ -235,11 +237,20 @@ class GatewayProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, cast("Any", app)))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells the request that came last; where others wait behind it, another is being answered."""
+        answering = self._answering
+        if answering is not None and not answering.response_complete:
+            answering.disconnected = True
+            answering.message_event.set()
+        super().connection_lost(exc)
+
     def _is_full(self) -> bool:
         limit = self.limit_concurrency
         return limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
 
     def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)

@@ -292,6 +292,25 @@ async def test_who_waits_for_the_client_learns_that_it_left() -> None:
     assert seen == ["http.request", "http.disconnect"]
 
 
+async def test_who_is_answered_learns_it_too_while_another_request_waits_behind() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["path"])
+        while seen[-1] != "http.disconnect":
+            seen.append((await receive())["type"])
+        await send(OK)
+
+    wire = Wire(app)
+    wire.protocol.data_received(GET + b"GET /next HTTP/1.1\r\nHost: test\r\n\r\n")
+    await asyncio.sleep(0)
+    wire.end()
+    await asyncio.wait_for(wire.send(), 5)
+
+    assert seen == ["/path", "http.request", "http.disconnect"]
+    assert not wire.pipe.writes
+
+
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
     gate = asyncio.Event()
 
