@@ -103,7 +103,7 @@ def _leave_out_what_others_count(found: dict[str, WindowLimit]) -> None:
     """A limit for one model stands in place of its owner's general one, which then does not count that model."""
     models: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for each in found.values():
-        if each.limit.model:
+        if each.limit.model and not each.limit.shadow:
             models[_kind(each.limit)].add(each.limit.model)
     for counter, each in found.items():
         others = models.get(_kind(each.limit))

@@ -68,6 +68,12 @@ def test_a_limit_does_not_count_models_that_have_their_own() -> None:
     assert limit_tally(found["limit:2"], NOON).alias == "big"
 
 
+def test_a_limit_counts_models_whose_own_is_only_on_trial() -> None:
+    found = window_limits(snapshot_of(limit(1), limit(2, model="big", shadow=True)))
+
+    assert found["limit:1"].without == frozenset()
+
+
 def test_a_total_that_is_reset_starts_at_its_last_reset() -> None:
     found = window_limits(snapshot_of(limit(1, per="total", reset_s=7200, anchor=int(NOON) - 7300)))["limit:1"]
 
