@@ -32,8 +32,6 @@ def test(arguments: list[str]) -> int:
     if not has_browser:
         say("there is no Chromium here, so the browser tests are left out; install chromium to run them.")
     with _scratch_data_folder() as environment:
-        # The tests bring settings of their own, and a variable would win over pyproject.toml.
-        environment.pop("DJANGO_SETTINGS_MODULE", None)
         hold_floors = FLOORS in arguments
         pytest = [sys.executable, "-m", "pytest", *selected(arguments, has_browser=has_browser)]
         if not hold_floors:

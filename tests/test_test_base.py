@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 
 from llmgateway import conf as conf_module
@@ -78,6 +79,10 @@ def test_nothing_of_the_operator_gets_in() -> None:
     assert not [setting.name for setting in Conf.settings() if setting.name in os.environ and setting.name not in mine]
     assert not [name for name in os.environ if name.endswith("_API_KEY")]
     assert conf_module.conf.data_dir.is_relative_to(Path(tempfile.gettempdir()).resolve())
+
+
+def test_tests_have_settings_of_their_own_in_every_process() -> None:
+    assert settings.SETTINGS_MODULE == "tests.settings"
 
 
 def test_what_tests_start_is_the_product() -> None:
