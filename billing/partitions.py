@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 from django.db import DatabaseError, connections, transaction
 
@@ -41,6 +41,43 @@ def ensure_partitions(using: str, days: Iterable[date]) -> None:
             if not connection.is_usable():
                 raise
             log.warning("No partition for %s (%s); its usage goes to the default partition", day, error)
+
+
+def partition_days(using: str) -> list[date]:
+    """The days that have a partition, the oldest first; none on other databases."""
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid "
+            "WHERE inhparent = to_regclass(%s)",
+            [TABLE],
+        )
+        names = [name.removeprefix(f"{TABLE}_") for (name,) in cursor.fetchall()]
+    return sorted(datetime.strptime(name, "%Y%m%d").date() for name in names if name.isdecimal())  # noqa: DTZ007
+
+
+def drop_partition(using: str, day: date) -> bool:
+    """Removes a day with all its rows. False: it has rows that wait for review, or is in use; ask again another time.
+
+    Readers and the drain wait while it happens, for two seconds at most.
+    """
+    connection, name = connections[using], partition_name(day)
+    try:
+        with transaction.atomic(using=using), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '2s'")
+            cursor.execute(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
+            cursor.execute(f"SELECT EXISTS (SELECT FROM {name} WHERE needs_review)")  # noqa: S608  # our own name
+            if cursor.fetchone() == (True,):
+                return False
+            cursor.execute(f"DROP TABLE {name}")
+    except DatabaseError as error:
+        if not connection.is_usable():
+            raise
+        log.warning("The partition of %s cannot be dropped now (%s); the next run tries again", day, error)
+        return False
+    return True
 
 
 def _statements(day: date) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from billing.alerts.notice import notify
 from billing.reconciliation import reconcile
 from billing.reporters.courier import Courier
 from billing.reporters.retention import delete_old_deliveries
+from billing.retention import delete_old_usage
 from llmgateway import conf as conf_module
 
 RECONCILED = timedelta(days=3)
@@ -53,6 +54,12 @@ def forget_old_events() -> None:
     now = timezone.now()
     delete_old_deliveries(now, delivered_days=conf_module.conf.webhook_retention_days)
     delete_old_alerts(now)
+
+
+@shared_task(name="billing.forget_old_usage")  # type: ignore[untyped-decorator]
+def forget_old_usage() -> None:
+    """Removes the days of the ledger that are older than they are to be kept."""
+    delete_old_usage(timezone.now(), keep_days=conf_module.conf.usage_retention_days)
 
 
 @shared_task(name="billing.reconcile")  # type: ignore[untyped-decorator]

@@ -269,6 +269,10 @@ class Conf:
         "WEBHOOK_RETENTION_DAYS", positive, 7,
         "How long delivered events stay in the admin's list of deliveries; those given up stay 90 days.",
     )  # fmt: skip
+    usage_retention_days = Setting(
+        "USAGE_RETENTION_DAYS", positive, 0,
+        "How many days single requests stay in the ledger; `0` keeps them all. Sums of hours stay in any case.",
+    )  # fmt: skip
 
     def __init__(self, values: dict[str, str]) -> None:
         self.values = values
