@@ -431,6 +431,8 @@ def use_own_connection() -> None:
     options.pop("pool", None)
     if connection.vendor == "sqlite":
         options["timeout"] = 1
+        # What it maps counts as this process's memory, and a file with many keys is large; it is read in one go anyway.
+        options["init_command"] = f"{options.get('init_command', '')}PRAGMA mmap_size=0;PRAGMA cache_size=-2000;"
     else:
         settings["CONN_MAX_AGE"] = None
         defaults = {

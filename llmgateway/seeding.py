@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TypeVar
 
 from billing.standing import BySubject, Tally, Used, used
 from billing.windows import load_zone, reset_bounds, window_bounds
 from llmgateway.pipeline.protocols import AdmissionStore
 from llmgateway.pipeline.rules import address_subject, bind_limit
-from llmgateway.pipeline.snapshot import BudgetRule, Limit, Snapshot
+from llmgateway.pipeline.snapshot import BudgetRule, KeyDigest, Limit, Snapshot
 
 OWNER_COLUMNS = {
     "key": "key_id",
@@ -39,10 +40,13 @@ class Seeds:
     limits: list[Seed[Limit]] = field(default_factory=list)
 
     def sow(self, store: AdmissionStore) -> None:
+        """Counters begin at nothing by themselves, and most of a hundred thousand do."""
         for budget, start, settled in self.budgets:
-            store.seed(budget, window_start=start, settled_pico_usd=settled)
+            if settled:
+                store.seed(budget, window_start=start, settled_pico_usd=settled)
         for limit, start, amount in self.limits:
-            store.seed_limit(limit, window_start=start, used=amount)
+            if amount:
+                store.seed_limit(limit, window_start=start, used=amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +64,75 @@ class WindowLimit:
         """What it counts. A limit of which only the amount was changed goes on counting the same."""
         limit = self.limit
         period = (limit.per, limit.time_zone, limit.starts_on, limit.reset_s, limit.anchor)
-        return limit.counter, limit.metric, *period, limit.model, limit.each, self.column, self.owner
+        return limit.counter, limit.metric, *period, limit.model, self.without, limit.each, self.column, self.owner
 
 
 def window_limits(snapshot: Snapshot) -> dict[str, WindowLimit]:
     """Every limit of a snapshot that outlives a minute, by counter."""
+    return _windows_of(chain.from_iterable(_callers_limits(snapshot))) | _places_windows(snapshot)
+
+
+def limits_anew(old: Snapshot, new: Snapshot) -> list[WindowLimit]:
+    """Limits of `new` that outlive a minute and are not in `old`, or sum something else there.
+
+    Looks only at keys that were exchanged and, of these, at owners one of whose limits changed: all of a hundred
+    thousand would take long to find, and as long to free, which stops every thread.
+    """
+    before, after = _changed_limits(old, new)
+    known = _windows_of(before) | _places_windows(old)
+    found = _windows_of(after) | _places_windows(new)
+    fresh = {counter: each for counter, each in found.items() if _sums(known.get(counter)) != each.sums}
+    if not fresh:
+        return []
+    # A key that is new, or in another team, has rules that others had before.
+    owners = {each.limit.owner for each in fresh.values()}
+    others = (limit for limits in _callers_limits(old) for limit in limits if limit.owner in owners)
+    known = _windows_of(others) | _places_windows(old)
+    return [each for counter, each in fresh.items() if _sums(known.get(counter)) != each.sums]
+
+
+def _changed_limits(old: Snapshot, new: Snapshot) -> tuple[list[Limit], list[Limit]]:
+    """All limits of owners one of whose limits is not what it was: as they were, and as they are."""
+    before: dict[str, Limit] = {}
+    after: dict[str, Limit] = {}
+    for was, entry in _exchanged(old, new):
+        earlier, later = was.key.limits if was else (), entry.key.limits
+        if earlier != later:
+            owners = {limit.owner for limit in later if limit not in earlier}
+            owners |= {limit.owner for limit in earlier if limit not in later}
+            before.update((limit.counter, limit) for limit in earlier if limit.owner in owners)
+            after.update((limit.counter, limit) for limit in later if limit.owner in owners)
+    return list(before.values()), list(after.values())
+
+
+def _exchanged(old: Snapshot, new: Snapshot) -> Iterator[tuple[KeyDigest | None, KeyDigest]]:
+    """Keys that are not the very same any more."""
+    files = {source.name: source.keys for source in old.sources}
+    pairs = [(files.get(source.name, {}), source.keys) for source in new.sources]
+    for was, keys in ((old.keys, new.keys), *pairs):
+        for digest, entry in keys.items():
+            earlier = was.get(digest)
+            if earlier is not entry:
+                yield earlier, entry
+
+
+def _sums(limit: WindowLimit | None) -> tuple[object, ...]:
+    return limit.sums if limit else ()
+
+
+def _windows_of(limits: Iterable[Limit]) -> dict[str, WindowLimit]:
+    """Those of callers that outlive a minute. Of each owner, all must be among them."""
     found: dict[str, WindowLimit] = {}
-    for limits in _callers_limits(snapshot):
-        for limit in limits:
-            if _has_window(limit) and limit.counter not in found:
-                kind, _, owner = limit.owner.partition(":")
-                found[limit.counter] = WindowLimit(limit, OWNER_COLUMNS.get(kind, ""), owner)
+    for limit in limits:
+        if _has_window(limit) and limit.counter not in found:
+            kind, _, owner = limit.owner.partition(":")
+            found[limit.counter] = WindowLimit(limit, OWNER_COLUMNS.get(kind, ""), owner)
     _leave_out_what_others_count(found)
+    return found
+
+
+def _places_windows(snapshot: Snapshot) -> dict[str, WindowLimit]:
+    found: dict[str, WindowLimit] = {}
     for alias in snapshot.aliases.values():
         for limit in filter(_has_window, alias.limits):
             found[limit.counter] = WindowLimit(limit, "alias", alias.name)
@@ -125,6 +186,13 @@ def window_start(rule: BudgetRule | Limit, at: float) -> float:
     return window_bounds(rule.per, rule.time_zone, at, starts_on=rule.starts_on)[0]
 
 
+def new_time_zones(old: Snapshot, new: Snapshot) -> set[str]:
+    """In which windows begin that `new` may have and `old` had not."""
+    limits = {limit.time_zone for _, entry in _exchanged(old, new) for limit in entry.key.limits}
+    places = {each.limit.time_zone for each in _places_windows(new).values()}
+    return limits | places | {budget.time_zone for budget in new.budgets.values()}
+
+
 def budget_tally(budget: BudgetRule, at: float) -> Tally:
     start = window_start(budget, at)
     if budget.each:
@@ -176,4 +244,14 @@ def _subjects(by_subject: BySubject, each: str) -> Iterable[tuple[str, Used]]:
     return merged.items()
 
 
-__all__ = ["Seeds", "WindowLimit", "budget_tally", "limit_tally", "seeds", "window_limits", "window_start"]
+__all__ = [
+    "Seeds",
+    "WindowLimit",
+    "budget_tally",
+    "limit_tally",
+    "limits_anew",
+    "new_time_zones",
+    "seeds",
+    "window_limits",
+    "window_start",
+]

@@ -25,6 +25,7 @@ from billing.windows import load_zone
 from llmgateway import conf as conf_module
 from llmgateway.api.app import DataPlane
 from llmgateway.api.metrics import page_of
+from llmgateway.beginnings import Beginnings
 from llmgateway.conf import Conf
 from llmgateway.config_follower import ConfigFollower
 from llmgateway.config_loader import load_snapshot
@@ -41,7 +42,7 @@ from llmgateway.pipeline.telemetry import AccessLog, Telemetry
 from llmgateway.pipeline.transport import PooledTransport
 from llmgateway.pipeline.upstream import Upstream
 from llmgateway.recount import LedgerRecount, Orphan, orphans
-from llmgateway.seeding import Seeds, WindowLimit, seeds, window_limits
+from llmgateway.seeding import Seeds, limits_anew, new_time_zones, seeds, window_limits
 from llmgateway.siblings import Siblings
 from llmgateway.stores.memory import MemoryStore
 from llmgateway.stores.redis_fallback import Policy
@@ -107,7 +108,9 @@ class Runtime:
         self._shutdown = threading.Event()
         self._access_log = AccessLog(sys.stdout.fileno())
         self.journal = Journal(conf.journal_dir, fsync=conf.journal_fsync, max_bytes=conf.journal_max_mb * 2**20)
+        self._recount = LedgerRecount(self.journal, lambda: self.gateway.snapshot, self._clock)
         self._shared = self._shared_counters(conf) if conf.redis_url else None
+        self._beginnings = None if self._shared is None else Beginnings(self._shared, self._recount, self.journal)
         self.drain = Drain(self.journal, on_commit=None if self._shared is None else self._on_commit)
         self._store: RedisStore | MemoryStore = self._shared or _own_counters(self._clock, seeded)
         self._webhooks = BacklogWatch()
@@ -124,8 +127,8 @@ class Runtime:
         )
         self.follower = ConfigFollower(snapshot, self._on_change)
         self.counter_check = self._counter_check()
-        self._limits = window_limits(snapshot)
-        self._each_budgets = {number: budget for number, budget in snapshot.budgets.items() if budget.each}
+        self._counted = snapshot
+        """Of which every counter was begun."""
         self._timers: list[asyncio.TimerHandle] = []
         self.data_plane = DataPlane(self.gateway, conf, self)
         self._siblings = Siblings(conf.data_dir / "run", self._metrics) if conf.workers > 1 else None
@@ -154,7 +157,7 @@ class Runtime:
             self._clock,
             policy=cast("Policy", conf.redis_failure_policy),
             timeout_s=conf.redis_timeout_ms / 1000,
-            recount=LedgerRecount(self.journal, lambda: self.gateway.snapshot, self._clock),
+            recount=self._recount,
         )
 
     def _on_commit(self, rows: list[Record]) -> None:
@@ -259,13 +262,27 @@ class Runtime:
 
     def _on_change(self, snapshot: Snapshot) -> None:
         """Called in the follower's thread with the next snapshot."""
-        for budget in snapshot.budgets.values():
-            load_zone(budget.time_zone)
-        limits = window_limits(snapshot)
-        for each in limits.values():
-            load_zone(each.limit.time_zone)
-        self._swap_budgets(snapshot)
-        self._count_limits(snapshot, limits)
+        for time_zone in new_time_zones(self._counted, snapshot):
+            load_zone(time_zone)
+        if self._beginnings is not None:
+            self._take_over_shared(snapshot, self._beginnings)
+        else:
+            self._swap_budgets(snapshot)
+            self._count_limits(snapshot)
+
+    def _take_over_shared(self, snapshot: Snapshot, beginnings: Beginnings) -> None:
+        """Swap; rules that are new go on from what was used before, in the counters that all workers share."""
+        before, self._counted = self._counted, snapshot
+        budgets = [
+            budget for number, budget in snapshot.budgets.items() if _counts_anew(before.budgets.get(number), budget)
+        ]
+        limits = limits_anew(before, snapshot)
+        known = self.gateway.budget_index
+        index = known if known.budgets == snapshot.budgets else BudgetIndex(snapshot.budgets)
+        if not budgets and not limits:
+            self._loop.call_soon_threadsafe(self.gateway.use, snapshot, index)
+            return
+        beginnings.begin(budgets, limits, lambda: self.gateway.use(snapshot, index), self.gateway.budgets_ready)
 
     def _swap_budgets(self, snapshot: Snapshot) -> None:
         """Swap; budgets that are new count from the first request on."""
@@ -299,25 +316,26 @@ class Runtime:
         found = seeds(fresh, (), self._clock.time(), lambda tallies: used_up_to(self.journal, tallies, mark))
         self._loop.call_soon_threadsafe(self._seeded, found)
 
-    def _count_limits(self, snapshot: Snapshot, limits: dict[str, WindowLimit]) -> None:
+    def _count_limits(self, snapshot: Snapshot) -> None:
         """Limits that are new, or sum something else than before, go on from what the ledger says of their window.
 
         Requests do not wait for that: until then, which takes milliseconds, such a limit counts from nothing. So do
         budgets for each address or end user.
         """
-        fresh = [each for counter, each in limits.items() if _sums(self._limits.get(counter)) != each.sums]
+        before, self._counted = self._counted, snapshot
+        if self.counter_check is None:
+            return
         budgets = [
             budget
             for number, budget in snapshot.budgets.items()
-            if budget.each and _counts_anew(self._each_budgets.get(number), budget)
+            if budget.each and _counts_anew(before.budgets.get(number), budget)
         ]
+        fresh = limits_anew(before, snapshot)
         try:
-            if (fresh or budgets) and self.counter_check is not None:
+            if fresh or budgets:
                 self.counter_check.correct(budgets, fresh)
         except (DatabaseError, InterfaceError, OSError) as error:
             logger.warning("new limits are counted with the next comparison of counters: %s", error)
-        self._limits = limits
-        self._each_budgets = {number: budget for number, budget in snapshot.budgets.items() if budget.each}
 
     def _on_loop(self, work: Callable[[], Position]) -> Position:
         """Run `work` on the event loop and wait for it. For other threads."""
@@ -346,16 +364,14 @@ def _own_counters(clock: SystemClock, seeded: Seeds) -> MemoryStore:
 
 def _counts_anew(before: BudgetRule | None, budget: BudgetRule) -> bool:
     """Whether a budget is new, or sums something else than before. A changed limit keeps its counter."""
+    if before is budget:
+        return False
     return before is None or _summed(before) != _summed(budget)
 
 
 def _summed(budget: BudgetRule) -> tuple[object, ...]:
     period = (budget.window, budget.time_zone, budget.starts_on)
     return *period, budget.scope, budget.scope_id, budget.each, budget.owner, budget.strict
-
-
-def _sums(limit: WindowLimit | None) -> tuple[object, ...]:
-    return limit.sums if limit else ()
 
 
 def _prepare(conf: Conf) -> tuple[Snapshot, Seeds, list[Orphan]]:

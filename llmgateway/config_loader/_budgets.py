@@ -20,9 +20,11 @@ from llmgateway.config_loader._quotas import (
     owner_of,
     scope_of,
 )
-from llmgateway.config_loader._values import as_text, epoch, in_slices
+from llmgateway.config_loader._values import as_text, epoch, in_slices, shared
 from llmgateway.limit_terms import start_number
 from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem
+
+WINDOWS, MODES, EACH = (frozenset(kinds.values) for kinds in (Budget.Window, Budget.Mode, Budget.Each))
 
 TeamsById = Mapping[int, TeamFacts]
 
@@ -127,11 +129,11 @@ def _load_credits(which: Q, problems: list[ConfigProblem]) -> dict[int, tuple[Cr
 
 
 def _check(row: BudgetRow) -> None:
-    if row.window not in Budget.Window.values:
+    if row.window not in WINDOWS:
         raise ValueError(f"{row.window!r} is not a window this version knows.")
-    if row.mode not in Budget.Mode.values:
+    if row.mode not in MODES:
         raise ValueError(f"{row.mode!r} is not a mode this version knows.")
-    if row.each and row.each not in Budget.Each.values:
+    if row.each and row.each not in EACH:
         raise ValueError(f"This version does not know budgets for each {row.each}.")
 
 
@@ -150,17 +152,17 @@ def budget_of(
         raise ValueError(f"Its limit, credit and increase add up to more than {MAX_LIMIT_USD:,} USD.")
     return BudgetRule(
         id=row.id,
-        name=row.name,
+        name=shared(row.name),
         scope=scope_of(kind, row.each),
         scope_id="" if row.each else scope_id,
-        window=row.window,
-        limit_pico_usd=lasting,
+        window=shared(row.window),
+        limit_pico_usd=shared(lasting),
         time_zone=time_zone,
         strict=row.mode == Budget.Mode.STRICT,
         starts_on=start_number(row.window, row.starts_on),
         increase_pico_usd=row.increase_pico_usd,
         increase_until=epoch(row.increase_until) or 0.0,
-        each=row.each,
+        each=shared(row.each),
         owner=owner,
         credits=expiring,
     )

@@ -10,7 +10,7 @@ from llmgateway.config_loader._budgets import load_budgets
 from llmgateway.config_loader._limits import load_limits
 from llmgateway.config_loader._networks import NetworkCompiler, load_network_lists, load_ties
 from llmgateway.config_loader._quotas import Quotas, TeamFacts, load_teams
-from llmgateway.config_loader._values import as_text, epoch, in_slices, text_set, texts
+from llmgateway.config_loader._values import as_number, as_text, epoch, in_slices, text_set, texts
 from llmgateway.models import ApiKey
 from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, Limit
 
@@ -25,7 +25,7 @@ COLUMNS = (
     "user_id",
     as_text("allowed_models"),
     as_text("allowed_ips"),
-    "enabled",
+    as_number("enabled"),
     as_text("starts_at"),
     as_text("expires_at"),
 )
@@ -43,6 +43,7 @@ class AccessRules:
     """The network lists of each key."""
 
     def all_budgets(self) -> dict[int, BudgetRule]:
+        """To be asked before keys take theirs."""
         groups = (self.budgets.everyone, *self.budgets.by_team.values(), *self.budgets.by_key.values())
         return {rule.id: rule for group in groups for rule in group}
 
@@ -112,8 +113,8 @@ def _add_key(keys: dict[bytes, KeyDigest], row: tuple[Any, ...], rules: AccessRu
         epoch(expires_at),
         text_set(allowed_models),
         rules.networks.compile(rules.ties.get(key_id, ()), texts(allowed_ips)),
-        rules.limits.all_of(key_id, team_id),
-        rules.budgets.all_of(key_id, team_id),
+        rules.limits.taken_by(key_id, team_id),
+        rules.budgets.taken_by(key_id, team_id),
         user_id,
     )
     if previous_digest and previous_valid_until:

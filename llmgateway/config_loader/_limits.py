@@ -17,12 +17,13 @@ from llmgateway.config_loader._quotas import (
     owner_of,
     scope_of,
 )
-from llmgateway.config_loader._values import as_text, epoch, in_slices
+from llmgateway.config_loader._values import as_number, as_text, epoch, in_slices, shared
 from llmgateway.limit_terms import limit_name, start_number
 from llmgateway.models import RateLimit
 from llmgateway.pipeline.snapshot import ConfigProblem, Limit
 
 METRICS = frozenset(RateLimit.Metric.values)
+EACH = frozenset(RateLimit.Each.values)
 PERIODS = frozenset(RateLimit.Period.values)
 CALENDAR = frozenset({"hour", "day", "week", "month"})
 """Periods whose begin depends on a time zone."""
@@ -51,13 +52,13 @@ class LimitRow(NamedTuple):
     reset_anchor: str | None
     created_at: str | None
     oversize: str
-    shadow: bool
+    shadow: int
 
 
 COLUMNS = (
     "id", "key_id", "team_id", "provider_id", "deployment_id", "alias_id", "key__team_id", "each", "model", "metric",
     "per", "amount", "burst", "starts_on", "reset_seconds", as_text("reset_anchor"), as_text("created_at"), "oversize",
-    "shadow",
+    as_number("shadow"),
 )  # fmt: skip
 
 
@@ -111,16 +112,16 @@ def limit_of(row: LimitRow, *, kind: str, owner: str, counter: str, time_zone: s
         counter=counter,
         name=limit_name(row.metric, row.per, row.amount, model=row.model, each=row.each, reset_s=reset_s),
         scope=scope_of(kind, row.each),
-        amount=row.amount,
-        burst=row.amount if row.burst is None else row.burst,
-        metric=row.metric,
-        per=row.per,
+        amount=shared(row.amount),
+        burst=shared(row.amount if row.burst is None else row.burst),
+        metric=shared(row.metric),
+        per=shared(row.per),
         time_zone=time_zone if calendar else "UTC",
         starts_on=start_number(row.per, row.starts_on),
         reset_s=reset_s,
         anchor=int(epoch(row.reset_anchor or row.created_at) or 0) if reset_s else 0,
-        model=row.model,
-        each=row.each,
+        model=shared(row.model),
+        each=shared(row.each),
         first_in_window=row.oversize == RateLimit.Oversize.FIRST_IN_WINDOW,
         shadow=bool(row.shadow),
         owner=owner,
@@ -131,5 +132,5 @@ def _check(row: LimitRow) -> None:
     has_period = row.per in PERIODS if row.metric != RateLimit.Metric.CONCURRENCY else not row.per
     if row.metric not in METRICS or not has_period:
         raise ValueError(f"{row.metric} per {row.per} is not a limit this version knows.")
-    if row.each and row.each not in RateLimit.Each.values:
+    if row.each and row.each not in EACH:
         raise ValueError(f"This version does not know limits for each {row.each}.")

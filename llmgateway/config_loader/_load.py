@@ -44,6 +44,7 @@ def _load(revision: int, conf: Conf, pause: Pause) -> Snapshot:
     with one_view():
         position = log_position()
         rules = load_rules(problems, pause=pause)
+        budgets = rules.all_budgets()
         keys = load_keys(rules, problems, pause=pause)
         problems.extend(pepper_problems(conf))
         sources = load_sources(rules, problems, pepper=newest_pepper(conf))
@@ -58,7 +59,7 @@ def _load(revision: int, conf: Conf, pause: Pause) -> Snapshot:
         retries=settings.retries,
         admission=settings.admission,
         sources=sources,
-        budgets=rules.all_budgets() | routing.budgets | file_budgets(sources),
+        budgets=budgets | routing.budgets | file_budgets(sources),
         problems=tuple(problems),
         watched_files=(*files_of(sources), *routing.files),
         position=position,

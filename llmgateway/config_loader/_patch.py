@@ -200,7 +200,7 @@ class _Patch:
         rules = load_rules(self._problems, self._plan.keys, pause=self._pause)
         if self._plan.keys:
             self._problems.extend(pepper_problems(self._conf))
-        own_budgets = self._kept_budgets()
+        own_budgets, read_budgets = self._kept_budgets(), rules.all_budgets()
         keys = new.keys
         if self._plan.keys or self._plan.shared:
             keys = self._keys(rules, own_budgets)
@@ -208,15 +208,16 @@ class _Patch:
         if self._plan.sources or (self._plan.shared and files_of(sources)):
             sources = load_sources(rules, self._problems, pepper=newest_pepper(self._conf))
         of_places = {row_id: rule for row_id, rule in self._old.budgets.items() if is_of_place(rule)}
-        budgets = own_budgets | rules.all_budgets() | of_places | file_budgets(sources)
+        budgets = own_budgets | read_budgets | of_places | file_budgets(sources)
         return replace(new, keys=keys, sources=sources, budgets=budgets)
 
     def _kept_budgets(self) -> dict[int, BudgetRule]:
         """The budgets of keys that are not read again."""
+        read_again = {f"key:{key_id}" for key_id in self._plan.keys}
         return {
             rule.id: rule
             for rule in self._old.budgets.values()
-            if is_own(rule) and rule.id > 0 and int(rule.owner.removeprefix("key:")) not in self._plan.keys
+            if is_own(rule) and rule.id > 0 and rule.owner not in read_again
         }
 
     def _keys(self, rules: AccessRules, own_budgets: dict[int, BudgetRule]) -> dict[bytes, KeyDigest]:

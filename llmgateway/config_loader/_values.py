@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from django.db.models import QuerySet, TextField
+from django.db.models import IntegerField, QuerySet, TextField
 from django.db.models.functions import Cast
 
 Row = TypeVar("Row")
+Value = TypeVar("Value", str, int)
 
 SLICE = 250
 """Rows handled in one go; between slices other threads get their turn."""
@@ -30,6 +31,23 @@ def in_slices(rows: QuerySet[Any, Row], pause: Callable[[], None]) -> Iterator[R
 
 def as_text(column: str) -> Cast:
     return Cast(column, TextField())
+
+
+def as_number(column: str) -> Cast:
+    """A boolean as 0 or 1: one column that Django converts makes it go through all of them, row by row."""
+    return Cast(column, IntegerField())
+
+
+_shared: dict[Any, Any] = {}
+MOST_SHARED = 20_000
+
+
+def shared(value: Value) -> Value:
+    """An equal value that was met before, in place of this one: rows say the same few things a hundred thousand times."""
+    if len(_shared) >= MOST_SHARED:
+        _shared.clear()
+    found: Value = _shared.setdefault(value, value)
+    return found
 
 
 @lru_cache(maxsize=65_536)

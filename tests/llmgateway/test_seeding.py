@@ -10,7 +10,7 @@ import pytest
 
 from billing.standing import BySubject, Tally, Used
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Key, KeyDigest, Limit, Snapshot
-from llmgateway.seeding import budget_tally, limit_tally, seeds, window_limits
+from llmgateway.seeding import budget_tally, limit_tally, limits_anew, new_time_zones, seeds, window_limits
 from llmgateway.stores.memory import MemoryStore
 from tests.billing.records import NOON
 from tests.fakes import FakeClock
@@ -107,3 +107,68 @@ async def test_every_subject_starts_from_its_own() -> None:
     assert [await store.limit_used(bound) for bound, *_ in found.limits] == [4, 3]
     assert (await store.state(replace(budget, scope_id=network))).settled_pico_usd == 3
     assert budget_tally(budget, NOON) == Tally(MIDNIGHT, "team_id", "3", each="client_ip")
+
+
+def keys_of(**limits: tuple[Limit, ...]) -> Snapshot:
+    """A key for each name; each call makes new keys, as reading everything does."""
+    return Snapshot(keys={name.encode(): KeyDigest(Key(name, name, name, 3, "red", limits=of)) for name, of in limits.items()})  # fmt: skip
+
+
+def anew(old: Snapshot, new: Snapshot) -> list[str]:
+    return [each.limit.counter for each in limits_anew(old, new)]
+
+
+def test_limits_that_are_what_they_were_are_not_counted_anew() -> None:
+    old = keys_of(a=(limit(1), limit(2, "team:3")), b=(limit(2, "team:3"),))
+    amount = replace(limit(1), amount=5)
+
+    assert anew(old, keys_of(a=(limit(1), limit(2, "team:3")), b=(limit(2, "team:3"),))) == []
+    assert anew(old, keys_of(a=(amount, limit(2, "team:3")))) == []
+
+
+def test_a_limit_that_is_new_or_sums_something_else_is_counted_anew() -> None:
+    old = keys_of(a=(limit(1), limit(2, "team:3")))
+
+    assert anew(old, keys_of(a=(limit(1), limit(9), limit(2, "team:3")))) == ["limit:9"]
+    assert anew(old, keys_of(a=(limit(1), replace(limit(2, "team:3"), metric="tokens")))) == ["limit:2"]
+    assert anew(old, keys_of(a=(replace(limit(1), time_zone="Asia/Kolkata"), limit(2, "team:3")))) == ["limit:1"]
+
+
+def test_a_limit_counts_anew_once_a_model_is_no_longer_left_out() -> None:
+    with_own, without = keys_of(a=(limit(1), limit(2, model="big"))), keys_of(a=(limit(1),))
+
+    assert anew(with_own, without) == ["limit:1"]
+    assert sorted(anew(without, with_own)) == ["limit:1", "limit:2"]
+
+
+def test_a_new_key_does_not_count_its_teams_limits_anew() -> None:
+    team = limit(2, "team:3")
+
+    assert anew(keys_of(a=(team,)), keys_of(a=(team,), b=(limit(7, "key:b"), team))) == ["limit:7"]
+
+
+def test_a_places_limit_is_counted_anew_as_well() -> None:
+    place = replace(alias("gpt", deployment()), limits=(limit(3, "alias:1", per="month"),))
+
+    assert anew(snapshot_of(), snapshot_of(aliases=[place])) == ["limit:3"]
+    assert anew(snapshot_of(aliases=[place]), snapshot_of(aliases=[place])) == []
+
+
+def test_the_zones_of_keys_that_were_exchanged_are_told() -> None:
+    old = keys_of(a=(limit(1),), b=(limit(2, time_zone="Asia/Tokyo"),))
+    kept = old.keys[b"b"]
+    changed = keys_of(a=(limit(1, time_zone="Asia/Kolkata"),))
+
+    assert new_time_zones(old, replace(changed, keys={**changed.keys, b"b": kept})) == {"Asia/Kolkata"}
+
+
+def test_counters_that_begin_at_nothing_are_not_kept() -> None:
+    budget = BudgetRule(1, "b", "key", "7", "day", 10, "UTC")
+    found = seeds([budget], list(window_limits(snapshot_of(limit(1))).values()), NOON, lambda tallies: [{"": Used()} for _ in tallies])  # fmt: skip
+    store = MemoryStore(FakeClock(NOON))
+
+    found.sow(store)
+
+    assert (len(found.budgets), len(found.limits)) == (1, 1)
+    assert not store._counters
+    assert not store._windows
