@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,8 +18,8 @@ from billing.rollups import input_tokens, output_tokens
 from billing.standing import used, used_by
 from billing.usage_rows import completed
 from llmgateway.pipeline.protocols import Clock, Record, Tokens
-from llmgateway.pipeline.snapshot import Snapshot
-from llmgateway.seeding import Seeds, seeds, window_limits
+from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
+from llmgateway.seeding import Seeds, WindowLimit, seeds, window_limits
 from llmgateway.stores.redis_epoch import Totals
 from llmgateway.stores.redis_open import Orphan
 
@@ -45,15 +46,31 @@ class LedgerRecount:
     async def beyond(self, offsets: str, mark: Any) -> Totals:
         return await asyncio.to_thread(self._beyond, offsets, mark)
 
+    def sums(self, budgets: Sequence[BudgetRule], limits: Sequence[WindowLimit]) -> Totals:
+        """What the ledger says of these rules. For other threads.
+
+        Raises:
+            DatabaseError: the ledger cannot be read.
+        """
+        try:
+            with _one_moment():
+                found = seeds(budgets, limits, self._clock.time(), used)
+                return _totals(found, msgspec.json.encode(_drained()).decode())
+        finally:
+            connection.close()
+
+    def part(
+        self, budgets: Sequence[BudgetRule], limits: Sequence[WindowLimit], offsets: str, mark: Position
+    ) -> Totals:
+        """What this worker's journal says of these rules beyond `offsets` (of `sums`). For other threads."""
+        records = self._closed(offsets, mark)
+        found = seeds(budgets, limits, self._clock.time(), lambda tallies: used_by(records, tallies))
+        return _totals(found)
+
     def _totals(self) -> Totals:
         try:
-            with transaction.atomic():
-                if connection.vendor == "postgresql":
-                    # Sums and offsets are of one moment, whatever is drained meanwhile.
-                    with connection.cursor() as cursor:
-                        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                rows = JournalOffset.objects.values_list("journal", "segment", "offset")
-                offsets = {journal: (segment, offset) for journal, segment, offset in rows}
+            with _one_moment():
+                offsets = _drained()
                 found = self._seeds(used)
                 start = Position(*offsets.get(self._journal.name, START))
                 idle = not _ran_since(self._clock.time() - RATES_S) and not self._has_closes(start)
@@ -62,16 +79,16 @@ class LedgerRecount:
             connection.close()
 
     def _beyond(self, offsets: str, mark: Position) -> Totals:
+        records = self._closed(offsets, mark)
+        return _totals(self._seeds(lambda tallies: used_by(records, tallies)) if records else Seeds())
+
+    def _closed(self, offsets: str, mark: Position) -> list[Record]:
         start = Position(*_offsets.decode(offsets).get(self._journal.name, START))
-        records = [
+        return [
             completed(from_json(step.payload))
             for step in walk(self._journal.folder, start, mark, live=True)
             if step.kind == CLOSE
         ]
-        try:
-            return _totals(self._seeds(lambda tallies: used_by(records, tallies)) if records else Seeds())
-        finally:
-            connection.close()
 
     def _has_closes(self, start: Position) -> bool:
         return any(step.kind == CLOSE for step in walk(self._journal.folder, start, live=True))
@@ -80,6 +97,21 @@ class LedgerRecount:
         snapshot = self._snapshot()
         limits = list(window_limits(snapshot).values())
         return seeds(list(snapshot.budgets.values()), limits, self._clock.time(), count)
+
+
+@contextmanager
+def _one_moment() -> Iterator[None]:
+    """Sums and offsets that are read within are of one moment, whatever is drained meanwhile."""
+    with transaction.atomic():
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        yield
+
+
+def _drained() -> dict[str, tuple[int, int]]:
+    rows = JournalOffset.objects.values_list("journal", "segment", "offset")
+    return {journal: (segment, offset) for journal, segment, offset in rows}
 
 
 def _ran_since(moment: float) -> bool:

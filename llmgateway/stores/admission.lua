@@ -13,6 +13,7 @@ local SETTLED = 'x' -- What stays of a hold for a while, where a late admission 
 local SETTLED_FOR_MS = 60000
 local HOLD_FOR_MS = 604800000
 local RESTARTED_FOR = 10000000
+local CLAIMED_FOR_MS = 60000
 
 local call = redis.call
 local known = call('HMGET', KEYS[1], 'id', 'state', 'rates_from')
@@ -493,6 +494,30 @@ function operations.restart(number, budget, worker)
   call('HSET', key, 'remaining', budget[2])
   call('HINCRBY', key, 'remaining', minus(call('HGET', key, 'held')))
   return true
+end
+
+-- New rules, {kind, its packed form or name}: who sums each of them up. Each worker asks before it counts anything for
+-- them, so whatever a counter says at the first time is of an earlier life of the rule.
+function operations.claim(rules, claimant)
+  local owners = {}
+  for index, rule in ipairs(rules) do
+    local is_budget = rule[1] == 'budget'
+    local name = is_budget and rule[2][1] or rule[2]
+    local claim = prefix .. 'claim:' .. name
+    owners[index] = call('GET', claim)
+    if not owners[index] then
+      call('SET', claim, claimant, 'PX', CLAIMED_FOR_MS)
+      owners[index] = claimant
+      if not is_budget then
+        call('DEL', prefix .. name)
+      elseif call('EXISTS', prefix .. name) == 1 then
+        local key = relimit(rule[2])
+        call('HSET', key, 'remaining', rule[2][2])
+        call('HINCRBY', key, 'remaining', minus(call('HGET', key, 'held')))
+      end
+    end
+  end
+  return owners
 end
 
 -- {budget} -> what remains and is held

@@ -79,6 +79,9 @@ class Counters(Protocol):
 _OPEN = """
 if redis.call('HGET', KEYS[1], 'id') == ARGV[1] then redis.call('HSET', KEYS[1], 'state', 'open') end
 """
+_END = """
+if redis.call('HGET', KEYS[1], 'id') == ARGV[1] then redis.call('HDEL', KEYS[1], 'run_id') end
+"""
 _UNLOCK = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
@@ -103,8 +106,9 @@ class Epoch:
         self._untold: tuple[str, Any] | None = None
         """Offsets and mark between which this worker's journal was not added yet."""
         self._run_id = ""
+        self._distrusted = False
         self._clearing: asyncio.Task[None] | None = None
-        self._prefix = f"{{{namespace}}}:"
+        self.prefix = f"{{{namespace}}}:"
 
     async def join(self) -> None:
         """Count in valid counters from now on; makes them if there are none.
@@ -118,7 +122,12 @@ class Epoch:
         while True:
             await self.register()
             known = await self._known()
-            if known.get("run_id") == self._run_id:
+            valid = known.get("run_id") == self._run_id
+            if valid and self._distrusted and known.get("id") == self._link.epoch:
+                await self._link.command("EVAL", _END, 1, self._link.epoch_key, self._link.epoch)
+                continue
+            if valid:
+                self._distrusted = False
                 break
             if not await self._make():
                 await asyncio.sleep(POLL_S)
@@ -130,6 +139,12 @@ class Epoch:
         self.opened.clear()
         await self._report()
         await self.finish()
+
+    def end(self, reason: str) -> None:
+        """These counters cannot be made right, so that all are made anew, now or when Redis is back."""
+        self._distrusted = True
+        if self._link.open:
+            self._link.break_off(reason)
 
     async def watch(self) -> None:
         """Once a second: say that this worker lives, and look whether Redis is still the one it was."""
@@ -146,8 +161,8 @@ class Epoch:
             return
         if known["state"] != "open":
             waited_s = (await self.server_time_us() - int(known["since"])) / 1e6
-            present = set(await self._link.command("ZRANGE", self._prefix + "workers", 0, -1))
-            reported = set(await self._link.command("SMEMBERS", f"{self._prefix}{self._link.epoch}:reported"))
+            present = await self.present()
+            reported = set(await self._link.command("SMEMBERS", f"{self.prefix}{self._link.epoch}:reported"))
             if waited_s < REPORT_S and not present <= reported:
                 return
             await self._link.command("EVAL", _OPEN, 1, self._link.epoch_key, known["id"])
@@ -159,16 +174,20 @@ class Epoch:
 
     async def register(self) -> None:
         """Say that this worker lives, and count who else does."""
-        workers = self._prefix + "workers"
+        workers = self.prefix + "workers"
         now_ms = await self.server_time_us() // 1000
         await self._link.command("ZADD", workers, now_ms, self.worker)
         await self._link.command("ZREMRANGEBYSCORE", workers, "-inf", now_ms - int(PRESENT_S * 1000))
         self.workers = max(1, await self._link.command("ZCARD", workers))
 
+    async def present(self) -> set[bytes]:
+        """The names of all workers that live."""
+        return set(await self._link.command("ZRANGE", self.prefix + "workers", 0, -1))
+
     async def leave(self) -> None:
         if self._clearing is not None:
             await self._clearing
-        await self._link.command("ZREM", self._prefix + "workers", self.worker)
+        await self._link.command("ZREM", self.prefix + "workers", self.worker)
 
     async def _check_server(self) -> str:
         """Its run id. A replica's counters are not for counting."""
@@ -190,7 +209,7 @@ class Epoch:
 
     async def _make(self) -> bool:
         """Sum up and publish; False: another worker does, or it failed and is tried again."""
-        lock = self._prefix + "lock"
+        lock = self.prefix + "lock"
         if not await self._link.command("SET", lock, self.worker, "NX", "PX", LOCK_MS):
             return False
         try:
@@ -248,7 +267,7 @@ class Epoch:
         try:
             while True:
                 cursor, names = await self._link.command(
-                    "SCAN", cursor, "MATCH", f"{self._prefix}{epoch}:*", "COUNT", 1000
+                    "SCAN", cursor, "MATCH", f"{self.prefix}{epoch}:*", "COUNT", 1000
                 )
                 if names:
                     await self._link.command("UNLINK", *names)
@@ -284,7 +303,7 @@ class Epoch:
             for call in self._counters.seeds(own):
                 self._link.post(call)
         await self._link.ask(("returned", ()))  # What was posted before has arrived when this is answered.
-        reported = f"{self._prefix}{self._link.epoch}:reported"
+        reported = f"{self.prefix}{self._link.epoch}:reported"
         await self._link.command("SADD", reported, self.worker)
         await self._link.command("PEXPIRE", reported, 3_600_000)
         self._told = True

@@ -11,7 +11,7 @@ from llmgateway.pipeline.protocols import HeldWindow, Reservation, Tokens
 from llmgateway.pipeline.snapshot import BudgetRule
 from llmgateway.stores.redis_fallback import Local
 from llmgateway.stores.redis_link import Call
-from llmgateway.stores.redis_terms import GRACE_S, Frames, Packed, amount_text
+from llmgateway.stores.redis_terms import GRACE_S, Frames, Packed, amount_text, budget_sums
 
 
 class OpenRequest(msgspec.Struct):
@@ -31,8 +31,8 @@ class OpenRequest(msgspec.Struct):
         others = [budget for budget in budgets if not any(budget is each for each in held)]
         if not others:
             return others
-        booked = {_sums(budget) for budget in held}
-        return [budget for budget in others if _sums(budget) not in booked]
+        booked = {_counter(budget) for budget in held}
+        return [budget for budget in others if _counter(budget) not in booked]
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -98,6 +98,6 @@ class OpenRequests(dict[str, OpenRequest]):
         return "keep", request_id, windows, limits, self._lease_us
 
 
-def _sums(budget: BudgetRule) -> tuple[Any, ...]:
-    """What tells counters of a budget apart, whatever the time."""
-    return budget.id, budget.scope_id, budget.window, budget.time_zone, budget.starts_on
+def _counter(budget: BudgetRule) -> tuple[Any, ...]:
+    """What tells counters of budgets apart, whatever the time."""
+    return budget.id, *budget_sums(budget)

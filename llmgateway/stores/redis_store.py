@@ -29,6 +29,7 @@ from llmgateway.stores.redis_debts import Debts, Numbers
 from llmgateway.stores.redis_epoch import POLL_S, Epoch, Recount, Totals
 from llmgateway.stores.redis_fallback import Fallback, Policy, Seen
 from llmgateway.stores.redis_link import Call, EpochChangedError, LinkLostError, RedisLink, RoundTrips
+from llmgateway.stores.redis_newcomers import Newcomers
 from llmgateway.stores.redis_open import OpenRequest, OpenRequests, Orphan
 from llmgateway.stores.redis_returns import Returns
 from llmgateway.stores.redis_terms import (
@@ -96,6 +97,7 @@ class RedisStore:
         self._fallback = Fallback(
             policy, clock, frames=self.frames, seen=self._seen, workers=lambda: self._epoch.workers
         )
+        self.newcomers = Newcomers(self._link, self.frames, self._epoch, seeds=self.seeds, now=self._now)
         self._joining = False
 
     # Life.
@@ -411,6 +413,10 @@ class RedisStore:
     def restart(self, budget: BudgetRule) -> None:
         frame = self.frames.budget(budget, self._now())
         self._link.post(("restart", self._numbers.next(), frame.packed, self._worker))
+
+    def count_anew(self, reason: str) -> None:
+        """Make all counters anew from ledger and journals, now or when Redis is back."""
+        self._epoch.end(reason)
 
     async def state(self, budget: BudgetRule) -> BudgetState:
         """Raises LinkLostError or EpochChangedError while Redis is away."""

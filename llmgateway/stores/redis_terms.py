@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -34,8 +35,25 @@ Packed = list[Any]
 
 
 def is_quota(limit: Limit) -> bool:
-    """Token quotas are closed while the counters cannot be trusted; rates are not."""
-    return limit.per == "total" and limit.metric in METRICS[1:]
+    """Token limits over a window are closed while the counters cannot be trusted; rates are not."""
+    return limit.metric in METRICS[1:] and kind_of(limit) == WINDOW
+
+
+def budget_sums(budget: BudgetRule) -> tuple[object, ...]:
+    """What a budget sums up. One that sums up something else has another counter, which begins anew."""
+    period = (budget.window, budget.time_zone, budget.starts_on)
+    return *period, budget.scope, budget.scope_id, budget.each, budget.owner, budget.strict
+
+
+def limit_sums(limit: Limit) -> tuple[object, ...]:
+    """What a limit over a window counts."""
+    period = (limit.per, limit.time_zone, limit.starts_on, limit.reset_s, limit.anchor)
+    return *period, limit.model, limit.each, limit.owner
+
+
+def _mark(sums: tuple[object, ...]) -> str:
+    """Short, and the same in all workers: while an edit reaches them, each counts by the rule that it knows."""
+    return f"{crc32(repr(sums).encode()):08x}"
 
 
 def limit_window(limit: Limit, now: float) -> tuple[float, float | None]:
@@ -90,7 +108,7 @@ def limit_frame(limit: Limit, now: float) -> Frame:
         start, ends_at = limit_window(limit, now)
         end = math.inf if ends_at is None else ends_at
         # The period is part of the name: a day and a month may begin at the same moment.
-        name = f"{name}:{limit.per}:{int(start)}"
+        name = f"{name}:{limit.per}:{int(start)}:{_mark(limit_sums(limit))}"
     flags = SHADOW * limit.shadow + FIRST * limit.first_in_window + QUOTA * is_quota(limit)
     metric = METRICS.index(limit.metric) + 1 if limit.metric in METRICS else 1
     packed = [kind, name, 1, limit.amount, limit.burst, flags, _expiry(end), metric]
@@ -103,7 +121,7 @@ def budget_frame(budget: BudgetRule, now: float) -> Frame:
     end = math.inf if ends_at is None else ends_at
     subject = f"{budget.each}:{budget.scope_id}:" if budget.each else ""
     # The kind of window is part of the name: a day and a month may begin at the same moment.
-    name = f"budget:{budget.id}:{subject}{budget.window}:{int(start)}"
+    name = f"budget:{budget.id}:{subject}{budget.window}:{int(start)}:{_mark(budget_sums(budget))}"
     limit = str(min(budget.limit_at(now), LARGEST_AMOUNT))
     packed = [name, limit, budget.strict, _expiry(end)]
     # A temporary increase and every credit change the limit when they expire.
