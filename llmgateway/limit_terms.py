@@ -30,6 +30,7 @@ _THINGS = {
     "input_tokens": ("input token", "input tokens"),
     "output_tokens": ("output token", "output tokens"),
     "concurrency": ("concurrent request", "concurrent requests"),
+    "request_bytes": ("byte in a request", "bytes in a request"),
 }
 _EACH = {"ip": "address", "end_user": "end user", "model": "model"}
 

@@ -11,6 +11,8 @@ from llmgateway.limit_terms import LONGEST_RESET_S, MOST, OWNERS, SHORTEST_RESET
 from llmgateway.rule_owners import is_of_callers, is_of_everyone, of_one_owner, owner_errors
 from llmgateway.validators import validate_name
 
+PERIODLESS = ("concurrency", "request_bytes")
+"""Metrics of one moment: what runs, and what one request is."""
 TOKEN_METRICS = ("tokens", "input_tokens", "output_tokens")
 DISTINCT_LIMITS = ("each", "model", "metric", "per", "shadow")
 """What tells the limits of one owner apart. A trial in shadow may stand beside the limit that it is to replace."""
@@ -28,6 +30,7 @@ class RateLimit(models.Model):
         INPUT_TOKENS = "input_tokens", "Input tokens"
         OUTPUT_TOKENS = "output_tokens", "Output tokens"
         CONCURRENCY = "concurrency", "Concurrent requests"
+        REQUEST_BYTES = "request_bytes", "Bytes of a request"
 
     class Period(models.TextChoices):
         MINUTE = "minute", "per minute"
@@ -79,7 +82,7 @@ class RateLimit(models.Model):
         choices=Period.choices,
         blank=True,
         default=Period.MINUTE,
-        help_text="Concurrent requests have none.",
+        help_text="Concurrent requests and the bytes of a request have none.",
     )
     amount = models.PositiveBigIntegerField(
         validators=[MaxValueValidator(MOST)], help_text="0 means that nothing is allowed."
@@ -123,7 +126,7 @@ class RateLimit(models.Model):
         constraints = (
             models.CheckConstraint(condition=of_one_owner(), name="limit_of_one_scope"),
             models.CheckConstraint(
-                condition=Q(metric="concurrency", per="") | (~Q(metric="concurrency") & ~Q(per="")),
+                condition=Q(metric__in=PERIODLESS, per="") | (~Q(metric__in=PERIODLESS) & ~Q(per="")),
                 name="limit_has_its_period",
             ),
             models.CheckConstraint(
@@ -179,10 +182,12 @@ class RateLimit(models.Model):
 
     def _period_errors(self) -> dict[str, str]:
         errors = {}
-        if self.metric == self.Metric.CONCURRENCY and self.per:
-            errors["per"] = "Concurrent requests have no period; leave it empty."
-        elif self.metric != self.Metric.CONCURRENCY and not self.per:
+        if self.metric in PERIODLESS and self.per:
+            errors["per"] = f"{self.get_metric_display()} have no period; leave it empty."
+        elif self.metric not in PERIODLESS and not self.per:
             errors["per"] = f"Choose a period: {', '.join(self.Period.values)}."
+        if self.each and self.metric == self.Metric.REQUEST_BYTES:
+            errors["each"] = "The bytes of a request are the same for everyone; leave it empty."
         if self.burst is not None and self.per != self.Period.MINUTE:
             errors["burst"] = "Only a limit per minute has a burst; leave it empty."
         if self.reset_seconds is not None and self.per != self.Period.TOTAL:

@@ -146,7 +146,7 @@ def _places_windows(snapshot: Snapshot) -> dict[str, WindowLimit]:
 
 
 def _has_window(limit: Limit) -> bool:
-    return limit.metric != "concurrency" and limit.per != "minute"
+    return limit.per not in {"", "minute"}
 
 
 def _callers_limits(snapshot: Snapshot) -> Iterator[tuple[Limit, ...]]:

@@ -21,6 +21,7 @@ from llmgateway.config_loader._values import as_number, as_text, epoch, in_slice
 from llmgateway.limit_terms import limit_name, start_number
 from llmgateway.models import RateLimit
 from llmgateway.pipeline.snapshot import ConfigProblem, Limit
+from llmgateway.rate_limits import PERIODLESS
 
 METRICS = frozenset(RateLimit.Metric.values)
 EACH = frozenset(RateLimit.Each.values)
@@ -129,7 +130,7 @@ def limit_of(row: LimitRow, *, kind: str, owner: str, counter: str, time_zone: s
 
 
 def _check(row: LimitRow) -> None:
-    has_period = row.per in PERIODS if row.metric != RateLimit.Metric.CONCURRENCY else not row.per
+    has_period = row.per in PERIODS if row.metric not in PERIODLESS else not row.per
     if row.metric not in METRICS or not has_period:
         raise ValueError(f"{row.metric} per {row.per} is not a limit this version knows.")
     if row.each and row.each not in EACH:

@@ -26,6 +26,7 @@ from llmgateway.config_loader._static_fields import (
 from llmgateway.limit_terms import OWNERS, reset_seconds
 from llmgateway.models import RateLimit
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from llmgateway.rate_limits import PERIODLESS
 
 LIMIT_FIELDS = (
     "metric", "per", "amount", "burst", "scope", "model", "starts_on", "reset", "reset_anchor", "oversize", "shadow",
@@ -51,7 +52,7 @@ def key_limits(entry: Entry, key_id: str, time_zone: str) -> Iterator[Limit]:
 
 
 def _checked_limit(item: Entry) -> RateLimit:
-    with_period = item.get("metric") != RateLimit.Metric.CONCURRENCY
+    with_period = item.get("metric") not in PERIODLESS
     row = RateLimit(
         each=read_text(item, "scope"),
         model=read_text(item, "model"),

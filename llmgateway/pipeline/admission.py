@@ -8,7 +8,8 @@ from llmgateway.pipeline.protocols import AdmissionStore, BudgetRefusal, Clock, 
 from llmgateway.pipeline.refusals import as_error
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.rules import Rules
-from llmgateway.pipeline.snapshot import AdmissionRules, Deployment
+from llmgateway.pipeline.sizes import fitting
+from llmgateway.pipeline.snapshot import AdmissionRules, Deployment, Limit
 from llmgateway.pipeline.terms import Ask, Terms
 
 
@@ -20,6 +21,8 @@ class Admission(msgspec.Struct):
     reservation: Reservation
     deployment: Deployment
     """Where it may be sent now: the one whose counters it holds."""
+    oversized: list[Limit]
+    """Limits in shadow mode on the bytes of a request that it exceeds."""
 
     @property
     def in_order(self) -> tuple[Deployment, ...]:
@@ -60,18 +63,21 @@ class AdmissionDesk:
         """Take what the request needs from every limit and budget, or nothing at all.
 
         Raises:
+            RequestTooLargeError: it has more bytes than a limit allows.
             RateLimitError: a limit has no room; named with its scope, and when there will be room.
             BudgetExceededError: a budget cannot pay the hold; named with what is settled and held. Or no candidate's
                 cost can be told.
             LimitsUnavailableError: the counters cannot be asked.
         """
+        oversized: list[Limit] = []
+        candidates = fitting(request, rules, candidates, oversized)
         ask = self.terms.ask(request, rules, candidates, settings)
         decision = await self._decide(request, rules, ask)
         if isinstance(decision, BudgetRefusal) and decision.budget.strict and decision.held_pico_usd:
             decision = await self._decide_later(request, rules, ask, settings)
         if not isinstance(decision, Reservation):
             raise as_error(decision, rules, ask.demand, settings, now=self._clock.time())
-        return Admission(ask, rules, decision, ask.candidates[decision.target])
+        return Admission(ask, rules, decision, ask.candidates[decision.target], oversized)
 
     async def _decide(self, request: ModelRequest, rules: Rules, ask: Ask) -> Reservation | Refusal:
         return await self._store.admit(

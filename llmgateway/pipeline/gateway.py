@@ -147,7 +147,7 @@ class Gateway:
             await self._budgets_counted()
         index = self._budgets
         admission = await self.desk.admit(request, rules, candidates, snapshot.admission)
-        for limit in admission.reservation.shadowed:
+        for limit in (*admission.reservation.shadowed, *admission.oversized):
             self.telemetry.figures.shadow_refusals[limit.scope, limit.name] += 1
         admitted = clock.monotonic()
         call = Call(

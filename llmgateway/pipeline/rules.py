@@ -25,6 +25,8 @@ class Rules(NamedTuple):
     """Some of them count for each address or end user, and must be bound to the request."""
     strict: bool
     """One of the budgets is strict."""
+    sizes: tuple[Limit, ...] = ()
+    """Limits on the bytes of one request: nothing is counted for them."""
 
 
 class RuleBook:
@@ -104,7 +106,8 @@ def address_subject(client_ip: str) -> str:
 
 
 def _compiled(key: Key, alias: Alias) -> Rules:
-    limits = (*_for_model(key.limits, alias.name), *alias.limits)
+    found = (*_for_model(key.limits, alias.name), *alias.limits)
+    limits = tuple([limit for limit in found if limit.metric != "request_bytes"])
     budgets = (*key.budgets, *alias.budgets)
     return Rules(
         key,
@@ -113,6 +116,7 @@ def _compiled(key: Key, alias: Alias) -> Rules:
         budgets,
         each=any(limit.each for limit in limits) or any(budget.each for budget in budgets),
         strict=any(budget.strict for budget in budgets),
+        sizes=tuple([limit for limit in found if limit.metric == "request_bytes"]),
     )
 
 

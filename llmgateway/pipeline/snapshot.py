@@ -78,9 +78,9 @@ class Limit:
     amount: int
     burst: int
     metric: str = "requests"
-    """`requests`, `tokens`, `input_tokens`, `output_tokens` or `concurrency`."""
+    """`requests`, `tokens`, `input_tokens`, `output_tokens`, `concurrency`, or `request_bytes`, which no store counts."""
     per: str = "minute"
-    """`minute`, `hour`, `day`, `week`, `month` or `total`; empty for concurrency."""
+    """`minute`, `hour`, `day`, `week`, `month` or `total`; empty for concurrency and `request_bytes`."""
     time_zone: str = "UTC"
     starts_on: int = 0
     """Where a week (1 Monday … 7 Sunday) or a month (day 1 … 28) begins; 0: on Monday, on the 1st."""

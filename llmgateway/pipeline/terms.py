@@ -10,7 +10,7 @@ from llmgateway.pipeline.learning import OutputLearner
 from llmgateway.pipeline.protocols import StrictHold, TargetTerms, Tokens
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.rules import Rules
-from llmgateway.pipeline.snapshot import AdmissionRules, Deployment
+from llmgateway.pipeline.snapshot import AdmissionRules, Deployment, Limit
 from providers.adapters.body import RequestHead, estimate_input_tokens
 from providers.adapters.bounds import Bound, NotBoundableError, bound
 from providers.adapters.types import Operation
@@ -110,12 +110,19 @@ def _target(
     if price is None:
         if rules.budgets or deployment.budgets:
             raise _unpriced(deployment)
-        return TargetTerms(deployment.limits), None
+        return TargetTerms(_counted(deployment.limits)), None
     expected = min(LARGEST_HOLD, dearest(price, input_tokens=demand.input, output_tokens=demand.output))
     if not rules.strict and not (deployment.budgets and any(budget.strict for budget in deployment.budgets)):
-        return TargetTerms(deployment.limits, deployment.budgets, expected), None
+        return TargetTerms(_counted(deployment.limits), deployment.budgets, expected), None
     hold, terms = _strict(request, deployment, price, settings)
-    return TargetTerms(deployment.limits, deployment.budgets, expected, hold), terms
+    return TargetTerms(_counted(deployment.limits), deployment.budgets, expected, hold), terms
+
+
+def _counted(limits: tuple[Limit, ...]) -> tuple[Limit, ...]:
+    """Those that a store counts."""
+    if not limits:
+        return limits
+    return tuple([limit for limit in limits if limit.metric != "request_bytes"])
 
 
 def estimated_input(body: bytes, deployment: Deployment) -> int:

@@ -10,13 +10,14 @@ from llmgateway.config_file.entries import BudgetEntry, CreditEntry, IncreaseEnt
 from llmgateway.config_file.fields import FieldReader, check_value
 from llmgateway.limit_terms import reset_seconds
 from llmgateway.models import RateLimit
+from llmgateway.rate_limits import PERIODLESS
 from llmgateway.validators import validate_name
 
 EVERYONE, CALLER, PLACE = "everyone", "caller", "place"
 """Where rules stand: at the top of the file, below those who ask (keys, teams), or below where requests go."""
 
 GLOBAL = "global"
-_METRICS = [metric for metric in RateLimit.Metric.values if metric != RateLimit.Metric.CONCURRENCY]
+_METRICS = [metric for metric in RateLimit.Metric.values if metric not in PERIODLESS]
 
 
 def read_limits(parent: FieldReader, stands: str) -> list[LimitEntry]:
@@ -92,7 +93,7 @@ def _read_period(reader: FieldReader, metric: str | None) -> str | None:
     if metric in _METRICS:
         return reader.choice("per", RateLimit.Period.values)
     if reader.text("per", ""):
-        reader.add("per", "Concurrent requests have no period; leave `per` out.")
+        reader.add("per", f"{RateLimit.Metric(metric).label} have no period; leave `per` out.")
     return ""
 
 
