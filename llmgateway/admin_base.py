@@ -106,6 +106,24 @@ class GatewayAdmin(ModelAdmin):  # type: ignore[misc]  # the theme has no types
         return TemplateResponse(request, "gateway_admin/changes.html", context)
 
 
+class ReadOnlyAdmin(GatewayAdmin):
+    """A record of what happened. The gateway writes it, so people read it, and have no changes of theirs to see."""
+
+    actions: Any = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
+        return {"show_history": False}
+
+
 class DistinctFormSet(PaginationInlineFormSet):  # type: ignore[misc]  # the theme has no types
     """Refuses two rows that agree in `distinct_fields`, which a conditional constraint would turn into a failure."""
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
 from django.utils import formats, timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
@@ -15,7 +13,7 @@ from unfold.decorators import display
 
 from billing.models import Alert, Budget
 from billing.money import format_usd
-from llmgateway.admin_base import GatewayAdmin
+from llmgateway.admin_base import ReadOnlyAdmin
 
 SHOWN = 10
 
@@ -40,7 +38,9 @@ def moment(at: datetime) -> str:
 
 
 @admin.register(Alert)
-class AlertAdmin(GatewayAdmin):
+class AlertAdmin(ReadOnlyAdmin):
+    """None can be deleted: a threshold whose alert is gone would fire again."""
+
     empty_text = "Once a budget reaches one of the percents at which it alerts, that stands here. Nothing is refused."
     list_display = ("at", "budget", "subject", "reached", "settled", "limit", "window_start", "notified_at")
     list_display_links = ("at",)
@@ -48,24 +48,10 @@ class AlertAdmin(GatewayAdmin):
     list_filter = (("budget", AutocompleteSelectFilter), "threshold")
     search_fields = ("budget__name", "=subject")
     sortable_by = ()
-    actions = None
     fields = (
         "at", "budget", "subject", "reached", "settled", "limit", "window_start", "notified_at", "notice_error",
     )  # fmt: skip
     readonly_fields = fields
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # A threshold whose alert is gone would fire again.
-        return False
-
-    def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
-        return {"show_history": False}
 
     @display(description="Reached")  # type: ignore[untyped-decorator]
     def reached(self, alert: Alert) -> str:

@@ -19,13 +19,13 @@ from unfold.decorators import action, display
 
 from billing.models import Delivery
 from billing.reporters.claims import replay
-from llmgateway.admin_base import GatewayAdmin, badge
+from llmgateway.admin_base import ReadOnlyAdmin, badge
 
 TONES = {"pending": "warning", "delivered": "good", "dead": "bad"}
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(GatewayAdmin):
+class DeliveryAdmin(ReadOnlyAdmin):
     empty_text = "Events for webhooks and databases stand here from the moment their request is in the ledger."
     list_display = ("event_id", "reporter", "type", "outcome", "attempts", "due", "last_error")
     list_select_related = ("reporter",)
@@ -45,25 +45,12 @@ class DeliveryAdmin(GatewayAdmin):
         "event_id", "reporter", "type", "outcome", "created_at", "settled_at", "attempts", "due", "last_error", "content",
     )  # fmt: skip
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         allowed: bool = super().has_view_permission(request, obj) or self.has_replay_permission(request)
         return allowed
 
     def has_replay_permission(self, request: HttpRequest, _object_id: Any = None) -> bool:
         return request.user.has_perm("billing.change_delivery")
-
-    def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
-        # The drain and the courier write these rows, people do not: there are no changes to show.
-        return {"show_history": False}
 
     @display(description="State")  # type: ignore[untyped-decorator]
     def outcome(self, delivery: Delivery) -> SafeString:

@@ -18,7 +18,7 @@ from unfold.decorators import display
 from billing.models import TOKEN_BUCKETS, UsageRecord
 from billing.money import format_usd
 from billing.reviews import mark_reviewed
-from llmgateway.admin_base import CappedPaginator, GatewayAdmin, badge
+from llmgateway.admin_base import CappedPaginator, ReadOnlyAdmin, badge
 from llmgateway.models import ApiKey, Team
 
 SCANNED_ROWS = 20_000
@@ -100,7 +100,7 @@ def _key_ids(name: str) -> list[str]:
 
 
 @admin.register(UsageRecord)
-class UsageRecordAdmin(GatewayAdmin):
+class UsageRecordAdmin(ReadOnlyAdmin):
     empty_text = "Each request that was admitted stands here a moment after it ended."
     list_display = (
         "started_at",
@@ -156,15 +156,6 @@ class UsageRecordAdmin(GatewayAdmin):
             return keys, False
         return newest(queryset).filter(Q(end_user=term) | Q(client_request_id=term)), False
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
     def has_review_permission(self, request: HttpRequest) -> bool:
         """Rows are written by the drain alone, so nobody may change them; to review one takes the same right."""
         return bool(request.user.has_perm("billing.change_usagerecord"))
@@ -175,10 +166,6 @@ class UsageRecordAdmin(GatewayAdmin):
         chosen = UsageRecord.objects.filter(pk__in=list(queryset.values_list("pk", flat=True)))
         reviewed = mark_reviewed(chosen, by=request.user.get_username())
         self.message_user(request, f"{reviewed} reviewed. From now on strict budgets are charged what they cost.")
-
-    def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
-        # The drain writes these rows, people do not: there are no changes to show.
-        return {"show_history": False}
 
     @display(description="Status")  # type: ignore[untyped-decorator]
     def outcome(self, record: UsageRecord) -> SafeString:

@@ -17,28 +17,10 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, RangeDateTime
 from unfold.decorators import display
 
 from llmgateway import change_log
-from llmgateway.admin_base import GatewayAdmin, badge
+from llmgateway.admin_base import GatewayAdmin, ReadOnlyAdmin, badge
 from llmgateway.audit import CONFIGURATION
 
 TONES = {"Created": "good", "Changed": "neutral", "Deleted": "bad", "Read": "neutral"}
-
-
-class ReadOnlyAdmin(GatewayAdmin):
-    """A record of what happened: it can be read, and nothing else."""
-
-    actions = None
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def page_context(self, request: HttpRequest, object_id: str | None) -> dict[str, Any]:
-        return {"show_history": False}
 
 
 class KindFilter(admin.SimpleListFilter):
