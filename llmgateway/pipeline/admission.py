@@ -71,7 +71,7 @@ class AdmissionDesk:
         """
         oversized: list[Limit] = []
         candidates = fitting(request, rules, candidates, oversized)
-        ask = self.terms.ask(request, rules, candidates, settings)
+        ask = self.terms.ask(request, rules, candidates, settings, now=self._clock.time())
         decision = await self._decide(request, rules, ask)
         if isinstance(decision, BudgetRefusal) and decision.budget.strict and decision.held_pico_usd:
             decision = await self._decide_later(request, rules, ask, settings)

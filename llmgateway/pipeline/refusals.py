@@ -14,7 +14,7 @@ from llmgateway.pipeline.errors import (
 )
 from llmgateway.pipeline.protocols import BudgetRefusal, Headroom, LimitRefusal, Refusal, Reservation, Tokens
 from llmgateway.pipeline.rules import Rules
-from llmgateway.pipeline.snapshot import AdmissionRules, Limit
+from llmgateway.pipeline.snapshot import AdmissionRules, BudgetRule, Limit
 
 _DO_NOT_RETRY = (b"x-should-retry", b"false")
 
@@ -62,7 +62,7 @@ def _token_headers(headroom: Headroom) -> ErrorHeaders:
 def _limited(refusal: LimitRefusal, rules: Rules, demand: Tokens, settings: AdmissionRules) -> GatewayError:
     limit = refusal.limit
     named: ErrorHeaders = ((b"x-ratelimit-scope", limit.scope.encode()), (b"x-ratelimit-name", _header(limit.name)))
-    allows = f"{_limit_owner(limit, rules)} allows {limit.name}"
+    allows = f"{_owner(limit, rules)} allows {limit.name}"
     if limit.metric == "concurrency" and refusal.retry_after_s is not None:
         wait_s = max(1, math.ceil(refusal.retry_after_s))
         return RateLimitError(
@@ -133,27 +133,25 @@ def _exhausted(
         headers = (*headers, _DO_NOT_RETRY)
     window = "in total" if budget.window == "total" else f"per {budget.window}"
     return BudgetExceededError(
-        f"{_owner(budget.scope, rules)} has a budget '{budget.name}' of {format_usd(limit_pico_usd)} "
+        f"{_owner(budget, rules)} has a budget '{budget.name}' of {format_usd(limit_pico_usd)} "
         f"{window}, of which {spent}; this request does not fit. {advice}",
         status=settings.quota_status,
         headers=headers,
     )
 
 
-def _limit_owner(limit: Limit, rules: Rules) -> str:
-    if limit.each == "ip":
-        return f"{_owner(limit.scope, rules)} for each address"
-    if limit.each == "end_user":
-        return f"{_owner(limit.scope, rules)} for each end user"
-    return _owner(limit.scope, rules)
+def _owner(rule: Limit | BudgetRule, rules: Rules) -> str:
+    """Whose rule it is, and for each of whom."""
+    subject = {"ip": " for each address", "end_user": " for each end user"}.get(rule.each, "")
+    return _owner_name(rule.owner.partition(":")[0] or rule.scope, rules) + subject
 
 
-def _owner(scope: str, rules: Rules) -> str:
+def _owner_name(scope: str, rules: Rules) -> str:
     if scope == "key":
         return f"API key '{rules.key.name}'"
     if scope == "team":
         return f"Team '{rules.key.team_name}'"
-    if scope == "model":
+    if scope in {"model", "alias"}:
         return f"The model '{rules.alias.name}'"
     return f"The {scope} of '{rules.alias.name}'" if scope in {"provider", "deployment"} else "The gateway"
 

@@ -198,7 +198,7 @@ def _estimate_output(call: Call, size: int) -> int:
 async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: AsyncIterator[bytes]) -> None:
     scanner = UsageScanner(answer.strip_usage)
     exchange = call.exchange
-    exchange.output_tokens = lambda: scanner.output_chunks
+    exchange.output_tokens = lambda: _stream_output(call, scanner)
     try:
         status = call.progress.http_status = answer.upstream.status
         await client.start(status, (*answer.headers, *STREAM_HEADERS, *gateway_headers(call)))
@@ -263,9 +263,16 @@ def _settle_stream(call: Call, scanner: UsageScanner, error_type: str) -> None:
     call.settle("failed" if error_type else "completed", error_type=error_type)
 
 
+def _stream_output(call: Call, scanner: UsageScanner) -> int:
+    deployment = call.progress.deployment
+    return 0 if deployment is None else scanner.estimated_output(deployment.estimation.chars_per_token)
+
+
 def _meter_stream(call: Call, scanner: UsageScanner) -> None:
     if not call.settled:
-        call.meter(scanner.usage_raw, output_estimate=scanner.output_chunks, response_model=scanner.response_model)
+        call.meter(
+            scanner.usage_raw, output_estimate=_stream_output(call, scanner), response_model=scanner.response_model
+        )
 
 
 async def report(call: Call, client: Client, failure: Failure) -> None:

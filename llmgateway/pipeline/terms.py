@@ -67,8 +67,11 @@ class Terms:
         rules: Rules,
         candidates: tuple[Deployment, ...],
         settings: AdmissionRules,
+        *,
+        now: float,
     ) -> Ask:
-        """
+        """At the prices in force `now`: a body may have come slowly.
+
         Raises:
             BudgetExceededError: a budget is concerned, and no candidate's cost has a price and a bound.
         """
@@ -78,7 +81,7 @@ class Terms:
         unable: BudgetExceededError | None = None
         for deployment in candidates:
             try:
-                target, terms = _target(request, rules, deployment, demand, settings)
+                target, terms = _target(request, rules, deployment, demand, settings, now=now)
             except BudgetExceededError as error:
                 unable = unable or error
                 continue
@@ -105,8 +108,10 @@ def _target(
     deployment: Deployment,
     demand: Tokens,
     settings: AdmissionRules,
+    *,
+    now: float,
 ) -> tuple[TargetTerms, StrictTerms | None]:
-    price = in_force(deployment.prices, request.started_at)
+    price = in_force(deployment.prices, now)
     if price is None:
         if rules.budgets or deployment.budgets:
             raise _unpriced(deployment)

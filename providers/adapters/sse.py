@@ -9,6 +9,8 @@ import msgspec
 
 from providers.adapters.types import JSONObject
 
+EVENT_BYTES = 300
+"""What an event of a stream has around the text that it brings, at most with common providers."""
 HELD_MAX = 64 * 1024
 """An incomplete event larger than this is no usage chunk: it is passed on, and never removed."""
 SCANNED_MAX = 16 * 1024 * 1024
@@ -63,6 +65,7 @@ class UsageScanner:
         "error",
         "first_token",
         "output_chunks",
+        "received",
         "response_model",
         "usage_raw",
     )
@@ -76,6 +79,8 @@ class UsageScanner:
         self.done = False
         """`[DONE]` was seen."""
         self.output_chunks = 0
+        self.received = 0
+        """Bytes of the stream."""
         """Events with choices so far: a lower bound for the tokens of an answer that breaks off."""
         self.first_token = False
         """Something of the answer was seen; roles, comments and filter results are not."""
@@ -89,10 +94,16 @@ class UsageScanner:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes from upstream; what goes to the client now."""
+        self.received += len(chunk)
         if self._at_boundary and chunk.endswith(_EVENT_ENDS) and _is_plain(chunk):
             self.output_chunks += chunk.count(b'"choices"')
             return chunk
         return self._scan(chunk) if chunk else chunk
+
+    def estimated_output(self, chars_per_token: float) -> int:
+        """Tokens, of a stream that did not say: one an event, or more where events hold much text."""
+        text = self.received - EVENT_BYTES * self.output_chunks
+        return max(self.output_chunks, int(text / chars_per_token))
 
     def finish(self) -> bytes:
         """The stream is over: what was held back. An event that lacks its blank line counts as complete."""

@@ -9,7 +9,7 @@ from billing.money import PICO_PER_USD
 from llmgateway.http import httpx
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
 from tests.fakes import FakeLedger, Reply, ScriptedUpstream
-from tests.gateways import CHAT, House, alias, deployment, key, snapshot
+from tests.gateways import CHAT, PRICE, House, alias, deployment, key, snapshot
 
 FIVE = Limit("limit:1", "5 requests per minute", "key", 5, 5)
 DAILY = BudgetRule(1, "day", "key", "1", "day", PICO_PER_USD, "UTC")
@@ -250,3 +250,29 @@ async def test_a_limit_in_shadow_mode_refuses_nothing_and_is_counted() -> None:
 
     assert statuses == [200] * 7
     assert house.telemetry.figures.shadow_refusals == {("key", FIVE.name): 2}
+
+
+async def test_a_budget_for_each_end_user_names_whose_it_is() -> None:
+    rule = replace(DAILY, scope="end_user", scope_id="", each="end_user", limit_pico_usd=0, owner="key:1")
+    house = House(answers(0), snapshot(who=key(budgets=(rule,))))
+
+    message = (await house.chat(x_end_user_id="ana")).json()["error"]["message"]
+
+    assert message.startswith("API key 'alice' for each end user has a budget 'day'")
+
+
+async def test_the_hold_is_at_the_price_in_force_when_the_body_has_come() -> None:
+    dearer = replace(PRICE, id=8, effective_from=0.0, output=PRICE.output * 2)
+    house = House(answers(2), snapshot(alias("gpt", deployment(prices=(PRICE, dearer))), who=key(budgets=(DAILY,))))
+    dearer_at = house.clock.time() + 100
+    prices = (PRICE, replace(dearer, effective_from=dearer_at))
+    house.gateway.use(
+        snapshot(alias("gpt", deployment(prices=prices)), who=key(budgets=(DAILY,))), house.gateway.budget_index
+    )
+
+    await house.chat()
+    house.clock.advance(100)
+    await house.chat()
+
+    before, after = [row["held_pico_usd"] for row in house.ledger.opened]
+    assert after - before == 1024 * PRICE.output

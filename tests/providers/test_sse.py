@@ -297,3 +297,21 @@ def test_usage_and_model_of_a_json_answer() -> None:
 )
 def test_a_json_answer_without_usage_says_so(body: bytes) -> None:
     assert json_usage(body) == (None, "")
+
+
+def test_an_answer_that_breaks_off_is_estimated_by_its_text_where_events_are_large() -> None:
+    event = b'data: {"choices":[{"delta":{"content":"' + b"word " * 400 + b'"}}]}\n\n'
+    scanner = UsageScanner(False)
+    for _ in range(5):
+        scanner.feed(event)
+
+    assert scanner.output_chunks == 5
+    assert 5 * 400 <= scanner.estimated_output(4.0) <= 5 * 600
+
+
+def test_an_answer_that_breaks_off_is_at_least_a_token_an_event() -> None:
+    scanner = UsageScanner(False)
+    for _ in range(7):
+        scanner.feed(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
+
+    assert scanner.estimated_output(4.0) == 7
