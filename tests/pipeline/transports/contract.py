@@ -460,6 +460,7 @@ class TransportContract:
         transport = type(self).make_transport(max_connections=2)
         order: list[bytes] = []
         running = most = 0
+        both_are_here = asyncio.Barrier(2)
 
         async def script(peer: Peer) -> None:
             nonlocal running, most
@@ -468,7 +469,7 @@ class TransportContract:
                 running += 1
                 most = max(most, running)
                 order.append(body)
-                await asyncio.sleep(0.005)
+                await both_are_here.wait()
                 running -= 1
                 await peer.send(OK)
 
