@@ -62,7 +62,7 @@ settings: {{retries: {{attempts: 0}}}}
 """
 
 
-def wait_for(condition: Callable[[], Any], what: str, *, within_s: float = 10.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, *, within_s: float = 30.0) -> Any:
     """The first truthy value of `condition`."""
     deadline = time.monotonic() + within_s
     pause = threading.Event()

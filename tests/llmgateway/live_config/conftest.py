@@ -249,7 +249,7 @@ class Following:
             self.received.append((time.time(), snapshot))
             self.changed.notify_all()
 
-    def wait_for(self, predicate: Callable[[Snapshot], bool], timeout_s: float = 5.0) -> tuple[float, Snapshot]:
+    def wait_for(self, predicate: Callable[[Snapshot], bool], timeout_s: float = 30.0) -> tuple[float, Snapshot]:
         """When a snapshot like that was handed over, and the snapshot."""
         with self.changed:
             assert self.changed.wait_for(lambda: self._find(predicate) is not None, timeout_s), "it did not arrive"
@@ -277,7 +277,7 @@ def follow() -> Iterator[Callable[[], Following]]:
         following.follower.stop()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     pause = threading.Event()
     deadline = time.monotonic() + timeout_s
     while not condition():
