@@ -110,6 +110,14 @@ class Deployment(Named):
     first_token_timeout_s = _seconds(60)
     idle_timeout_s = _seconds(120)
     total_timeout_s = _seconds(600)
+    max_output_tokens = models.PositiveIntegerField(
+        "most output tokens of the model",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="The largest cap that the model takes. A strict budget adds no larger one to requests without a cap; "
+        "empty: 8,192.",
+    )
     max_request_pico_usd = models.BigIntegerField(
         "most a request can cost",
         null=True,

@@ -165,6 +165,7 @@ def _deployment(row: Deployment) -> Object:
             "model": row.model,
             "inject_usage": row.inject_usage,
             "timeouts": {name: _number(value) for name, value in timeouts.items()},
+            "max_output_tokens": row.max_output_tokens,
             "max_request_usd": None if row.max_request_pico_usd is None else plain(usd(row.max_request_pico_usd)),
             "enabled": row.enabled,
             **_rules(row),

@@ -199,6 +199,7 @@ class _DeploymentLoader:
             limits=self.rules.limits.all_of(*owners),
             budgets=self.rules.budgets.all_of(*owners),
             estimation=self.estimation.of(provider.adapter.name),
+            max_output_tokens=row.max_output_tokens or None,
             max_request_pico_usd=row.max_request_pico_usd,
             problem=problem,
         )

@@ -52,7 +52,7 @@ class DeploymentAdmin(GatewayAdmin):
     fieldsets = (
         (None, {"fields": ("name", "provider", "credential", "model", "enabled")}),
         ("Streams", {"fields": ("inject_usage",)}),
-        ("Strict budgets", {"fields": ("max_request_pico_usd",)}),
+        ("Strict budgets", {"fields": ("max_output_tokens", "max_request_pico_usd")}),
         (
             "Timeouts in seconds",
             {"fields": (("connect_timeout_s", "first_token_timeout_s"), ("idle_timeout_s", "total_timeout_s"))},

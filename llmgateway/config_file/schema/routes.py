@@ -106,6 +106,7 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
     total_s = timeouts.seconds("total_s", 600)
     timeouts.finish()
     enabled = reader.boolean("enabled")
+    max_output = reader.integer("max_output_tokens", at_least=1, at_most=2**31 - 1)
     max_request = reader.money("max_request_usd", pico_from_usd)
     if max_request is not None and max_request > MAX_LIMIT:
         reader.add("max_request_usd", f"A request cannot cost more than {MAX_LIMIT_USD} dollars.")
@@ -131,6 +132,7 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
         first_token_timeout_s=first_token_s,
         idle_timeout_s=idle_s,
         total_timeout_s=total_s,
+        max_output_tokens=max_output,
         max_request_pico_usd=max_request,
         enabled=enabled,
         limits=limits,

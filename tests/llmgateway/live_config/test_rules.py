@@ -210,13 +210,14 @@ class TestSettings:
             pk=1, hold_wait_ms=1, strict_min_output_tokens=2, absent_cap_share=3, quota_status=429,
             max_sample_bytes=4, bytes_per_token=5, chars_per_token=6, chars_per_token_by_provider={"anthropic": 7},
         )  # fmt: skip
-        type(world.deployment).objects.update(max_request_pico_usd=8)
+        type(world.deployment).objects.update(max_request_pico_usd=8, max_output_tokens=9)
 
         snapshot = load_snapshot()
 
         assert snapshot.admission == AdmissionRules(1, 2, 3, 429)
         assert _deployment(snapshot).estimation == Estimation(4, 5, 5.0)
         assert _deployment(snapshot).max_request_pico_usd == 8
+        assert _deployment(snapshot).max_output_tokens == 9
 
     @pytest.mark.parametrize(
         ("adapter", "by_adapter", "expected"),
