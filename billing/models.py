@@ -354,6 +354,13 @@ class UsageRecord(models.Model):
             models.Index(fields=("started_at",), name="usage_by_start"),
             # Few rows: what dead processes left. Rows that need no review cost this index nothing.
             models.Index(fields=("started_at",), condition=Q(needs_review=True), name="usage_for_review"),
+            # Rows of clients that name neither cost these nothing.
+            models.Index(fields=("end_user", "started_at"), condition=~Q(end_user=""), name="usage_by_end_user"),
+            models.Index(
+                fields=("client_request_id", "started_at"),
+                condition=~Q(client_request_id=""),
+                name="usage_by_client_request",
+            ),
         )
 
     def __str__(self) -> str:

@@ -44,6 +44,11 @@ def _plan(using: str, sql: str, parameters: Any = ()) -> str:
         (lambda rows: rows.order_by("-started_at", "-id"), "started_at"),
         (lambda rows: rows.filter(key_id="7").order_by("-started_at", "-id"), "key_id_started_at"),
         (lambda rows: rows.filter(team_id=3).order_by("-started_at", "-id"), "team_id_started_at"),
+        (lambda rows: rows.filter(end_user="u").order_by("-started_at", "-id"), "end_user_started_at"),
+        (
+            lambda rows: rows.filter(client_request_id="c").order_by("-started_at", "-id"),
+            "client_request_id_started_at",
+        ),
         (lambda rows: rows.filter(started_at__gte=NOW).order_by("started_at", "id"), "started_at"),
     ],
 )

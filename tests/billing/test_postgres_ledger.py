@@ -101,6 +101,8 @@ def test_the_primary_key_is_day_and_id(postgres: str) -> None:
 
     assert primary == [["day", "id"]]
     assert sorted(indexed) == [
+        ["client_request_id", "started_at"],
+        ["end_user", "started_at"],
         ["id"],
         ["key_id", "started_at"],
         ["started_at"],
