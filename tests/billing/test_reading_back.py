@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import time_machine
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from billing.journal import Journal
 from billing.ledger import Drain, JournalDrain
@@ -75,6 +76,16 @@ def test_usage_filters_by_key_and_moment(make_journal: MakeJournal) -> None:
     assert run("usage", "--key", "nobody") == []
 
 
+@pytest.fixture
+def _reads_beside_writers(transactional_db: None) -> Iterator[None]:
+    """The tests' own database lies in memory, where a reader fails instead of waiting for a writer's commit."""
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA read_uncommitted = 1")
+        yield
+        cursor.execute("PRAGMA read_uncommitted = 0")
+
+
+@pytest.mark.usefixtures("_reads_beside_writers")
 def test_usage_waits_for_a_running_worker(journal: Journal) -> None:
     write(journal, "a")
     journal.open(opened("running"))

@@ -89,7 +89,11 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, _Server)
         receiver = server.receiver
-        body = self.rfile.read(int(self.headers["content-length"]))
+        length = int(self.headers["content-length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # Its sender was killed half-way.
+            self.close_connection = True
+            return
         receiver.received.append(
             Received(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
         )
