@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from llmgateway.http import httpx
 from tests.e2e.harness import (
@@ -38,10 +39,12 @@ WORKERS = 4
 CHAT: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
 STRICT_LIMIT = 1_000_000_000
 """Pico-dollars: 0.001 dollars."""
+OUTAGE_LIMIT = 8_000_000_000
 RULES = {
     "many": "limits: [{metric: requests, per: minute, amount: 300}]",
     "slots": "limits: [{metric: concurrency, amount: 4}]",
     "strict": 'budgets: [{name: month, window: month, limit_usd: "0.001", mode: strict}]',
+    "outage": 'budgets: [{name: outage, window: month, limit_usd: "0.008", mode: strict}]',
     "edited": "limits: [{metric: requests, per: day, amount: 100000}]",
 }
 
@@ -63,7 +66,14 @@ class Host:
                 port=provider.port, secret=PROVIDER_SECRET, key=KEY, limited_key=LIMITED_KEY, more=more
             )
         )
-        self.settings = {"DATABASE_URL": database, "REDIS_URL": redis.url, "SHUTDOWN_GRACE_S": "10"}
+        self.redis = redis
+        self.settings = {
+            "DATABASE_URL": database,
+            "REDIS_URL": redis.url,
+            # A busy machine is not what a Redis that is away means; tests of the store take Redis away.
+            "REDIS_TIMEOUT_MS": "5000",
+            "SHUTDOWN_GRACE_S": "10",
+        }
         self.data = folder / "data"
         self.gateway = LaunchedGateway(
             self.data,
@@ -153,7 +163,7 @@ async def test_a_strict_budget_is_shared_and_not_overspent(host: Host) -> None:
     spent = sum(cost(answer.json()["usage"]) for answer in answers if answer.status_code == 200)
     assert {answer.status_code for answer in answers} == {200, 402}
     assert 0 < spent <= STRICT_LIMIT
-    budget = wait_for(lambda: settled(host, spent), "the ledger's sum", within_s=20)
+    budget = wait_for(lambda: settled(host, "month", spent), "the ledger's sum", within_s=20)
     assert (int(budget["settled_pico_usd"]), int(budget["held_pico_usd"])) == (spent, 0)
 
 
@@ -161,10 +171,8 @@ def cost(usage: dict[str, Any]) -> int:
     return int(usage["prompt_tokens"]) * INPUT_PRICE + int(usage["completion_tokens"]) * OUTPUT_PRICE
 
 
-def settled(host: Host, spent: int) -> dict[str, Any] | None:
-    [budget] = [
-        each for each in map(json.loads, host.manage("budgets", "--json").splitlines()) if each["name"] == "month"
-    ]
+def settled(host: Host, name: str, spent: int) -> dict[str, Any] | None:
+    [budget] = [each for each in map(json.loads, host.manage("budgets", "--json").splitlines()) if each["name"] == name]
     return budget if int(budget["settled_pico_usd"]) >= spent else None
 
 
@@ -240,6 +248,50 @@ def adopted(host: Host, before: set[str], received: dict[str, Any]) -> dict[str,
         return found if received.keys() <= found.keys() else None
 
     found: dict[str, dict[str, Any]] = wait_for(rows, "the dead worker's rows", within_s=40)
+    return found
+
+
+async def test_redis_killed_and_back_empty_under_load(host: Host) -> None:
+    answers: list[httpx.Response] = []
+    back_at = 0
+    async with host.caller("outage") as client:
+
+        async def keep_asking() -> None:
+            # Until the budget is used up, well after the counters were lost.
+            while not (back_at and any(answer.status_code == 402 for answer in answers[back_at:])):
+                async with asyncio.timeout(10):  # Nothing hangs.
+                    answers.append(await client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 300}))
+                await asyncio.sleep(0 if answers[-1].status_code == 200 else 0.05)
+
+        async with asyncio.TaskGroup() as callers, asyncio.timeout(60):
+            for _ in range(12):
+                callers.create_task(keep_asking())
+            await asyncio.sleep(0.5)
+            host.redis.kill()
+            before = len(answers)
+            await asyncio.sleep(1)
+            away = [answer.status_code for answer in answers[before + 12 :]]
+            await asyncio.to_thread(host.redis.start)
+            back_at = len(answers)
+
+    assert {answer.status_code for answer in answers[:before]} == {200}
+    assert set(away) == {503}  # Nobody knows what is left of a strict budget.
+    assert 200 in {answer.status_code for answer in answers[back_at:]}
+    spent = sum(cost(answer.json()["usage"]) for answer in answers if answer.status_code == 200)
+    assert spent <= OUTAGE_LIMIT
+    budget = await asyncio.to_thread(wait_for, lambda: settled(host, "outage", spent), "the ledger's sum", within_s=20)
+    assert (int(budget["settled_pico_usd"]), int(budget["held_pico_usd"])) == (spent, 0)
+    assert counted(host, OUTAGE_LIMIT) == [(spent, 0)]
+
+
+def counted(host: Host, limit: int) -> list[tuple[int, int]]:
+    """What Redis says is settled and held of budgets with this limit."""
+    found = []
+    with redis.Redis(port=host.redis.port) as client:
+        for name in client.scan_iter("*:budget:*"):
+            remaining, held, known = map(int, client.hmget(name, "remaining", "held", "limit"))
+            if known == limit:
+                found.append((known - remaining - held, held))
     return found
 
 
