@@ -125,6 +125,7 @@ class Runtime:
             clock=self._clock,
             is_stale=self._is_stale,
         )
+        self.gateway.telemetry.figures.shared_counters = self._shared
         self.follower = ConfigFollower(snapshot, self._on_change)
         self.counter_check = self._counter_check()
         self._counted = snapshot
@@ -243,6 +244,7 @@ class Runtime:
             "journal_undrained_s": round(self.journal.undrained_s, 1),
             "requests_in_flight": len(self.gateway.exchanges),
             "counters": "ok" if self._shared is None else self._shared.mode,
+            "workers": 1 if self._shared is None else self._shared.workers,
             "config_revision": self.gateway.snapshot.revision,
             "config_problems": len(self.gateway.snapshot.problems),
             "webhooks": self._webhooks.facts(),

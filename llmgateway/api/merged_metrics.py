@@ -18,7 +18,13 @@ WEBHOOKS = (
     "llmgateway_webhook_oldest_seconds",
 )
 ALIKE = frozenset(
-    {"llmproxy_build_info", "llmgateway_config_revision", "llmgateway_journal_undrained_seconds", *WEBHOOKS}
+    {
+        "llmproxy_build_info",
+        "llmgateway_config_revision",
+        "llmgateway_journal_undrained_seconds",
+        "llmgateway_store_workers",
+        *WEBHOOKS,
+    }
 )
 """What every worker says of the same thing; the largest counts. All else is added."""
 

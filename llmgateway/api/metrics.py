@@ -19,7 +19,7 @@ from llmgateway.conf import Conf
 from llmgateway.pipeline.errors import PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.snapshot import Networks, parse_address
-from llmgateway.pipeline.telemetry import Histogram
+from llmgateway.pipeline.telemetry import Buckets, Histogram, SharedCounters
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -73,6 +73,8 @@ class _Figures:
         yield from self._gateway_itself()
         yield from self._gauges()
         yield from self._webhooks()
+        if self._gateway.telemetry.figures.shared_counters is not None:
+            yield from _shared(self._gateway.telemetry.figures.shared_counters)
 
     def _llmproxy(self) -> Iterable[Metric]:
         series = self._series
@@ -202,6 +204,21 @@ class _Figures:
             yield GaugeMetricFamily(name, text, value=facts[fact])
 
 
+def _shared(counters: SharedCounters) -> Iterable[Metric]:
+    mode = GaugeMetricFamily("llmgateway_store_mode", "Workers by the mode of their counters.", labels=("mode",))
+    mode.add_metric((counters.mode,), 1)
+    yield mode
+    yield _counter("llmgateway_store_errors", "How often Redis was lost or not reached.", (), {(): counters.errors})
+    for name, text, value in (
+        ("llmgateway_store_unsent", "Settlements and sums that Redis has to be told when it is back.", counters.unsent),
+        ("llmgateway_store_workers", "Workers that count in the same Redis.", counters.workers),
+    ):
+        yield GaugeMetricFamily(name, text, value=value)
+    yield _histogram(
+        "llmgateway_store_round_trip_seconds", "How long Redis took to answer.", (), {(): counters.round_trips}
+    )
+
+
 def _flag(value: bool) -> str:
     return "true" if value else "false"
 
@@ -232,7 +249,7 @@ def _merged(items: Iterable[tuple[tuple[Any, ...], Histogram]]) -> dict[tuple[An
 
 
 def _histogram(
-    name: str, text: str, labels: tuple[str, ...], histograms: Mapping[Any, Histogram], *, unit: float = 1
+    name: str, text: str, labels: tuple[str, ...], histograms: Mapping[Any, Buckets], *, unit: float = 1
 ) -> HistogramMetricFamily:
     """`unit` is how many of the histogram's units make one of the metric's."""
     family = HistogramMetricFamily(name, text, labels=labels)

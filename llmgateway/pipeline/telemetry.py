@@ -68,6 +68,40 @@ class Series:
         self.cost_pico_usd = 0
 
 
+class Buckets(Protocol):
+    """A histogram, as it is read."""
+
+    @property
+    def bounds(self) -> tuple[float, ...]: ...
+
+    @property
+    def counts(self) -> list[int]: ...
+
+    @property
+    def total(self) -> float: ...
+
+
+class SharedCounters(Protocol):
+    """What a store outside this process knows of itself."""
+
+    @property
+    def mode(self) -> str:
+        """`ok`, `rebuilding`, or the policy that decides while it is away."""
+        ...
+
+    @property
+    def errors(self) -> int: ...
+
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def unsent(self) -> int: ...
+
+    @property
+    def round_trips(self) -> Buckets: ...
+
+
 @dataclass
 class Figures:
     """Everything counted since the process started. Labels are bounded by configuration, never by callers."""
@@ -90,6 +124,8 @@ class Figures:
     counter_repairs: int = 0
     rollup_drift_rows: int = 0
     """Rows of sums that differed from the ledger, and were left so, when they were last compared."""
+    shared_counters: SharedCounters | None = None
+    """None: the counters are this process's alone."""
 
 
 class AccessLog:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
@@ -51,18 +52,16 @@ class EpochChangedError(Exception):
 class RoundTrips:
     """How long Redis took, for metrics."""
 
+    bounds = BUCKETS_S
+
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS_S) + 1)
-        """By upper bound (`BUCKETS_S`), and one more for what took longer."""
-        self.total_s = 0.0
+        """By upper bound, and one more for what took longer."""
+        self.total = 0.0
 
     def observe(self, seconds: float) -> None:
-        self.total_s += seconds
-        for number, bound in enumerate(BUCKETS_S):
-            if seconds <= bound:
-                self.counts[number] += 1
-                return
-        self.counts[-1] += 1
+        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.total += seconds
 
 
 class _Batch(msgspec.Struct):
