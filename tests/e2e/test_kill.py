@@ -60,7 +60,8 @@ def _usage(body: bytes, *, stream: bool) -> dict[str, Any]:
 async def test_the_ledger_equals_what_clients_received(tmp_path: Path) -> None:
     with running_provider(tmp_path) as provider, running_product(tmp_path, provider) as product:
         load = Load(product)
-        provider.script(times=10_000, chunk_delay_ms=2, delay_ms=5)
+        # Slow enough that at any moment some of them run.
+        provider.script(times=10_000, chunk_delay_ms=15, delay_ms=50)
 
         await load.run_until_it_dies(kill_after=150)
         await asyncio.to_thread(product.restart)
