@@ -98,7 +98,7 @@ async def measure(url: str) -> None:
             cost, own = await _cpu_us(store, at_once), await _nothing_us(at_once)
             print(f"| {name} | {at_once} | {cost:.1f} | {own:.1f} |")
     trips = shared.round_trips
-    print(f"\nround trip, mean: {trips.total_s / max(1, sum(trips.counts)) * 1e6:.0f} µs, {sum(trips.counts)} trips")
+    print(f"\nround trip, mean: {trips.total / max(1, sum(trips.counts)) * 1e6:.0f} µs, {sum(trips.counts)} trips")
     await shared.stop()
 
 
