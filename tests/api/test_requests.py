@@ -26,6 +26,7 @@ def house(*replies: Reply, settings: dict[str, str] | None = None) -> House:
         (b'{"model":7}', "invalid_value", "model"),
         (b'{"model":"gpt","stream":"yes"}', "invalid_value", "stream"),
         (b'{"model":"gpt","model":"dear"}', "invalid_value", "model"),
+        (b'{"model":"gpt","max_tokens":1,"max_tokens":100000}', "invalid_value", "max_tokens"),
     ],
 )
 async def test_a_bad_body_is_a_400_that_names_the_field(body: bytes, code: str, param: str | None) -> None:

@@ -95,6 +95,56 @@ def test_two_models_are_refused_however_they_are_spelled(body: bytes) -> None:
     assert raised.value.param == "model"
 
 
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"model":"m","max_tokens":5,"max_tokens":5000}', "max_tokens"),
+        (b'{"model":"m","n":9,"n":null}', "n"),
+        (b'{"model":"m","\\u006e":9,"n":1}', "n"),
+        (b'{"model":"m","messages":[1],"messages":[1]}', "messages"),
+        (b'{"model":"m","messages":[{"a":"b:c"}],"stream":true, "stream" : false}', "stream"),
+        (b'{ "model": "m", "messages": ["x"], "user": "ana", "user": "bob" }', "user"),
+        (b'{"model":"m","service_tier":"default","service_tier":"priority"}', "service_tier"),
+        (b'{"model":"m","":1,"":2}', ""),
+    ],
+)
+def test_a_field_that_stands_twice_is_refused_by_name(body: bytes, field: str) -> None:
+    """Admission would go by the last of them, and a provider might go by the first."""
+    with pytest.raises(MalformedBodyError) as raised:
+        read_head(body)
+
+    assert f"more than one `{field}`" in raised.value.message
+
+
+_NAMES = st.sampled_from(["n", "messages", "input", "prompt", "a:b", "\u00e9", "\n", "", "user:"])
+_VALUES = st.recursive(
+    st.sampled_from(["0", "null", '":"', '"\\":"', "[]", "12"]),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda each: f"[{','.join(each)}]")
+        | inner.map(lambda each: f'{{"messages":{each},"messages":{each}}}')
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.tuples(_NAMES, st.booleans(), _VALUES), max_size=6), st.sampled_from([(":", ","), (": ", ", ")]))
+def test_exactly_the_bodies_with_a_repeated_field_are_refused(
+    fields: list[tuple[str, bool, str]], separators: tuple[str, str]
+) -> None:
+    colon, comma = separators
+    fields = [each for each in fields if each[0] != "n" or each[2] in {"0", "12"}]
+    pairs = [('"model"', '"m"'), *((json.dumps(name, ensure_ascii=escaped), value) for name, escaped, value in fields)]
+    body = ("{" + comma.join(f"{name}{colon}{value}" for name, value in pairs) + "}").encode()
+
+    names = [name for name, _, _ in fields]
+
+    if len(set(names)) == len(names):
+        assert read_head(body).model == "m"
+    else:
+        with pytest.raises(MalformedBodyError, match="more than one"):
+            read_head(body)
+
+
 def test_nested_models_are_no_second_model() -> None:
     body = b'{"tools":[{"model":{"model":"x"}}],"metadata":{"model":"\\u0065"},"model":"fast"}'
 
