@@ -210,6 +210,10 @@ class Conf:
     request_body_limit_mb = Setting(
         "REQUEST_BODY_LIMIT_MB", optional(positive), None, "Largest request body accepted. Unset: the settings row, 32."
     )
+    request_body_timeout_s = Setting(
+        "REQUEST_BODY_TIMEOUT_S", at_least_one, 300,
+        "How long a whole request body may take to arrive, in seconds; then it is answered 408. A pause in it may last 30 s.",
+    )  # fmt: skip
     max_retries = Setting(
         "MAX_RETRIES", optional(positive), None, "Further attempts on the same target. Unset: the settings row, 2."
     )

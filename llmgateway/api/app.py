@@ -42,6 +42,7 @@ class DataPlane:
         self._addresses = ClientAddress(tuple(conf.trusted_proxies))
         self._cors = Cors(tuple(conf.cors_origins))
         self._ids = RequestIds()
+        self._body_timeout_s = conf.request_body_timeout_s
         health_pages = health.HealthPages(status, details=conf.health_details)
         self._routes: dict[str, tuple[tuple[str, ...], Endpoint]] = {
             **dict.fromkeys(openai.OPERATIONS, (("POST",), openai.call_model)),
@@ -87,6 +88,7 @@ class DataPlane:
             inbound=inbound,
             receive=receive,
             responder=Responder(send, always),
+            body_timeout_s=self._body_timeout_s,
         )
 
     def _endpoint(self, exchange: HttpExchange) -> Endpoint:

@@ -25,6 +25,8 @@ class HttpExchange(msgspec.Struct):
     inbound: Inbound
     receive: Receive
     responder: Responder
+    body_timeout_s: float
+    """How long the body may take to come."""
     key: Key | None = None
     head: RequestHead | None = None
     watch: DisconnectWatch | None = None

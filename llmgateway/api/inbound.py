@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from llmgateway.api.asgi_types import WHOLE_BODY, RawHeaders, Receive, Scope
+from llmgateway.api.asgi_types import WHOLE_BODY, Message, RawHeaders, Receive, Scope
 from llmgateway.pipeline.errors import RequestTimeoutError, RequestTooLargeError, UnsupportedMediaTypeError
 
 BODY_PIECE_S = 30
@@ -105,12 +105,12 @@ def require_json(inbound: Inbound) -> None:
         )
 
 
-async def read_body(receive: Receive, inbound: Inbound, limit: int) -> bytes:
-    """The whole body.
+async def read_body(receive: Receive, inbound: Inbound, limit: int, *, timeout_s: float) -> bytes:
+    """The whole body, which may take `timeout_s` to come.
 
     Raises:
         RequestTooLargeError: it is larger than `limit` bytes; as much as possible is told before reading it.
-        RequestTimeoutError: nothing came for too long.
+        RequestTimeoutError: nothing came for too long, or the end did not come in time.
         ClientLeftError: the client left while sending.
     """
     if inbound.content_length is not None and inbound.content_length > limit:
@@ -121,14 +121,9 @@ async def read_body(receive: Receive, inbound: Inbound, limit: int) -> bytes:
         return inbound.body
     pieces: list[bytes] = []
     size = 0
+    deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
-        try:
-            async with asyncio.timeout(BODY_PIECE_S):
-                message = await receive()
-        except TimeoutError:
-            raise RequestTimeoutError(
-                f"Nothing of the request body came for {BODY_PIECE_S} s. Send it again."
-            ) from None
+        message = await _next_piece(receive, deadline, timeout_s)
         if message["type"] == "http.disconnect":
             raise ClientLeftError
         piece = message.get("body", b"")
@@ -138,6 +133,21 @@ async def read_body(receive: Receive, inbound: Inbound, limit: int) -> bytes:
         if not message.get("more_body"):
             return b"".join((*pieces, piece)) if pieces else piece
         pieces.append(piece)
+
+
+async def _next_piece(receive: Receive, deadline: float, timeout_s: float) -> Message:
+    now = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout_at(min(now + BODY_PIECE_S, deadline)):
+            return await receive()
+    except TimeoutError:
+        reason = (
+            f"The request body was not complete after {timeout_s:g} s. Send it faster, or ask an admin for more time."
+            if deadline <= now + BODY_PIECE_S
+            else f"Nothing of the request body came for {BODY_PIECE_S} s. Send it again."
+        )
+        # Else whoever sends so slowly keeps the connection.
+        raise RequestTimeoutError(reason, headers=((b"connection", b"close"),)) from None
 
 
 class ClientLeftError(Exception):

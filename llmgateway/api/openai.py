@@ -26,7 +26,8 @@ async def call_model(gateway: Gateway, exchange: HttpExchange) -> None:
     key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
     authenticated = gateway.clock.monotonic()
     require_json(inbound)
-    body = await read_body(exchange.receive, inbound, gateway.snapshot.request_body_limit)
+    limit = gateway.snapshot.request_body_limit
+    body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
     if inbound.body is None:
         # It came in pieces, as slowly as the caller liked: what the key may do can have changed meanwhile.
         key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)

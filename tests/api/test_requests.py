@@ -232,3 +232,25 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
     await asyncio.wait_for(caller.call(house().app, "POST", "/v1/chat/completions", b"", headers), 1)
 
     assert (caller.response().status_code, caller.response().json()["error"]["code"]) == (408, "request_timeout")
+
+
+async def test_a_body_that_trickles_in_for_ever_is_not_waited_for() -> None:
+    """Each piece comes in time; the whole does not."""
+    place = house(settings={"REQUEST_BODY_TIMEOUT_S": "1"})
+    caller = Caller()
+    pieces = 0
+
+    async def trickle() -> dict[str, object]:
+        nonlocal pieces
+        pieces += 1
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    caller._receive = trickle  # type: ignore[method-assign]
+    headers = {"authorization": f"Bearer {SECRET}"}
+    await asyncio.wait_for(caller.call(place.app, "POST", "/v1/chat/completions", b"", headers), 5)
+
+    assert pieces > 1
+    assert (caller.response().status_code, caller.response().json()["error"]["code"]) == (408, "request_timeout")
+    assert "not complete" in caller.response().json()["error"]["message"]
+    assert caller.response().headers["connection"] == "close"
