@@ -3,6 +3,8 @@
 AdapterError
 ├── UnknownAdapterError      no adapter has that name
 ├── MalformedBodyError       a request that cannot be read
+├── InexpressibleError       a request that can be read, and not be said in a provider's dialect
+├── MalformedAnswerError     an answer that cannot be read
 └── MalformedUsageError      usage that is not an object of numbers
 """
 
@@ -24,6 +26,19 @@ class MalformedBodyError(AdapterError):
         super().__init__(message)
         self.message = message
         self.param = param
+
+
+class InexpressibleError(AdapterError):
+    """Something that a dialect cannot say and that must not be left out. `param` is the caller's field."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class MalformedAnswerError(AdapterError):
+    """An answer that is not in the dialect it should be in."""
 
 
 class MalformedUsageError(AdapterError):

@@ -1,0 +1,202 @@
+"""The contract of a dialect: one wire format of one operation, such as OpenAI's chat completions.
+
+A dialect that only passes through reads the little that decisions need and leaves the rest as bytes. One that
+`translates` can also be read into the common form and written from it, so that a request in one dialect reaches a
+provider that speaks another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Protocol
+
+import msgspec
+
+from providers.adapters.body import RequestHead, read_head, replace_model, with_output_cap
+from providers.adapters.dialects.conversation import Conversation
+from providers.adapters.dialects.reply import Event, Reply
+from providers.adapters.types import ErrorKind, JSONObject, Operation, Usage
+
+
+class StreamScanner(Protocol):
+    """Stands between the upstream's bytes and the client's for one stream, and learns what settlement must know."""
+
+    usage_raw: JSONObject | None
+    """The last usage that the provider reported, as it said it."""
+    response_model: str
+    error: JSONObject | None
+    """The first error that came as an event: `message`, and perhaps `type` and `code`."""
+    done: bool
+    """The stream has said that it is complete; what `feed` gave back last still has to go out."""
+    first_token: bool
+    """Something of the answer was seen; roles, comments and keep-alives are not."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes from upstream; what goes to the client now."""
+
+    def finish(self) -> bytes:
+        """The upstream's stream is over: what still goes to the client."""
+
+    def estimated_output(self, chars_per_token: float) -> int:
+        """Tokens so far, of a stream that did not say."""
+
+
+class StreamReader(Protocol):
+    """Turns the bytes of one upstream stream into events, however they are cut."""
+
+    usage_raw: JSONObject | None
+    """As in `StreamScanner`."""
+
+    def feed(self, chunk: bytes) -> Iterable[Event]: ...
+
+    def finish(self) -> Iterable[Event]:
+        """The bytes are over. A stream that was cut off yields no `Ended`."""
+
+
+class StreamWriter(Protocol):
+    """Turns the events of one stream into the bytes that a client of the dialect expects."""
+
+    def write(self, event: Event) -> bytes:
+        """Empty where the dialect has nothing to say yet."""
+
+
+class WireError(msgspec.Struct, frozen=True):
+    """An error to be told to a client, in whichever dialect."""
+
+    status: int
+    message: str
+    type: str
+    """OpenAI's word: `invalid_request_error`, `rate_limit_error` …"""
+    code: str
+    param: str | None = None
+
+
+class Written(msgspec.Struct, frozen=True):
+    """A request as a provider gets it."""
+
+    body: bytes
+    dropped: tuple[str, ...] = ()
+    """What the caller asked for and this dialect cannot say, by the caller's names; the answer is the same in kind."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a writer must know of the target besides the conversation."""
+
+    model: str
+    """The provider's name for it."""
+    max_output_tokens: int | None = None
+    """The largest cap that the model takes; None: unknown."""
+
+
+class Dialect:
+    """Stateless and shared by all requests; scanners, readers and writers are made for one stream each.
+
+    Example:
+        class Messages(Dialect):
+            name = "acme.messages"
+            operation = Operation.CHAT
+    """
+
+    name: ClassVar[str]
+    """`<origin>.<format>`."""
+    operation: ClassVar[Operation]
+    translates: ClassVar[bool] = False
+    """The second half of the methods exists."""
+    media_type: ClassVar[bytes] = b"application/json"
+    """Of whole answers."""
+    stream_media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"
+
+    # ── as it passes through ──
+
+    def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:
+        """What decisions need of a request. `model` and `stream` are those of the path, where the format has them there.
+
+        Raises:
+            MalformedBodyError: `param` names the field.
+        """
+        return read_head(body)
+
+    def with_model(self, body: bytes, head: RequestHead, model: str) -> bytes:
+        """`body` for the provider's `model`."""
+        return replace_model(body, head.model, model)
+
+    def with_output_cap(self, body: bytes, fields: tuple[str, ...], cap: int) -> bytes:
+        """`body` that lets the model say no more than `cap` tokens. `fields` are those that the provider obeys."""
+        return with_output_cap(body, fields, cap)
+
+    def with_usage_requested(self, body: bytes, head: RequestHead) -> bytes:
+        """`body` of a stream that will report usage; the same object where it does so anyway."""
+        return body
+
+    def scanner(self, *, strip_usage: bool) -> StreamScanner:
+        """For a stream that goes to a client of this same dialect. `strip_usage`: the caller had not asked for it."""
+        raise NotImplementedError
+
+    def answer_usage(self, body: bytes) -> tuple[JSONObject | None, str]:
+        """The usage object and the model of a whole answer; (None, "") for what it does not say."""
+        raise NotImplementedError
+
+    def usage(self, raw: JSONObject) -> Usage:
+        """A usage object of this dialect in disjoint buckets.
+
+        Raises:
+            MalformedUsageError: it is not an object of numbers.
+        """
+        raise NotImplementedError
+
+    # ── errors ──
+
+    def error_body(self, error: WireError) -> bytes:
+        """An error answer as clients of this dialect expect it."""
+        raise NotImplementedError
+
+    def error_event(self, error: WireError) -> bytes:
+        """The same inside a stream that has begun, ready to be sent behind whatever was sent before."""
+        raise NotImplementedError
+
+    # ── as it is translated ──
+
+    def read_request(self, body: bytes, *, model: str = "", stream: bool | None = None) -> Conversation:
+        """Raises MalformedBodyError; `param` names the field, as precisely as `messages[2].content`."""
+        raise NotImplementedError
+
+    def write_request(self, conversation: Conversation, limits: Limits) -> Written:
+        """Raises InexpressibleError for what the dialect cannot say and must not leave out."""
+        raise NotImplementedError
+
+    def read_reply(self, body: bytes) -> Reply:
+        """Raises MalformedAnswerError."""
+        raise NotImplementedError
+
+    def write_reply(self, reply: Reply, asked: Conversation) -> bytes:
+        raise NotImplementedError
+
+    def stream_reader(self) -> StreamReader:
+        raise NotImplementedError
+
+    def stream_writer(self, asked: Conversation) -> StreamWriter:
+        raise NotImplementedError
+
+
+ERROR_TYPES: dict[ErrorKind, str] = {
+    ErrorKind.RATE_LIMITED: "rate_limit_error",
+    ErrorKind.OVERLOADED: "server_error",
+    ErrorKind.QUOTA_EXHAUSTED: "insufficient_quota",
+    ErrorKind.AUTHENTICATION: "authentication_error",
+    ErrorKind.CONTEXT_TOO_LONG: "invalid_request_error",
+    ErrorKind.CONTENT_POLICY: "invalid_request_error",
+    ErrorKind.INVALID_REQUEST: "invalid_request_error",
+    ErrorKind.SERVER_ERROR: "server_error",
+}
+"""OpenAI's `type` for what a provider's error means."""
+ERROR_CODES: dict[ErrorKind, str] = {
+    ErrorKind.RATE_LIMITED: "rate_limit_exceeded",
+    ErrorKind.OVERLOADED: "overloaded",
+    ErrorKind.QUOTA_EXHAUSTED: "insufficient_quota",
+    ErrorKind.AUTHENTICATION: "upstream_authentication_failed",
+    ErrorKind.CONTEXT_TOO_LONG: "context_length_exceeded",
+    ErrorKind.CONTENT_POLICY: "content_policy_violation",
+    ErrorKind.INVALID_REQUEST: "invalid_value",
+    ErrorKind.SERVER_ERROR: "upstream_error",
+}
+"""OpenAI's `code` for it."""
