@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 
+from providers.adapters.events import BOUNDARY, EVENT_MAX, read_event
 from providers.adapters.types import JSONObject
 
 EVENT_BYTES = 300
 """What an event of a stream has around the text that it brings, at most with common providers."""
 HELD_MAX = 64 * 1024
 """An incomplete event larger than this is no usage chunk: it is passed on, and never removed."""
-SCANNED_MAX = 16 * 1024 * 1024
-"""A larger event is passed on unread, so that an endless line cannot fill the memory."""
+SCANNED_MAX = EVENT_MAX
+"""A larger event is passed on unread."""
 
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
-# A line ends in LF, CR or CRLF; an event ends where a second end follows at once.
-_BOUNDARY = re.compile(rb"\n(?:\n|\r\n?)|\r\r\n?")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _ABSENT = msgspec.Raw(b"null")
 
@@ -127,7 +124,7 @@ class UsageScanner:
         kept: list[bytes | bytearray] = []
         position, start, keep = 0, self._sent, True
         look_from, has_skipped = max(before - 1, 0), False
-        while boundary := _BOUNDARY.search(buffer, look_from):
+        while boundary := BOUNDARY.search(buffer, look_from):
             if self.first_token and not (has_skipped or self._oversized):
                 has_skipped = True
                 if (after := self._skip_plain(buffer, position)) > position:
@@ -195,7 +192,8 @@ class UsageScanner:
         if self.first_token and _is_plain(event):
             self.output_chunks += event.count(b'"choices"')
             return True
-        payload = _payload(event)
+        said = read_event(event)
+        payload = said.data if said else b""
         if payload == b"[DONE]":
             self.done = True
             return True
@@ -243,16 +241,6 @@ def _is_plain(events: bytes | bytearray) -> bool:
         and events.rfind(b'"error"') < 0
         and events.rfind(b"[DONE]") < 0
     )
-
-
-def _payload(event: bytes | bytearray) -> bytes:
-    """The values of the event's `data` lines, joined as the specification says."""
-    values: list[bytes] = []
-    for line in bytes(event).removeprefix(_BYTE_ORDER_MARK).splitlines():
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            values.append(value.removeprefix(b" "))
-    return b"\n".join(values).strip()
 
 
 def _usage(head: _Head) -> JSONObject | None:
