@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -19,6 +22,9 @@ DISTINCT_LIMITS = ("each", "model", "metric", "per", "shadow")
 LIMIT_STANDS_TWICE = (
     "There is a limit of the same metric, period, model and subject already; change that one, or try this in shadow."
 )
+
+SHOWN_MODELS = 10
+"""How many models a message lists."""
 
 
 class RateLimit(models.Model):
@@ -173,6 +179,20 @@ class RateLimit(models.Model):
         if errors:
             raise ValidationError(errors)
 
+    def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
+        """Besides those of the database: a limit for one model is for one that there is.
+
+        A row that outlived its model can still be changed or switched off.
+        """
+        super().validate_constraints(exclude)
+        if not self.model or "model" in (exclude or ()):
+            return
+        if type(self).objects.filter(pk=self.pk, model=self.model).exists():
+            return
+        aliases = apps.get_model("providers", "ModelAlias").objects.order_by("name").values_list("name", flat=True)
+        if not aliases.filter(name=self.model).exists():
+            raise ValidationError({"model": _no_such_model(self.model, list(aliases[: SHOWN_MODELS + 1]))})
+
     def _scope_errors(self) -> dict[str, str]:
         if self.model and any((self.provider_id, self.deployment_id, self.alias_id)):
             return {"model": "Only limits of a key, a team or everyone together are for one model; leave it empty."}
@@ -201,3 +221,13 @@ class RateLimit(models.Model):
         except ValueError as error:
             errors["starts_on"] = str(error)
         return errors
+
+
+def _no_such_model(name: str, known: list[str]) -> str:
+    if not known:
+        return f"There is no model alias {name}, nor any other. Create the alias first, or leave this empty."
+    more = " and more" if len(known) > SHOWN_MODELS else ""
+    return (
+        f"There is no model alias {name}. There are {', '.join(known[:SHOWN_MODELS])}{more}. "
+        "Choose one of them, create the alias first, or leave this empty."
+    )

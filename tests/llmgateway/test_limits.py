@@ -102,11 +102,40 @@ def test_a_limit_stands_once_for_each_owner(cast: Cast, places: dict[str, Any], 
     assert "There is a limit of the same metric" in refusals["__all__"][0]
 
 
-def test_a_trial_in_shadow_and_rules_of_one_model_stand_beside_it(cast: Cast) -> None:
+def test_a_trial_in_shadow_and_rules_of_one_model_stand_beside_it(cast: Cast, places: dict[str, Any]) -> None:
     for columns in ({}, {"shadow": True}, {"model": "small"}, {"each": "ip"}, {"each": "end_user"}):
         limit_create(key=cast.platform_key, amount=5, **columns)
 
     assert cast.platform_key.limits.count() == 5
+
+
+@pytest.mark.parametrize(
+    ("known", "listed"),
+    [
+        ([], "nor any other"),
+        (["small", "large"], "There are large, small."),
+        ([f"m{number:02}" for number in range(12)], "m08, m09 and more."),
+    ],
+)
+def test_a_limit_for_a_model_that_does_not_exist_says_which_do(cast: Cast, known: list[str], listed: str) -> None:
+    """It would count nothing, and nobody would notice."""
+    ModelAlias.objects.bulk_create(ModelAlias(name=name) for name in known)
+
+    refusal = _refusals(key=cast.platform_key, model="smal")["model"][0]
+
+    assert "There is no model alias smal" in refusal
+    assert listed in refusal
+
+
+def test_a_limit_that_outlived_its_model_can_be_switched_off(cast: Cast, places: dict[str, Any]) -> None:
+    limit = limit_create(key=cast.platform_key, amount=5, model="small")
+    ModelAlias.objects.all().delete()
+
+    limit_update(limit, enabled=False)
+    with pytest.raises(ValidationError, match="There is no model alias large"):
+        limit_update(limit, model="large")
+
+    assert not RateLimit.objects.get().enabled
 
 
 def test_an_edit_keeps_the_row(cast: Cast) -> None:

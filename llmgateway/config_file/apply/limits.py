@@ -40,7 +40,10 @@ def apply_limits(session: Session, owner: Owner, stored: Iterable[RateLimit], en
     entries = list(entries)
     named = {_identity(entry) for entry in entries}
     for entry in entries:
-        row = _taken(rows, named, entry) or RateLimit(**_scope(owner), metric=entry.metric, per=entry.per)
+        row = _taken(rows, named, entry)
+        if row is None and not _model_exists(session, entry):
+            continue
+        row = row or RateLimit(**_scope(owner), metric=entry.metric, per=entry.per)
         wanted: dict[str, object] = {
             "each": entry.each,
             "model": entry.model,
@@ -65,6 +68,11 @@ def apply_limits(session: Session, owner: Owner, stored: Iterable[RateLimit], en
         )
     for identity, row in rows.items():
         session.unnamed(row, "limit", _label(owner, _terms(identity)))
+
+
+def _model_exists(session: Session, entry: LimitEntry) -> bool:
+    """Whether the alias is there that the limit is for alone; otherwise that has been told."""
+    return not entry.model or session.aliases.referred(entry.model, entry.at("model"), session.problems) is not None
 
 
 def _identity(limit: RateLimit | LimitEntry) -> Identity:

@@ -259,7 +259,8 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 "enabled": draw(st.booleans()),
             }
             for name in draw(names)
-        },
+        }
+        | {"m": {"targets": [{"deployment": deployments[0]}]}},
         "prices": [
             {
                 "provider": provider,

@@ -87,6 +87,8 @@ def only(text: str) -> str:
         ("limits: [{metric: requests, per: day, amount: 1, shadow: deep}]", "limits[0].shadow"),
         ("limits: [{metric: requests, per: day, amount: 1, model: 'a b'}]", "limits[0].model"),
         ("limits: [{metric: requests, per: day, amount: 1, model: a, scope: model}]", "limits[0].model"),
+        ("limits: [{metric: requests, per: day, amount: 1, model: nothing}]", "limits[0].model"),
+        ("teams: {t: {limits: [{metric: requests, per: day, amount: 1, model: no}]}}", "teams.t.limits[0].model"),
         ("limits: [&a {metric: requests, per: day, amount: 1}, *a]", "limits[1]"),
         ("budgets: [{window: day, limit_usd: 1, scope: model}]", "budgets[0].scope"),
         ("budgets: [{window: day, limit_usd: 1, starts_on: monday}]", "budgets[0].starts_on"),

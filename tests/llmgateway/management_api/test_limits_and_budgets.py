@@ -46,6 +46,11 @@ def test_every_owner_may_have_limits(operator: Caller, world: World, owner: str 
         ({"amount": 1, "metric": "beans"}, "metric", "not a valid choice"),
         ({"amount": 1, "metric": "concurrency"}, "per", "have no period"),
         ({"amount": 1, "per": "day", "burst": 2}, "burst", "Only a limit per minute has a burst"),
+        (
+            {"amount": 1, "key": "platform-key", "model": "smal"},
+            "model",
+            "There is no model alias smal. There are small",
+        ),
         ({"amount": 1, "key": "nobody"}, "key", "There is no nobody here."),
         ({"amount": 1, "key": "platform-key", "team": "platform"}, "team", "already belongs to a key"),
         ({"amount": 1, "key": "platform-key"}, "non_field_errors", "There is a limit of the same metric"),
