@@ -7,7 +7,6 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
 
 from llmgateway.api import health, metrics, openai
 from llmgateway.api.addresses import ClientAddress
@@ -16,6 +15,7 @@ from llmgateway.api.cors import Cors
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import ClientLeftError, InboundReader
 from llmgateway.api.responses import Responder
+from llmgateway.api.routes import READ, Endpoint, Finder, Route
 from llmgateway.conf import Conf
 from llmgateway.pipeline.errors import GatewayError, MethodNotAllowedError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
@@ -23,9 +23,7 @@ from llmgateway.pipeline.protocols import Record
 
 logger = logging.getLogger(__name__)
 
-Endpoint = Callable[[Gateway, HttpExchange], Awaitable[None]]
-
-_GET = ("GET", "HEAD")
+_FINDERS: tuple[Finder, ...] = (openai.find,)
 
 
 def is_data_plane(path: str) -> bool:
@@ -44,13 +42,15 @@ class DataPlane:
         self._ids = RequestIds()
         self._body_timeout_s = conf.request_body_timeout_s
         health_pages = health.HealthPages(status, details=conf.health_details)
-        self._routes: dict[str, tuple[tuple[str, ...], Endpoint]] = {
-            **dict.fromkeys(openai.OPERATIONS, (("POST",), openai.call_model)),
-            "/v1/models": (_GET, openai.list_models),
-            "/health": (_GET, health_pages.overview),
-            "/health/live": (_GET, health_pages.live),
-            "/health/ready": (_GET, health_pages.ready),
-            "/metrics": (_GET, metrics.MetricsPage(conf, status).show),
+        pages: dict[str, Endpoint] = {
+            "/health": health_pages.overview,
+            "/health/live": health_pages.live,
+            "/health/ready": health_pages.ready,
+            "/metrics": metrics.MetricsPage(conf, status).show,
+        }
+        self._routes: dict[str, Route] = {
+            **openai.routes(),
+            **{path: Route(READ, page, openai.CHAT, path) for path, page in pages.items()},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +60,7 @@ class DataPlane:
             return await exchange.responder.start_and_end(204, preflight)
         try:
             await self._endpoint(exchange)(self._gateway, exchange)
-            if exchange.path.startswith("/v1/models"):
+            if exchange.is_listing:
                 self._log(exchange, 200, "")
         except GatewayError as error:
             await self._refuse(exchange, error)
@@ -87,25 +87,25 @@ class DataPlane:
             received=self._gateway.clock.monotonic(),
             inbound=inbound,
             receive=receive,
-            responder=Responder(send, always),
+            responder=Responder(send, always, openai.CHAT),
             body_timeout_s=self._body_timeout_s,
         )
 
     def _endpoint(self, exchange: HttpExchange) -> Endpoint:
-        route = self._routes.get(exchange.path)
-        if route is None and exchange.path.startswith("/v1/models/"):
-            route = (_GET, openai.retrieve_model)
+        path = exchange.path
+        route = self._routes.get(path)
         if route is None:
-            raise NotFoundError(
-                f"There is no {exchange.method} {exchange.path}. See the documentation for what there is."
-            )
-        methods, endpoint = route
-        if exchange.method not in methods:
+            route = next((found for find in _FINDERS if (found := find(path)) is not None), None)
+        if route is None:
+            raise NotFoundError(f"There is no {exchange.method} {path}. See the documentation for what there is.")
+        exchange.label = route.label
+        exchange.responder.dialect = route.dialect
+        if exchange.method not in route.methods:
             raise MethodNotAllowedError(
-                f"{exchange.path} does not take {exchange.method}; use {methods[0]}.",
-                headers=((b"allow", ", ".join(methods).encode()),),
+                f"{path} does not take {exchange.method}; use {route.methods[0]}.",
+                headers=((b"allow", ", ".join(route.methods).encode()),),
             )
-        return endpoint
+        return route.endpoint
 
     async def _refuse(self, exchange: HttpExchange, error: GatewayError) -> None:
         exchange.key = exchange.key or error.key
@@ -116,7 +116,7 @@ class DataPlane:
         """The line of a request that the gateway answered itself."""
         key, head, inbound = exchange.key, exchange.head, exchange.inbound
         model = head.model if head is not None and head.model in self._gateway.snapshot.aliases else ""
-        path = self._known_path(exchange.path)
+        path = exchange.label
         line: Record = {
             "started_at": exchange.started_at,
             "request_id": exchange.request_id,
@@ -136,12 +136,6 @@ class DataPlane:
             "duration_ms": (self._gateway.clock.monotonic() - exchange.received) * 1000,
         }
         self._gateway.telemetry.answered(path, line)
-
-    def _known_path(self, path: str) -> str:
-        """Paths become labels of metrics, so callers must not be able to make new ones."""
-        if path in self._routes:
-            return path
-        return "/v1/models/{id}" if path.startswith("/v1/models/") else "(other)"
 
 
 class RequestIds:

@@ -27,6 +27,10 @@ class HttpExchange(msgspec.Struct):
     responder: Responder
     body_timeout_s: float
     """How long the body may take to come."""
+    label: str = "(other)"
+    """The path for metrics and logs."""
+    is_listing: bool = False
+    """The answer is a list or a description that the gateway gave itself, and is logged as such."""
     key: Key | None = None
     head: RequestHead | None = None
     watch: DisconnectWatch | None = None

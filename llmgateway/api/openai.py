@@ -2,69 +2,41 @@
 
 from __future__ import annotations
 
+from llmgateway.api.calls import call_model
 from llmgateway.api.exchange import HttpExchange
-from llmgateway.api.inbound import read_body, require_json
-from llmgateway.api.responses import DisconnectWatch
-from llmgateway.pipeline.errors import BadRequestError, NotFoundError
+from llmgateway.api.routes import CALL, READ, Route
+from llmgateway.pipeline.errors import NotFoundError
 from llmgateway.pipeline.gateway import Gateway
-from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Alias, Key
-from providers.adapters.body import RequestHead, read_head
-from providers.adapters.errors import MalformedBodyError
-from providers.adapters.types import JSONObject, Operation
+from providers.adapters.dialects.registry import get_dialect
+from providers.adapters.types import JSONObject
 
-OPERATIONS = {
-    "/v1/chat/completions": Operation.CHAT,
-    "/v1/completions": Operation.TEXT_COMPLETION,
-    "/v1/embeddings": Operation.EMBEDDINGS,
-}
+CHAT = get_dialect("openai.chat")
+_MODELS = "/v1/models"
 
 
-async def call_model(gateway: Gateway, exchange: HttpExchange) -> None:
-    """`POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings`."""
-    inbound = exchange.inbound
-    key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
-    authenticated = gateway.clock.monotonic()
-    require_json(inbound)
-    limit = gateway.snapshot.request_body_limit
-    body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
-    if inbound.body is None:
-        # It came in pieces, as slowly as the caller liked: what the key may do can have changed meanwhile.
-        key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
-    head = exchange.head = parse_head(body)
-    request = ModelRequest(
-        id=exchange.request_id,
-        path=exchange.path,
-        operation=OPERATIONS[exchange.path],
-        body=body,
-        head=head,
-        headers=inbound.forwarded,
-        client_ip=exchange.client_ip,
-        client_request_id=inbound.client_request_id,
-        end_user=inbound.end_user or (head.user or "")[:200],
-        started_at=exchange.started_at,
-        received=exchange.received,
-        authenticated=authenticated,
-    )
-    watch = exchange.watch = DisconnectWatch(exchange.receive)
-    try:
-        await gateway.complete(request, key, exchange.responder, watch)
-    finally:
-        watch.stop()
+def routes() -> dict[str, Route]:
+    """The paths that are the same for everybody."""
+    calls = {
+        "/v1/chat/completions": CHAT,
+        "/v1/completions": get_dialect("openai.completions"),
+        "/v1/embeddings": get_dialect("openai.embeddings"),
+    }
+    return {
+        **{path: Route(CALL, call_model, dialect, path) for path, dialect in calls.items()},
+        _MODELS: Route(READ, list_models, CHAT, _MODELS),
+    }
 
 
-def parse_head(body: bytes) -> RequestHead:
-    """Raises BadRequestError for a body that is not a JSON object with a usable head; `param` names the field."""
-    try:
-        return read_head(body)
-    except MalformedBodyError as error:
-        code = "invalid_value" if error.param else "invalid_json"
-        raise BadRequestError(str(error), code=code, param=error.param or None) from None
+def find(path: str) -> Route | None:
+    """`/v1/models/{id}`."""
+    return Route(READ, retrieve_model, CHAT, _MODELS + "/{id}") if path.startswith(_MODELS + "/") else None
 
 
 async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
     """`GET /v1/models`: the aliases that this key may call."""
     key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
+    exchange.is_listing = True
     allowed = [_model(alias) for alias in gateway.snapshot.aliases.values() if _may_call(key, alias)]
     await exchange.responder.json(200, {"object": "list", "data": allowed})
 
@@ -80,6 +52,7 @@ async def retrieve_model(gateway: Gateway, exchange: HttpExchange) -> None:
             code="model_not_found",
             param="model",
         )
+    exchange.is_listing = True
     await exchange.responder.json(200, _model(alias))
 
 

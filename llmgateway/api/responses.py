@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 
 from llmgateway.api.asgi_types import RawHeaders, Receive, Send
-from llmgateway.api.errors import openai_envelope
 from llmgateway.api.http_protocol import Exchange
 from llmgateway.pipeline.errors import GatewayError
+from providers.adapters.dialects.base import Dialect, WireError
 
 JSON = (b"content-type", b"application/json")
 
@@ -19,14 +19,16 @@ JSON = (b"content-type", b"application/json")
 class Responder:
     """Sends one answer; the pipeline's `Client`. Adds the headers that every answer carries: request id, cross-origin rules."""
 
-    __slots__ = ("_always", "_exchange", "_send", "started")
+    __slots__ = ("_always", "_exchange", "_send", "dialect", "started")
 
-    def __init__(self, send: Send, always: RawHeaders) -> None:
+    def __init__(self, send: Send, always: RawHeaders, dialect: Dialect) -> None:
         self._send = send
         server = getattr(send, "__self__", None)
         self._exchange = server if isinstance(server, Exchange) else None
         """Our own server's side of the request; None: another server, which is spoken to in ASGI."""
         self._always = always
+        self.dialect = dialect
+        """In which errors are told."""
         self.started = False
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
@@ -39,7 +41,7 @@ class Responder:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def error(self, error: GatewayError, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        body = openai_envelope(error)
+        body = self.dialect.error_body(WireError(error.status, error.message, error.type, error.code, error.param))
         await self.whole(error.status, body, [*headers, *error.headers, JSON])
 
     async def json(self, status: int, value: Any, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:

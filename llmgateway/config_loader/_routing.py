@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -19,7 +19,7 @@ from llmgateway.pipeline.snapshot import Alias, BudgetRule, ConfigProblem, Deplo
 from providers.adapters.base import Adapter
 from providers.adapters.errors import UnknownAdapterError
 from providers.adapters.registry import get_adapter
-from providers.adapters.types import Headers
+from providers.adapters.types import Headers, Signer
 from providers.models import AliasTarget, Credential, ModelAlias, Provider
 from providers.models import Deployment as DeploymentRow
 
@@ -181,7 +181,7 @@ class _DeploymentLoader:
 
     def _deployment(self, row: DeploymentRow, problems: list[ConfigProblem]) -> Deployment:
         provider = self.providers[row.provider_id]
-        headers, problem = _authentication(row, provider, self.secrets, problems)
+        authentication = _authentication(row, provider, self.secrets, problems)
         owners = f"deployment:{row.pk}", f"provider:{row.provider_id}"
         return Deployment(
             id=row.pk,
@@ -190,7 +190,8 @@ class _DeploymentLoader:
             adapter=provider.adapter,
             base_url=provider.base_url,
             model=row.model,
-            headers=headers,
+            headers=authentication.headers,
+            signer=authentication.signer,
             timeouts=Timeouts(
                 row.connect_timeout_s, row.first_token_timeout_s, row.idle_timeout_s, row.total_timeout_s
             ),
@@ -201,26 +202,38 @@ class _DeploymentLoader:
             estimation=self.estimation.of(provider.adapter.name),
             max_output_tokens=row.max_output_tokens or None,
             max_request_pico_usd=row.max_request_pico_usd,
-            problem=problem,
+            problem=authentication.problem,
         )
+
+    def _prices(self, row: DeploymentRow) -> tuple[PriceVersion, ...]:
+        own = self.prices.get((row.provider_id, row.model), ())
+        default = self.settings.default_price
+        return own if default is None else (default, *own)
+
+
+class _Authentication(NamedTuple):
+    """What shows a provider who calls, and why it cannot be called."""
+
+    headers: Headers = ()
+    signer: Signer | None = None
+    problem: str = ""
 
 
 def _authentication(
     row: DeploymentRow, provider: _ReadyProvider, secrets: dict[int, _Secret], problems: list[ConfigProblem]
-) -> tuple[Headers, str]:
-    """The deployment's headers, and why it cannot be called."""
+) -> _Authentication:
     secret = _Secret() if row.credential_id is None else secrets[row.credential_id]
     if secret.problem:
-        return (), secret.problem
+        return _Authentication(problem=secret.problem)
     if not provider.base_url:
         problem = f"The provider {provider.name} has no base URL; write one in the admin."
     else:
         try:
-            return provider.adapter.headers(secret.text), ""
+            return _Authentication(provider.adapter.headers(secret.text), provider.adapter.signer(secret.text))
         except ValueError:  # Its text may quote from the secret.
             problem = f"The credential of {row.name} is not one that {provider.adapter.name} takes; enter it again."
     problems.append(ConfigProblem("providers_deployment", str(row.pk), f"deployment {row.name}", problem))
-    return (), problem
+    return _Authentication(problem=problem)
 
 
 def _load_aliases(deployments: dict[int, Deployment], rules: _Rules, problems: list[ConfigProblem]) -> dict[str, Alias]:

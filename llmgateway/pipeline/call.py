@@ -106,7 +106,12 @@ class Call:
             raise RuntimeError("only an attempt can be metered")
         estimate = Usage(input=self.admission.ask.demand.input, output=output_estimate)
         self.outcome = metered(
-            deployment, self.progress.price, raw=raw, estimate=estimate, response_model=response_model
+            deployment,
+            self.progress.price,
+            raw=raw,
+            estimate=estimate,
+            dialect=deployment.adapter.dialect_for(self.request.dialect),
+            response_model=response_model,
         )
 
     def settle(self, status: str, *, error_type: str = "", refund_limits: bool = False) -> None:

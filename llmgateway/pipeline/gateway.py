@@ -140,7 +140,7 @@ class Gateway:
 
     async def _admitted(self, request: ModelRequest, key: Key, presence: Presence) -> Call:
         snapshot, clock = self.snapshot, self.clock
-        alias, candidates = self._router.route(snapshot, key, request.head.model, request.operation)
+        alias, candidates = self._router.route(snapshot, key, request.head.model, request.dialect)
         routed = clock.monotonic()
         rules = self._rules.of(request, key, alias)
         if rules.budgets and not self.budgets_ready.is_set():

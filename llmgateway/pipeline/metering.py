@@ -8,6 +8,7 @@ from billing.pricing import PriceVersion, cost
 from llmgateway.pipeline.protocols import Record
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key
+from providers.adapters.dialects.base import Dialect
 from providers.adapters.errors import MalformedUsageError
 from providers.adapters.types import JSONObject, Usage
 
@@ -31,13 +32,14 @@ def metered(
     *,
     raw: JSONObject | None,
     estimate: Usage,
+    dialect: Dialect | None,
     response_model: str = "",
 ) -> Metered:
-    """The provider's figures where it gave any, else the estimate, priced."""
+    """The provider's figures where it gave any, else the estimate, priced. `dialect` is the one that `raw` came in."""
     usage, source = estimate, "estimated"
-    if raw is not None:
+    if raw is not None and dialect is not None:
         try:
-            usage, source = deployment.adapter.usage(raw), "provider"
+            usage, source = deployment.adapter.usage(raw, dialect), "provider"
         except MalformedUsageError:
             source = "estimated"
     return Metered(usage, source, raw, cost(price, usage) if price else 0, response_model)
@@ -77,7 +79,7 @@ def identity(request: ModelRequest, key: Key, alias: Alias, *, admitted_at: floa
         "end_user": request.end_user or key.user_id,
         "client_request_id": request.client_request_id,
         "client_ip": request.client_ip,
-        "operation": request.operation.value,
+        "operation": request.dialect.operation.value,
         "alias": alias.name,
         "stream": bool(request.head.stream),
     }

@@ -10,7 +10,7 @@ import msgspec
 
 from llmgateway.pipeline.errors import GatewayError
 from providers.adapters.body import RequestHead
-from providers.adapters.types import Operation
+from providers.adapters.dialects.base import Dialect
 
 
 class ModelRequest(msgspec.Struct, frozen=True):
@@ -19,7 +19,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     id: str
     """The gateway's own id: never the client's."""
     path: str
-    operation: Operation
+    dialect: Dialect
+    """In which it is written, and its answer shall be."""
     body: bytes
     head: RequestHead
     headers: Sequence[tuple[bytes, bytes]]
@@ -33,6 +34,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Monotonic seconds."""
     authenticated: float
     """Monotonic seconds."""
+    strict: bool = False
+    """Refuse what a provider's dialect cannot say, rather than leave it out and report it."""
 
 
 class Client(Protocol):

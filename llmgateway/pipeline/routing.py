@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmgateway.pipeline.errors import BadRequestError, NoTargetAvailableError, NotFoundError, PermissionDeniedError
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Snapshot, Target
-from providers.adapters.types import Operation
+from providers.adapters.dialects.base import Dialect
 
 
 class SmoothWeighted:
@@ -36,15 +36,13 @@ class Router:
     def __init__(self) -> None:
         self._balancers: dict[str, SmoothWeighted] = {}
 
-    def route(
-        self, snapshot: Snapshot, key: Key, model: str, operation: Operation
-    ) -> tuple[Alias, tuple[Deployment, ...]]:
+    def route(self, snapshot: Snapshot, key: Key, model: str, dialect: Dialect) -> tuple[Alias, tuple[Deployment, ...]]:
         """The alias called `model` and its deployments that can answer, in the order in which to try them.
 
         Raises:
             NotFoundError: there is no such alias.
             PermissionDeniedError: the key may not call it.
-            BadRequestError: none of its deployments offers the operation.
+            BadRequestError: none of its deployments can be asked for what comes in `dialect`.
             NoTargetAvailableError: none can be called now.
         """
         alias = snapshot.aliases.get(model)
@@ -60,7 +58,7 @@ class Router:
                 code="model_not_allowed",
                 param="model",
             )
-        return alias, _able(alias, self._order(alias), operation)
+        return alias, _able(alias, self._order(alias), dialect)
 
     def _order(self, alias: Alias) -> tuple[Deployment, ...]:
         if alias.strategy == "priority" or len(alias.targets) < 2:
@@ -71,11 +69,11 @@ class Router:
         return balancer.order()
 
 
-def _able(alias: Alias, ordered: tuple[Deployment, ...], operation: Operation) -> tuple[Deployment, ...]:
-    offering = [deployment for deployment in ordered if operation in deployment.adapter.operations]
+def _able(alias: Alias, ordered: tuple[Deployment, ...], dialect: Dialect) -> tuple[Deployment, ...]:
+    offering = [deployment for deployment in ordered if deployment.adapter.dialect_for(dialect) is not None]
     if ordered and not offering:
         raise BadRequestError(
-            f"The model '{alias.name}' does not offer {operation.value.replace('_', ' ')}.", param="model"
+            f"The model '{alias.name}' does not offer {dialect.operation.value.replace('_', ' ')}.", param="model"
         )
     usable = tuple([deployment for deployment in offering if not deployment.problem])
     if not usable:

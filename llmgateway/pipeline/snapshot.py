@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from billing.pricing import PriceVersion
 from providers.adapters.base import Adapter
-from providers.adapters.types import Headers
+from providers.adapters.types import Headers, Signer
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -226,6 +226,8 @@ class Deployment:
     headers: Headers = field(repr=False)
     """What authenticates us, and nothing of the client's."""
     timeouts: Timeouts = Timeouts()
+    signer: Signer | None = field(default=None, repr=False, compare=False)
+    """Makes the headers that differ from request to request; None: there are none."""
     inject_usage: bool = True
     prices: tuple[PriceVersion, ...] = ()
     """Sorted by `effective_from`."""

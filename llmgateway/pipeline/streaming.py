@@ -12,10 +12,17 @@ import orjson
 from billing.money import exact_usd
 from llmgateway.http import httpx
 from llmgateway.pipeline.call import Call
-from llmgateway.pipeline.errors import APIConnectionError, APITimeoutError, GatewayError, UpstreamAuthenticationError
+from llmgateway.pipeline.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    BadRequestError,
+    GatewayError,
+    UpstreamAuthenticationError,
+)
 from llmgateway.pipeline.refusals import limit_headers
 from llmgateway.pipeline.requests import Client
 from llmgateway.pipeline.snapshot import Deployment
+from llmgateway.pipeline.translation import Outgoing, outgoing, translated_headers
 from llmgateway.pipeline.upstream import (
     FailureCause,
     RawHeaders,
@@ -25,14 +32,23 @@ from llmgateway.pipeline.upstream import (
     classified,
     headers_for_client,
 )
-from providers.adapters.body import replace_model, with_output_cap, with_usage_requested
-from providers.adapters.sse import UsageScanner, json_usage
-from providers.adapters.types import ErrorKind, JSONObject
+from providers.adapters.dialects.base import ERROR_CODES, ERROR_TYPES, StreamScanner, WireError
+from providers.adapters.dialects.errors import error_message
+from providers.adapters.errors import InexpressibleError, MalformedAnswerError
+from providers.adapters.types import ErrorKind, JSONObject, Operation
 
 STREAM_HEADERS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+
+
+_POINTLESS_AGAIN = {
+    FailureCause.TIMEOUT,
+    FailureCause.REDIRECT,
+    FailureCause.INEXPRESSIBLE,
+    FailureCause.NO_TOKEN,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +64,10 @@ class Failure:
     body: bytes = b""
     headers: RawHeaders = ()
     detail: str = ""
+    param: str | None = None
+    """The caller's field that cannot be said to the provider."""
+    translated: bool = False
+    """The error is in another dialect than the caller's."""
 
     @property
     def label(self) -> str:
@@ -62,12 +82,12 @@ class Failure:
     def worth_a_retry(self) -> bool:
         """Whether the same deployment may well answer in a moment."""
         if self.kind is None:
-            return self.cause not in {FailureCause.TIMEOUT, FailureCause.REDIRECT}
+            return self.cause not in _POINTLESS_AGAIN
         return self.kind.worth_another_target and not self.kind.blames_credential
 
     @property
     def blames_provider(self) -> bool:
-        return self.worth_another_target
+        return self.worth_another_target and self.cause is not FailureCause.INEXPRESSIBLE
 
     @property
     def retry_after_s(self) -> float | None:
@@ -86,23 +106,32 @@ class Answer(msgspec.Struct, frozen=True):
     upstream: UpstreamAnswer
     headers: RawHeaders
     """Of the provider, as clients get them."""
+    outgoing: Outgoing
+    """What was sent for it."""
     body: bytes = b""
-    """All of it, unless it is a stream."""
+    """All of it as the provider sent it, unless it is a stream."""
+    onward: bytes = b""
+    """The same in the caller's dialect."""
     first: bytes = b""
     rest: AsyncIterator[bytes] | None = None
     """What follows `first`; None: not a stream."""
-    strip_usage: bool = False
 
 
 async def obtain(call: Call, deployment: Deployment, upstream: Upstream) -> Answer | Failure:
     """Call `deployment` and read up to the first piece of its answer."""
-    body, strip_usage = _body_for(call, deployment)
+    request = call.request
     try:
-        answer = await upstream.send(deployment, call.request.operation, body=body, headers=call.request.headers)
+        sent = outgoing(request, deployment, output_cap=call.admission.output_cap)
+    except InexpressibleError as error:
+        return Failure(FailureCause.INEXPRESSIBLE, deployment, detail=error.message, param=error.param)
+    try:
+        answer = await upstream.send(
+            deployment, sent.dialect, body=sent.body, headers=sent.headers, streamed=bool(request.head.stream)
+        )
     except UpstreamError as error:
         return Failure(error.cause, deployment, detail=str(error))
     try:
-        return await _first_piece(call, deployment, answer, strip_usage=strip_usage)
+        return await _first_piece(call, deployment, answer, sent)
     except httpx.TransportError as error:
         await answer.stream.aclose()
         return Failure(classified(error).cause, deployment, detail=str(error))
@@ -111,31 +140,17 @@ async def obtain(call: Call, deployment: Deployment, upstream: Upstream) -> Answ
         raise
 
 
-def _body_for(call: Call, deployment: Deployment) -> tuple[bytes, bool]:
-    """The body for this deployment, made from the untouched original, and whether usage was asked for in the client's stead."""
-    request = call.request
-    body = replace_model(request.body, request.head.model, deployment.model)
-    cap = call.admission.output_cap
-    if cap is not None:
-        body = with_output_cap(body, deployment.adapter.output_cap_fields(request.operation), cap)
-    if not request.head.stream or request.head.asked_for_usage or not deployment.inject_usage:
-        return body, False
-    return with_usage_requested(body, request.head), True
-
-
-async def _first_piece(
-    call: Call, deployment: Deployment, answer: UpstreamAnswer, *, strip_usage: bool
-) -> Answer | Failure:
+async def _first_piece(call: Call, deployment: Deployment, answer: UpstreamAnswer, sent: Outgoing) -> Answer | Failure:
     status = call.progress.upstream_status = answer.status
     headers = headers_for_client(answer.headers)
-    if status < 400 and _is_event_stream(headers):
+    if status < 400 and sent.dialect.is_stream(_content_type(headers)):
         pieces = aiter(_pieces(answer))
         first = await anext(pieces, b"")
         if not first:
             await answer.stream.aclose()
             return Failure(FailureCause.BROKEN, deployment, detail="the stream ended before it began")
         call.progress.first_chunk = call.now()
-        return Answer(answer, headers, first=first, rest=pieces, strip_usage=strip_usage)
+        return Answer(answer, headers, first=first, rest=pieces, outgoing=sent)
     if 300 <= status < 400:
         await answer.stream.aclose()
         return Failure(FailureCause.REDIRECT, deployment, status, detail="it redirects")
@@ -145,20 +160,34 @@ async def _first_piece(
         await answer.stream.aclose()
     if status < 400:
         call.progress.first_chunk = call.now()
-        return Answer(answer, headers, body=body)
+        return _whole(deployment, answer, headers, body, sent)
     kind = deployment.adapter.error_kind(status, _as_object(body))
-    return Failure(FailureCause.STATUS, deployment, status, kind, body, headers)
+    return Failure(
+        FailureCause.STATUS, deployment, status, kind, body, headers, translated=sent.translation is not None
+    )
+
+
+def _whole(
+    deployment: Deployment, answer: UpstreamAnswer, headers: RawHeaders, body: bytes, sent: Outgoing
+) -> Answer | Failure:
+    if sent.translation is None:
+        return Answer(answer, headers, body=body, onward=body, outgoing=sent)
+    try:
+        onward = sent.translation.whole(body)
+    except MalformedAnswerError as error:
+        return Failure(FailureCause.BROKEN, deployment, detail=str(error))
+    return Answer(answer, headers, body=body, onward=onward, outgoing=sent)
 
 
 def _pieces(answer: UpstreamAnswer) -> AsyncIterable[bytes]:
     return answer.stream if answer.whole is None else httpx.ByteStream(answer.whole)
 
 
-def _is_event_stream(headers: RawHeaders) -> bool:
+def _content_type(headers: RawHeaders) -> bytes:
     for name, value in headers:
         if name == b"content-type":
-            return value.lower().startswith(b"text/event-stream")
-    return False
+            return value
+    return b""
 
 
 def _as_object(body: bytes) -> JSONObject | None:
@@ -180,28 +209,37 @@ async def deliver(call: Call, client: Client, answer: Answer) -> None:
 
 
 async def _deliver_body(call: Call, client: Client, answer: Answer) -> None:
-    raw, response_model = json_usage(answer.body)
+    raw, response_model = answer.outgoing.dialect.answer_usage(answer.body)
     status = answer.upstream.status
     call.progress.http_status = status
     call.meter(raw, output_estimate=_estimate_output(call, len(answer.body)), response_model=response_model)
     call.settle("completed")
-    await client.whole(status, answer.body, (*answer.headers, *gateway_headers(call), *_usage_headers(call)))
+    await client.whole(status, answer.onward, (*_headers(answer), *gateway_headers(call), *_usage_headers(call)))
+
+
+def _headers(answer: Answer) -> RawHeaders:
+    """The provider's headers as far as they hold for what the client gets."""
+    sent = answer.outgoing
+    if sent.translation is None:
+        return answer.headers
+    headers = sent.translation.headers(answer.headers, stream=answer.rest is not None)
+    return [*headers, (b"x-gateway-dropped-params", ", ".join(sent.dropped).encode())] if sent.dropped else headers
 
 
 def _estimate_output(call: Call, size: int) -> int:
     """Tokens of an answer whose provider did not say; embeddings have none."""
-    if not size or call.request.operation.value == "embeddings" or call.progress.deployment is None:
+    if not size or call.request.dialect.operation is Operation.EMBEDDINGS or call.progress.deployment is None:
         return 0
     return max(1, int(size / call.progress.deployment.estimation.chars_per_token))
 
 
 async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: AsyncIterator[bytes]) -> None:
-    scanner = UsageScanner(answer.strip_usage)
+    scanner = answer.outgoing.scanner()
     exchange = call.exchange
     exchange.output_tokens = lambda: _stream_output(call, scanner)
     try:
         status = call.progress.http_status = answer.upstream.status
-        await client.start(status, (*answer.headers, *STREAM_HEADERS, *gateway_headers(call)))
+        await client.start(status, (*_headers(answer), *STREAM_HEADERS, *gateway_headers(call)))
         error_type = await _relay(call, client, scanner, answer.first, rest)
         _settle_stream(call, scanner, error_type)
         await client.send(scanner.finish(), more=False)
@@ -212,7 +250,7 @@ async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: Asyn
         await answer.upstream.stream.aclose()
 
 
-async def _relay(call: Call, client: Client, scanner: UsageScanner, first: bytes, rest: AsyncIterator[bytes]) -> str:
+async def _relay(call: Call, client: Client, scanner: StreamScanner, first: bytes, rest: AsyncIterator[bytes]) -> str:
     """Pass chunks on as they come. Returns what broke the stream off, or nothing."""
     exchange, progress, idle_s = call.exchange, call.progress, _idle_s(call)
     chunk = first
@@ -244,17 +282,17 @@ def _idle_s(call: Call) -> float:
     return call.progress.deployment.timeouts.idle_s if call.progress.deployment else 0.0
 
 
-async def _break_off(call: Call, client: Client, scanner: UsageScanner, message: str, error_type: str) -> str:
+async def _break_off(call: Call, client: Client, scanner: StreamScanner, message: str, error_type: str) -> str:
     """After the first chunk a failure can only be told in-band."""
     if scanner.done:
         return ""
-    event = {"error": {"message": message, "type": "server_error", "param": None, "code": error_type}}
+    error = WireError(502, message, type="server_error", code=error_type)
     _settle_stream(call, scanner, error_type)
-    await client.send(b"\n\ndata: " + orjson.dumps(event) + b"\n\n", more=True)
+    await client.send(call.request.dialect.error_event(error), more=True)
     return error_type
 
 
-def _settle_stream(call: Call, scanner: UsageScanner, error_type: str) -> None:
+def _settle_stream(call: Call, scanner: StreamScanner, error_type: str) -> None:
     if call.settled:
         return
     _meter_stream(call, scanner)
@@ -263,12 +301,12 @@ def _settle_stream(call: Call, scanner: UsageScanner, error_type: str) -> None:
     call.settle("failed" if error_type else "completed", error_type=error_type)
 
 
-def _stream_output(call: Call, scanner: UsageScanner) -> int:
+def _stream_output(call: Call, scanner: StreamScanner) -> int:
     deployment = call.progress.deployment
     return 0 if deployment is None else scanner.estimated_output(deployment.estimation.chars_per_token)
 
 
-def _meter_stream(call: Call, scanner: UsageScanner) -> None:
+def _meter_stream(call: Call, scanner: StreamScanner) -> None:
     if not call.settled:
         call.meter(
             scanner.usage_raw, output_estimate=_stream_output(call, scanner), response_model=scanner.response_model
@@ -290,7 +328,19 @@ async def _pass_on(call: Call, client: Client, failure: Failure) -> None:
     """Status, body and `Retry-After` as the provider sent them, whether or not a stream was asked for."""
     call.progress.http_status = failure.status
     call.settle("failed", error_type=failure.label, refund_limits=failure.status >= 500)
-    await client.whole(failure.status, failure.body, (*failure.headers, *gateway_headers(call)))
+    headers, body = failure.headers, failure.body
+    if failure.translated:
+        dialect = call.request.dialect
+        headers = translated_headers(headers, dialect.media_type)
+        body = dialect.error_body(_wire_error(failure))
+    await client.whole(failure.status, body, (*headers, *gateway_headers(call)))
+
+
+def _wire_error(failure: Failure) -> WireError:
+    """What the provider said, for a caller who would not understand its dialect."""
+    kind = failure.kind or ErrorKind.SERVER_ERROR
+    message = error_message(_as_object(failure.body)) or f"The provider answered with status {failure.status}."
+    return WireError(failure.status, message, ERROR_TYPES[kind], ERROR_CODES[kind])
 
 
 def _own_error(failure: Failure, alias: str) -> GatewayError:
@@ -298,6 +348,14 @@ def _own_error(failure: Failure, alias: str) -> GatewayError:
     if failure.kind is not None:
         return UpstreamAuthenticationError(
             f"The provider '{provider}' refused the gateway's own credential for '{alias}'. Ask an admin to check it.",
+        )
+    if failure.cause is FailureCause.INEXPRESSIBLE:
+        return BadRequestError(
+            f"The provider '{provider}' cannot take this request: {failure.detail}", param=failure.param
+        )
+    if failure.cause is FailureCause.NO_TOKEN:
+        return UpstreamAuthenticationError(
+            f"The provider '{provider}' gave the gateway no token for '{alias}'. Ask an admin to check its credential.",
         )
     if failure.cause is FailureCause.REDIRECT:
         return APIConnectionError(

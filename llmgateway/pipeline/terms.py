@@ -94,11 +94,11 @@ class Terms:
 
     def _expected_output(self, request: ModelRequest, key_id: str, deployment: Deployment) -> int:
         """Output tokens that a request probably takes, over all its choices."""
-        if request.operation is Operation.EMBEDDINGS:
+        if request.dialect.operation is Operation.EMBEDDINGS:
             return 0
         head = request.head
         expected = self.learner.expected(key_id, deployment.model) or EXPECTED_OUTPUT_TOKENS
-        cap = head.output_cap(deployment.adapter.output_cap_fields(request.operation))
+        cap = head.output_cap(output_cap_fields(request, deployment))
         return (expected if cap is None or expected < cap else cap) * head.choices
 
 
@@ -123,6 +123,13 @@ def _target(
     return TargetTerms(_counted(deployment.limits), deployment.budgets, expected, hold), terms
 
 
+def output_cap_fields(request: ModelRequest, deployment: Deployment) -> tuple[str, ...]:
+    """The request's fields that cap output and that are obeyed at `deployment`; translation carries every one over."""
+    dialect = request.dialect
+    adapter = deployment.adapter
+    return adapter.output_cap_fields(dialect) if adapter.dialect_for(dialect) is dialect else dialect.output_cap_fields
+
+
 def _counted(limits: tuple[Limit, ...]) -> tuple[Limit, ...]:
     """Those that a store counts."""
     if not limits:
@@ -145,7 +152,7 @@ def _strict(
 ) -> tuple[StrictHold, StrictTerms | None]:
     head, adapter = request.head, deployment.adapter
     try:
-        bounds = bound(request.body, request.operation, adapter, choices=head.choices)
+        bounds = bound(request.body, request.dialect, adapter, choices=head.choices)
     except NotBoundableError as error:
         if deployment.max_request_pico_usd is None:
             raise _not_boundable(deployment, str(error)) from None
@@ -168,7 +175,7 @@ def _strict(
 
 def _strict_terms(request: ModelRequest, deployment: Deployment, price: PriceVersion, bounds: Bound) -> StrictTerms:
     base = bounds.input_tokens * price.dearest_input + price.request
-    fields = deployment.adapter.output_cap_fields(request.operation)
+    fields = output_cap_fields(request, deployment)
     if not fields:
         return StrictTerms(base, 0, cap=0, ceiling=0)
     cap = request.head.output_cap(fields)

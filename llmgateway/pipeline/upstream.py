@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from llmgateway.pipeline.departure import was_sent
 from llmgateway.pipeline.lean_transport import MAX_REMEMBERED, Endpoint, LeanTransport
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.transport import client_timeout
-from providers.adapters.types import Operation
+from providers.adapters.dialects.base import Dialect
+from providers.adapters.types import Signer
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -40,8 +42,12 @@ class FailureCause(enum.StrEnum):
     """Why an attempt brought no answer."""
 
     NOT_CONNECTED = "not_connected"
+    INEXPRESSIBLE = "inexpressible"
+    """Nothing was sent: the provider's dialect cannot say what was asked."""
     BROKEN = "connection_broken"
     TIMEOUT = "timeout"
+    NO_TOKEN = "no_token"  # noqa: S105  # A cause, no password.
+    """Nothing was sent: the credential brought no short-lived token."""
     REDIRECT = "redirect"
     STATUS = "status"
 
@@ -83,19 +89,21 @@ class Upstream:
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
         self._lean = transport if isinstance(transport, LeanTransport) else None
-        self._routes: dict[tuple[int, Operation], tuple[Deployment, _Route]] = {}
+        self._routes: dict[tuple[int, str, bool], tuple[Deployment, _Route]] = {}
 
     async def send(
-        self, deployment: Deployment, operation: Operation, *, body: bytes, headers: RawHeaders
+        self, deployment: Deployment, dialect: Dialect, *, body: bytes, headers: RawHeaders, streamed: bool
     ) -> UpstreamAnswer:
-        """The answer as soon as its headers are there.
+        """The answer as soon as its headers are there. `body` is written in `dialect`.
 
         Raises:
             UpstreamError: not connected, or broken off before the headers.
         """
         was_sent.set(False)
         try:
-            route = self._route(deployment, operation)
+            route = self._route(deployment, dialect, stream=streamed)
+            if deployment.signer is not None:
+                headers = [*headers, *await self._signed(deployment.signer, route, body)]
             if self._lean is not None and route.endpoint is not None:
                 status, raw_headers, stream = await self._lean.post(route.endpoint, headers, body)
                 return UpstreamAnswer(status, raw_headers, stream, stream.take_whole())
@@ -123,11 +131,29 @@ class Upstream:
             raise TypeError("upstream transports answer with asynchronous streams")
         return UpstreamAnswer(response.status_code, response.headers.raw, response.stream)
 
-    def _route(self, deployment: Deployment, operation: Operation) -> _Route:
-        cached = self._routes.get((deployment.id, operation))
+    async def _signed(self, signer: Signer, route: _Route, body: bytes) -> RawHeaders:
+        """The headers that hold for this request alone; first the token that they need, if it is lacking.
+
+        Raises:
+            UpstreamError: the token could not be had.
+        """
+        needed = signer.token_request(time.time())
+        if needed is not None:
+            answer = await self._transport.handle_async_request(
+                httpx.Request("POST", needed.url, headers=list(needed.headers), content=needed.body)
+            )
+            content = await answer.aread()
+            try:
+                signer.take_token(answer.status_code, content, time.time())
+            except ValueError as error:
+                raise UpstreamError(FailureCause.NO_TOKEN, str(error)) from None
+        return signer.headers("POST", str(route.url), body, time.time())
+
+    def _route(self, deployment: Deployment, dialect: Dialect, *, stream: bool) -> _Route:
+        cached = self._routes.get((deployment.id, dialect.name, stream))
         if cached is not None and cached[0] is deployment:
             return cached[1]
-        url = deployment.base_url + deployment.adapter.path(operation, deployment.model)
+        url = deployment.base_url + deployment.adapter.path(dialect, deployment.model, stream=stream)
         headers = ((b"content-type", b"application/json"), (b"accept-encoding", b"identity"), *deployment.headers)
         connect_s = deployment.timeouts.connect_s
         route = _Route(
@@ -137,7 +163,7 @@ class Upstream:
             headers=headers,
             timeout=client_timeout(deployment.timeouts.connect_s),
         )
-        self._routes[deployment.id, operation] = (deployment, route)
+        self._routes[deployment.id, dialect.name, stream] = (deployment, route)
         return route
 
     async def aclose(self) -> None:

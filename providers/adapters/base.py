@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import ClassVar
 
-from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation, Usage
+from providers.adapters.dialects.base import Dialect
+from providers.adapters.dialects.registry import get_dialect
+from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation, Signer, Usage
 
 
 class Adapter:
@@ -37,26 +40,52 @@ class Adapter:
     min_output_tokens: ClassVar[int] = 1
     """The smallest cap on output that the provider accepts."""
 
-    def path(self, operation: Operation, model: str) -> str:
-        """The path below the base URL, with its leading slash."""
+    def dialects(self) -> tuple[str, ...]:
+        """The names of the wire formats that it understands, of each operation the preferred one first."""
+        raise NotImplementedError
+
+    def dialect_for(self, inbound: Dialect) -> Dialect | None:
+        """In which dialect to ask for what came in `inbound`; None: there is no way.
+
+        The same one if the provider understands it, so that nothing need be translated; else the preferred one of the
+        same operation, if both can be translated.
+        """
+        return _outbound(self, inbound)
+
+    def path(self, dialect: Dialect, model: str, *, stream: bool = False) -> str:
+        """The path below the base URL, with its leading slash, and a query if there must be one."""
         raise NotImplementedError
 
     def headers(self, secret: str | None) -> Headers:
         """The headers that authenticate; called once per deployment, not per request."""
         raise NotImplementedError
 
-    def usage(self, raw: JSONObject) -> Usage:
-        """The provider's usage object in disjoint buckets.
+    def signer(self, secret: str | None) -> Signer | None:
+        """What makes the headers that differ from request to request; None: `headers` are all there are."""
+        return None
+
+    def usage(self, raw: JSONObject, dialect: Dialect) -> Usage:
+        """The provider's usage object, which came in `dialect`, in disjoint buckets.
 
         Raises:
             MalformedUsageError: it is not an object of numbers.
         """
-        raise NotImplementedError
+        return dialect.usage(raw)
 
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:
         """What an error answer means. `body` is the parsed JSON, if it was JSON."""
         raise NotImplementedError
 
-    def output_cap_fields(self, operation: Operation) -> tuple[str, ...]:
-        """The request fields that cap output tokens, the preferred one first."""
-        raise NotImplementedError
+    def output_cap_fields(self, dialect: Dialect) -> tuple[str, ...]:
+        """Those of the dialect's fields that cap output and that the provider obeys, the preferred one first."""
+        return dialect.output_cap_fields
+
+
+@functools.cache
+def _outbound(adapter: Adapter, inbound: Dialect) -> Dialect | None:
+    spoken = [get_dialect(name) for name in adapter.dialects()]
+    if inbound in spoken:
+        return inbound
+    if inbound.translates:
+        return next((each for each in spoken if each.translates and each.operation is inbound.operation), None)
+    return None

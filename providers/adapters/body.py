@@ -42,6 +42,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     stream_options: JSONObject | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
     best_of: Annotated[int, msgspec.Meta(le=MAX_CHOICES)] | None = None
     thinking: JSONObject | None = None
     n: Annotated[int, msgspec.Meta(le=MAX_CHOICES)] | None = None
@@ -72,7 +73,7 @@ class RequestHead(msgspec.Struct, frozen=True):
         """
         largest = None
         for field in fields:
-            cap = self.max_tokens if field == "max_tokens" else self.max_completion_tokens
+            cap = getattr(self, field)
             if cap is None:
                 continue
             if cap <= 0:

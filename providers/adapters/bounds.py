@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from providers.adapters.base import Adapter
+from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import JSONObject, Operation
 
+_SCANNED = frozenset({"openai.chat", "openai.completions", "openai.embeddings"})
 _SAFE_PARTS = frozenset({"text", "refusal", "input_text", "output_text"})
 _SAFE_TOOLS = frozenset({"function", "custom"})
 _STORED = ("previous_response_id", "conversation", "web_search_options", "search_parameters", "plugins")
@@ -35,7 +37,7 @@ class NotBoundableError(Exception):
     """Nothing in the request says how much it can cost. The text names the reason."""
 
 
-def bound(body: bytes, operation: Operation, adapter: Adapter, *, choices: int) -> Bound:
+def bound(body: bytes, dialect: Dialect, adapter: Adapter, *, choices: int) -> Bound:
     """What `body` can use at most at `adapter`'s provider.
 
     A token is at least one byte of text, and the body has more bytes around each message than a provider adds tokens.
@@ -45,8 +47,10 @@ def bound(body: bytes, operation: Operation, adapter: Adapter, *, choices: int) 
         NotBoundableError: it refers to something whose size is not in it (an image's address, a stored file or
             conversation, tools that the provider runs), or asks for another cap or price than the gateway knows.
     """
+    if dialect.name not in _SCANNED:
+        raise NotBoundableError(f"the format '{dialect.name}' has no bound")
     tokens = len(body) + adapter.hidden_input_tokens
-    completes = operation is Operation.TEXT_COMPLETION
+    completes = dialect.operation is Operation.TEXT_COMPLETION
     if completes or _may_hold_more_than_text(body):
         request = _decode(body)
         choices *= _prompts(request.get("prompt")) if completes else 1

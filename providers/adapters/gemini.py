@@ -7,6 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from providers.adapters._openai_compatible import OpenAICompatible
+from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import ErrorKind, JSONObject, Operation, Usage
 
 
@@ -16,8 +17,8 @@ class Gemini(OpenAICompatible):
     provider_name = "gcp.gemini"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.EMBEDDINGS})
 
-    def usage(self, raw: JSONObject) -> Usage:
-        usage = super().usage(raw)
+    def usage(self, raw: JSONObject, dialect: Dialect) -> Usage:
+        usage = super().usage(raw, dialect)
         # Thinking is billed as output, but only `total_tokens` counts it.
         total = raw.get("total_tokens")
         thinking = total - usage.total_tokens if isinstance(total, int) else 0

@@ -13,6 +13,4 @@ class Mistral(OpenAICompatible):
     base_url = "https://api.mistral.ai/v1"
     provider_name = "mistral_ai"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.EMBEDDINGS})
-
-    def output_cap_fields(self, operation: Operation) -> tuple[str, ...]:
-        return ("max_tokens",) if operation is Operation.CHAT else ()
+    chat_output_caps = ("max_tokens",)

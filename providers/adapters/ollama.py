@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from providers.adapters._openai_compatible import OpenAICompatible
-from providers.adapters.types import Operation
 
 
 class Ollama(OpenAICompatible):
     name = "ollama"
     base_url = "http://127.0.0.1:11434/v1"
-
-    def output_cap_fields(self, operation: Operation) -> tuple[str, ...]:
-        return () if operation is Operation.EMBEDDINGS else ("max_tokens",)
+    chat_output_caps = ("max_tokens",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -91,3 +91,27 @@ class ErrorKind(enum.StrEnum):
 JSONObject = dict[str, Any]
 Headers = tuple[tuple[bytes, bytes], ...]
 """Lower-case names and values, as they go on the wire."""
+
+
+class TokenRequest(msgspec.Struct, frozen=True):
+    """A `POST` that brings a short-lived token."""
+
+    url: str
+    headers: Headers
+    body: bytes
+
+
+class Signer(Protocol):
+    """Makes the headers that authenticate each single request of one credential. Belongs to one event loop; no I/O.
+
+    Where it needs a token from elsewhere, it says how to ask for it, and is told the answer.
+    """
+
+    def token_request(self, now: float) -> TokenRequest | None:
+        """How to get the token that is lacking at `now` (seconds since the epoch); None: nothing is lacking."""
+
+    def take_token(self, status: int, body: bytes, now: float) -> None:
+        """Raises ValueError, with a text that holds no secret, for an answer without a token."""
+
+    def headers(self, method: str, url: str, body: bytes, now: float) -> Headers:
+        """For one request to `url`, query included."""

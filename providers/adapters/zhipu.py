@@ -19,6 +19,4 @@ class Zhipu(OpenAICompatible):
         "1261": ErrorKind.CONTEXT_TOO_LONG,
         "1301": ErrorKind.CONTENT_POLICY,
     }
-
-    def output_cap_fields(self, operation: Operation) -> tuple[str, ...]:
-        return ("max_tokens",) if operation is Operation.CHAT else ()
+    chat_output_caps = ("max_tokens",)

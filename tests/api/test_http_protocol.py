@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from llmgateway.api.asgi_types import WHOLE_BODY, Message
 from llmgateway.api.http_protocol import GatewayProtocol
+from llmgateway.api.openai import CHAT
 from llmgateway.api.responses import Responder
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -118,7 +119,7 @@ async def test_head_and_body_leave_in_one_write() -> None:
 @pytest.mark.parametrize("head", [False, True])
 async def test_an_answer_at_once_is_that_of_two_messages(head: bool) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await Responder(send, [(b"x-request-id", b"1")]).whole(200, b"hi", [(b"x-a", b"b")])
+        await Responder(send, [(b"x-request-id", b"1")], CHAT).whole(200, b"hi", [(b"x-a", b"b")])
 
     request = GET.replace(b"GET", b"HEAD") if head else GET
     ours, theirs = Wire(app), Wire(app, HttpToolsProtocol)
@@ -129,7 +130,7 @@ async def test_an_answer_at_once_is_that_of_two_messages(head: bool) -> None:
 
 async def test_pieces_at_once_are_those_of_messages() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        responder = Responder(send, [])
+        responder = Responder(send, [], CHAT)
         await responder.start(200, [])
         await responder.send(b"one", more=True)
         await responder.send(b"two", more=True)
@@ -140,7 +141,7 @@ async def test_pieces_at_once_are_those_of_messages() -> None:
 
 async def test_a_piece_for_a_client_that_reads_slowly_waits() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        responder = Responder(send, [])
+        responder = Responder(send, [], CHAT)
         await responder.start(200, [])
         await responder.send(b"one", more=True)
         wire.protocol.pause_writing()
@@ -159,7 +160,7 @@ async def test_a_client_that_reads_slowly_is_waited_for() -> None:
     done = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await Responder(send, []).whole(200, b"hi", [])
+        await Responder(send, [], CHAT).whole(200, b"hi", [])
         done.set()
 
     wire = Wire(app)

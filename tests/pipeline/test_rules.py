@@ -10,7 +10,7 @@ from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.rules import BudgetIndex, RuleBook, address_subject
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Key, Limit
 from providers.adapters.body import RequestHead
-from providers.adapters.types import Operation
+from providers.adapters.dialects.registry import get_dialect
 from tests.gateways import alias, deployment, key
 
 PER_MINUTE = Limit("limit:1", "60 requests per minute", "key", 60, 60)
@@ -24,7 +24,7 @@ MONTH = BudgetRule(1, "month", "key", "1", "month", 100, "UTC")
 
 def asked(**changes: object) -> ModelRequest:
     values = {
-        "id": "req_1", "path": "/v1/chat/completions", "operation": Operation.CHAT, "body": b"{}",
+        "id": "req_1", "path": "/v1/chat/completions", "dialect": get_dialect("openai.chat"), "body": b"{}",
         "head": RequestHead("gpt"), "headers": [], "client_ip": "192.0.2.1", "client_request_id": "", "end_user": "",
         "started_at": 0.0, "received": 0.0, "authenticated": 0.0,
     }  # fmt: skip

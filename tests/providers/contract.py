@@ -15,12 +15,14 @@ from typing import Any, ClassVar
 import pytest
 
 from providers.adapters.base import Adapter
+from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.errors import MalformedUsageError
 from providers.adapters.registry import get_adapter
 from providers.adapters.sse import UsageScanner, json_usage
-from providers.adapters.types import ErrorKind, Operation, Usage
+from providers.adapters.types import ErrorKind, Usage
 
 FIXTURES = Path(__file__).parent / "fixtures"
+CHAT = get_dialect("openai.chat")
 ELSEWHERE = "https://llm.example.org/v1"
 """Where a server without an address of its own is."""
 
@@ -57,15 +59,16 @@ class ProviderContract:
     def test_a_chat_goes_to_its_address(self) -> None:
         base_url = self.adapter.base_url or ELSEWHERE
 
-        url = base_url + self.adapter.path(Operation.CHAT, "any/model")
+        url = base_url + self.adapter.path(CHAT, "any/model")
 
         assert not base_url.endswith("/")
         assert url == (self.expected["request_url"] or f"{ELSEWHERE}/chat/completions")
 
     def test_every_operation_has_a_path(self) -> None:
-        assert Operation.CHAT in self.adapter.operations
-        for operation in self.adapter.operations:
-            assert self.adapter.path(operation, "m").startswith("/")
+        assert self.adapter.dialects()
+        for name in self.adapter.dialects():
+            assert self.adapter.path(get_dialect(name), "m").startswith("/")
+            assert self.adapter.path(get_dialect(name), "m", stream=True).startswith("/")
 
     def test_the_secret_authenticates_and_its_absence_is_no_header(self) -> None:
         headers = dict(self.adapter.headers("secret"))
@@ -80,7 +83,7 @@ class ProviderContract:
         raw, model = json_usage(body)
 
         assert raw is not None
-        assert self.adapter.usage(raw) == Usage(**self.expected["usage"])
+        assert self.adapter.usage(raw, CHAT) == Usage(**self.expected["usage"])
         assert model == self.expected["response_model"]
 
     @pytest.mark.parametrize("size", [1, 7, 64, 1_000_000])
@@ -92,7 +95,7 @@ class ProviderContract:
         scanner.finish()
 
         assert scanner.usage_raw is not None
-        assert self.adapter.usage(scanner.usage_raw) == Usage(**self.expected["stream_usage"])
+        assert self.adapter.usage(scanner.usage_raw, CHAT) == Usage(**self.expected["stream_usage"])
         assert scanner.response_model == self.expected["response_model"]
         assert scanner.first_token
         assert scanner.error is None
@@ -110,7 +113,7 @@ class ProviderContract:
         raw, _ = json_usage((self.folder / "chat.json").read_bytes())
 
         assert raw is not None
-        usage = self.adapter.usage(raw)
+        usage = self.adapter.usage(raw, CHAT)
         assert usage.consistent
         assert usage.input_tokens == raw["prompt_tokens"]
         assert usage.total_tokens == raw["total_tokens"]
@@ -119,17 +122,17 @@ class ProviderContract:
         raw, _ = json_usage((self.folder / "chat.json").read_bytes())
 
         assert raw is not None
-        assert self.adapter.usage({**raw, "brand_new_tokens": {"a": [1]}}) == self.adapter.usage(raw)
+        assert self.adapter.usage({**raw, "brand_new_tokens": {"a": [1]}}, CHAT) == self.adapter.usage(raw, CHAT)
 
     @pytest.mark.parametrize("wrong", ["many", -1, True, [1], 10**10, 10**30, float("nan")])
     def test_usage_that_is_no_count_is_refused(self, wrong: object) -> None:
         with pytest.raises(MalformedUsageError):
-            self.adapter.usage({"prompt_tokens": wrong, "completion_tokens": 1})
+            self.adapter.usage({"prompt_tokens": wrong, "completion_tokens": 1}, CHAT)
 
     def test_details_beyond_their_total_are_flagged_and_billed_as_the_total(self) -> None:
         raw = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 99}}
 
-        assert self.adapter.usage(raw) == Usage(input=10, output=5, consistent=False)
+        assert self.adapter.usage(raw, CHAT) == Usage(input=10, output=5, consistent=False)
 
     def test_errors_mean_what_the_provider_means(self) -> None:
         for case in json.loads((self.folder / "errors.json").read_text()):
@@ -140,8 +143,8 @@ class ProviderContract:
             assert kind is ErrorKind(case["kind"]), case
 
     def test_output_can_be_capped_in_chats_and_not_in_embeddings(self) -> None:
-        assert self.adapter.output_cap_fields(Operation.CHAT)
-        assert self.adapter.output_cap_fields(Operation.EMBEDDINGS) == ()
+        assert self.adapter.output_cap_fields(CHAT)
+        assert self.adapter.output_cap_fields(get_dialect("openai.embeddings")) == ()
 
     def test_observability_names_it(self) -> None:
         assert (self.adapter.provider_name or self.adapter.name) == self.expected.get("provider_name", self.name)

@@ -11,14 +11,18 @@ from hypothesis import strategies as st
 
 from providers.adapters.base import Adapter
 from providers.adapters.bounds import Bound, NotBoundableError, bound
+from providers.adapters.dialects.base import Dialect
+from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.registry import get_adapter
-from providers.adapters.types import Operation
 
+CHAT = get_dialect("openai.chat")
+COMPLETIONS = get_dialect("openai.completions")
+EMBEDDINGS = get_dialect("openai.embeddings")
 ADAPTER: Adapter = get_adapter("openai_compatible")
 
 
-def of(request: dict[str, Any], operation: Operation = Operation.CHAT, choices: int = 1) -> Bound:
-    return bound(json.dumps({"model": "m", **request}).encode(), operation, ADAPTER, choices=choices)
+def of(request: dict[str, Any], dialect: Dialect = CHAT, choices: int = 1) -> Bound:
+    return bound(json.dumps({"model": "m", **request}).encode(), dialect, ADAPTER, choices=choices)
 
 
 def saying(*parts: Any) -> dict[str, Any]:
@@ -69,16 +73,16 @@ def test_what_is_not_in_the_request_cannot_be_bounded(request_body: dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("operation", "request_body"),
+    ("dialect", "request_body"),
     [
-        (Operation.EMBEDDINGS, {"input": [{"type": "image_url", "image_url": {"url": "https://x/cat.png"}}]}),
-        (Operation.EMBEDDINGS, saying({"type": "image_url", "image_url": {"url": "https://x/cat.png"}})),
-        (Operation.TEXT_COMPLETION, {"prompt": "a", "n_predict": -1}),
+        (EMBEDDINGS, {"input": [{"type": "image_url", "image_url": {"url": "https://x/cat.png"}}]}),
+        (EMBEDDINGS, saying({"type": "image_url", "image_url": {"url": "https://x/cat.png"}})),
+        (COMPLETIONS, {"prompt": "a", "n_predict": -1}),
     ],
 )
-def test_other_operations_are_looked_through_as_well(operation: Operation, request_body: dict[str, Any]) -> None:
+def test_other_operations_are_looked_through_as_well(dialect: Dialect, request_body: dict[str, Any]) -> None:
     with pytest.raises(NotBoundableError):
-        of(request_body, operation)
+        of(request_body, dialect)
 
 
 @pytest.mark.parametrize("tier", ["auto", "default", "flex", None])
@@ -91,7 +95,7 @@ def test_an_escaped_name_hides_nothing() -> None:
     hidden = plain.replace("image_url", "\\u0069mage_url").replace("image", "im\\u0061ge").encode()
 
     with pytest.raises(NotBoundableError):
-        bound(hidden, Operation.CHAT, ADAPTER, choices=1)
+        bound(hidden, CHAT, ADAPTER, choices=1)
 
 
 def test_functions_and_talk_of_images_are_text() -> None:
@@ -102,5 +106,5 @@ def test_functions_and_talk_of_images_are_text() -> None:
 
 @pytest.mark.parametrize(("prompt", "choices"), [("a", 1), (["a", "b", "c"], 3), ([1, 2, 3], 1), ([[1], [2]], 2)])
 def test_each_prompt_of_a_completion_is_answered(prompt: Any, choices: int) -> None:
-    assert of({"prompt": prompt}, Operation.TEXT_COMPLETION).choices == choices
-    assert of({"prompt": prompt}, Operation.TEXT_COMPLETION, choices=2).choices == 2 * choices
+    assert of({"prompt": prompt}, COMPLETIONS).choices == choices
+    assert of({"prompt": prompt}, COMPLETIONS, choices=2).choices == 2 * choices

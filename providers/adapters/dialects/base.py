@@ -86,6 +86,14 @@ class Limits(msgspec.Struct, frozen=True):
     """The provider's name for it."""
     max_output_tokens: int | None = None
     """The largest cap that the model takes; None: unknown."""
+    output_cap_field: str = ""
+    """The field that caps output, where the dialect has several; empty: the one that most understand."""
+    extensions: frozenset[str] = frozenset()
+    """What the provider understands beyond what all who speak the dialect do, by the names of its fields and roles."""
+    output_cap_fields: tuple[str, ...] = ()
+    """The fields that cap output and that the provider obeys, the preferred one first."""
+    inject_usage: bool = True
+    """Streams shall report usage, even though the caller did not ask for it."""
 
 
 class Dialect:
@@ -102,6 +110,10 @@ class Dialect:
     operation: ClassVar[Operation]
     translates: ClassVar[bool] = False
     """The second half of the methods exists."""
+    output_cap_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields of `RequestHead` in which a request may cap its output."""
+    own_headers: ClassVar[tuple[bytes, ...]] = ()
+    """How request headers begin that mean something in this dialect alone: they are not sent on in another."""
     media_type: ClassVar[bytes] = b"application/json"
     """Of whole answers."""
     stream_media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"
@@ -143,6 +155,10 @@ class Dialect:
             MalformedUsageError: it is not an object of numbers.
         """
         raise NotImplementedError
+
+    def is_stream(self, content_type: bytes) -> bool:
+        """Whether an answer of this type comes piece by piece."""
+        return content_type.lower().startswith(b"text/event-stream")
 
     # ── errors ──
 

@@ -224,6 +224,8 @@ class Conversation(msgspec.Struct, frozen=True):
     service_tier: str = ""
     store: bool | None = None
     cache_key: str = ""
+    legacy_functions: bool = False
+    """The caller knows functions and no tools: calls of them come to it in their older shape."""
     extra: dict[str, Any] = {}
     """Top-level fields that only `dialect` has a word for."""
     dialect: str = ""

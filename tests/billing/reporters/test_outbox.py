@@ -16,7 +16,8 @@ from billing.reporters import outbox
 from billing.reporters.outbox import Outbox
 from billing.reporters.payload import PATHS
 from billing.usage_rows import completed
-from llmgateway.api.openai import OPERATIONS
+from llmgateway.api import openai
+from llmgateway.api.routes import CALL
 from llmgateway.models import ApiKey, Team
 from llmgateway.services import key_create
 from providers.models import Deployment, Provider
@@ -167,7 +168,9 @@ def test_each_reporter_gets_what_it_asked_for(journal: Journal) -> None:
 
 
 def test_every_operation_has_the_path_it_is_called_at() -> None:
-    assert {operation.value: path for path, operation in OPERATIONS.items()} == PATHS
+    assert {
+        route.dialect.operation.value: path for path, route in openai.routes().items() if route.methods == CALL
+    } == PATHS
 
 
 @pytest.mark.postgres

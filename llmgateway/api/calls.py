@@ -1,0 +1,65 @@
+"""A call of a model, whatever its dialect: authenticate, read, hand to the pipeline."""
+
+from __future__ import annotations
+
+from llmgateway.api.exchange import HttpExchange
+from llmgateway.api.inbound import read_body, require_json
+from llmgateway.api.responses import DisconnectWatch
+from llmgateway.pipeline.errors import BadRequestError
+from llmgateway.pipeline.gateway import Gateway
+from llmgateway.pipeline.requests import ModelRequest
+from providers.adapters.body import RequestHead
+from providers.adapters.dialects.base import Dialect
+from providers.adapters.errors import MalformedBodyError
+
+
+async def call_model(gateway: Gateway, exchange: HttpExchange) -> None:
+    """A `POST` whose body is written in the route's dialect and names its model."""
+    await call_named_model(gateway, exchange, model="", stream=None)
+
+
+async def call_named_model(gateway: Gateway, exchange: HttpExchange, *, model: str, stream: bool | None) -> None:
+    """The same where the path says which `model`, and whether the answer is a `stream`."""
+    inbound, dialect = exchange.inbound, exchange.responder.dialect
+    key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
+    authenticated = gateway.clock.monotonic()
+    require_json(inbound)
+    limit = gateway.snapshot.request_body_limit
+    body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
+    if inbound.body is None:
+        # It came in pieces, as slowly as the caller liked: what the key may do can have changed meanwhile.
+        key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
+    head = exchange.head = parse_head(dialect, body, model=model, stream=stream)
+    request = ModelRequest(
+        id=exchange.request_id,
+        path=exchange.label,
+        dialect=dialect,
+        body=body,
+        head=head,
+        headers=inbound.forwarded,
+        client_ip=exchange.client_ip,
+        client_request_id=inbound.client_request_id,
+        end_user=inbound.end_user or (head.user or "")[:200],
+        started_at=exchange.started_at,
+        received=exchange.received,
+        authenticated=authenticated,
+        strict=inbound.strict,
+    )
+    watch = exchange.watch = DisconnectWatch(exchange.receive)
+    try:
+        await gateway.complete(request, key, exchange.responder, watch)
+    finally:
+        watch.stop()
+
+
+def parse_head(dialect: Dialect, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:
+    """Raises BadRequestError for a body that is not a JSON object with a usable head; `param` names the field."""
+    try:
+        return dialect.read_head(body, model=model, stream=stream)
+    except MalformedBodyError as error:
+        raise refused_body(error) from None
+
+
+def refused_body(error: MalformedBodyError) -> BadRequestError:
+    code = "invalid_value" if error.param else "invalid_json"
+    return BadRequestError(str(error), code=code, param=error.param or None)

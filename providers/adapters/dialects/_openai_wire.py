@@ -1,0 +1,74 @@
+"""What OpenAI's dialects have in common: their usage object, their errors, and a body that names its model."""
+
+from __future__ import annotations
+
+import msgspec
+
+from providers.adapters.dialects.base import Dialect, StreamScanner, WireError
+from providers.adapters.errors import MalformedUsageError
+from providers.adapters.sse import UsageScanner, json_usage
+from providers.adapters.types import JSONObject, Usage
+
+MAX_COUNT = 10**9
+"""Tokens that one answer can have used. More is a provider's fault, and would not fit the ledger as money."""
+
+
+class OpenAIWire(Dialect):
+    """Bodies with a top-level `model`, errors in `{"error": {…}}`, usage as `prompt_tokens` and `completion_tokens`."""
+
+    def scanner(self, *, strip_usage: bool) -> StreamScanner:
+        return UsageScanner(strip_usage)
+
+    def answer_usage(self, body: bytes) -> tuple[JSONObject | None, str]:
+        return json_usage(body)
+
+    def usage(self, raw: JSONObject) -> Usage:
+        input_tokens = count(raw, "prompt_tokens")
+        output_tokens = count(raw, "completion_tokens")
+        input_details = member(raw, "prompt_tokens_details")
+        output_details = member(raw, "completion_tokens_details")
+        cached, audio_in = count(input_details, "cached_tokens"), count(input_details, "audio_tokens")
+        reasoning, audio_out = count(output_details, "reasoning_tokens"), count(output_details, "audio_tokens")
+        if reasoning and count(raw, "total_tokens") == input_tokens + output_tokens + reasoning:
+            # Some count reasoning on top of the completion; their total tells.
+            output_tokens += reasoning
+        text_in, text_out = input_tokens - cached - audio_in, output_tokens - reasoning - audio_out
+        if text_in < 0 or text_out < 0:
+            # Details that exceed their own total cannot be split: bill the totals, flag the row.
+            return Usage(input=input_tokens, output=output_tokens, consistent=False)
+        return Usage(
+            input=text_in,
+            cache_read=cached,
+            audio_input=audio_in,
+            output=text_out,
+            reasoning=reasoning,
+            audio_output=audio_out,
+        )
+
+    def error_body(self, error: WireError) -> bytes:
+        return msgspec.json.encode(
+            {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+        )
+
+    def error_event(self, error: WireError) -> bytes:
+        return b"\n\ndata: " + self.error_body(error) + b"\n\n"
+
+
+def member(raw: JSONObject, name: str) -> JSONObject:
+    """The object called `name`; empty where there is none."""
+    value = raw.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def count(raw: JSONObject, name: str) -> int:
+    """The count called `name`; 0 where there is none.
+
+    Raises:
+        MalformedUsageError: it is no count that one answer can have.
+    """
+    value = raw.get(name)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_COUNT:
+        raise MalformedUsageError(f"{name} is {value!r}, not a count of tokens")
+    return int(value)

@@ -1,0 +1,18 @@
+"""OpenAI's older text completions: https://platform.openai.com/docs/api-reference/completions."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from providers.adapters.body import RequestHead, with_usage_requested
+from providers.adapters.dialects._openai_wire import OpenAIWire
+from providers.adapters.types import Operation
+
+
+class OpenAICompletions(OpenAIWire):
+    name = "openai.completions"
+    operation: ClassVar[Operation] = Operation.TEXT_COMPLETION
+    output_cap_fields = ("max_tokens",)
+
+    def with_usage_requested(self, body: bytes, head: RequestHead) -> bytes:
+        return with_usage_requested(body, head)
