@@ -7,7 +7,9 @@ from decimal import Decimal
 from typing import Any
 
 from django import forms
+from django.contrib.admin.options import BaseModelAdmin
 from django.contrib.admin.utils import unquote
+from django.contrib.admin.widgets import AutocompleteMixin, AutocompleteSelect, AutocompleteSelectMultiple
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
@@ -48,7 +50,54 @@ class GatewayChangeList(ChangeList):  # type: ignore[misc]  # the theme has no t
             self.full_result_count = self.result_count
 
 
-class GatewayAdmin(ModelAdmin):  # type: ignore[misc]  # the theme has no types
+class _ChosenIds(AutocompleteMixin):
+    """Looks up what was chosen only if it can be an id. The field has refused the rest, and Django would fail on it."""
+
+    def optgroups(self, name: str, value: Any, attr: Any = None) -> Any:
+        return super().optgroups(name, [each for each in value if _may_be_id(each)], attr)
+
+
+class _ChosenId(_ChosenIds, AutocompleteSelect):
+    pass
+
+
+class _SeveralChosenIds(_ChosenIds, AutocompleteSelectMultiple):
+    pass
+
+
+class _ChosenRows(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Says of a number beyond every id that it is no choice, where the database would fail."""
+
+    def clean(self, value: Any) -> Any:
+        for each in value if isinstance(value, (list, tuple)) else ():
+            if not _may_be_id(each):
+                raise ValidationError(
+                    self.error_messages["invalid_pk_value"], code="invalid_pk_value", params={"pk": each}
+                )
+        return super().clean(value)
+
+
+def _may_be_id(value: object) -> bool:
+    text = str(value)
+    return text.isascii() and text.isdecimal() and len(text) < len(str(2**63))
+
+
+class SoundAutocomplete(BaseModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
+    """A form that comes back with its mistakes, even if somebody has put what is no id where one is chosen."""
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name in self.get_autocomplete_fields(request):
+            kwargs.setdefault("widget", _ChosenId(db_field, self.admin_site, using=kwargs.get("using")))
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name in self.get_autocomplete_fields(request):
+            kwargs.setdefault("widget", _SeveralChosenIds(db_field, self.admin_site, using=kwargs.get("using")))
+            kwargs.setdefault("form_class", _ChosenRows)
+        return super().formfield_for_manytomany(db_field, request, **kwargs)
+
+
+class GatewayAdmin(SoundAutocomplete, ModelAdmin):  # type: ignore[misc]  # the theme has no types
     """A page whose object shows who changed it, when and how."""
 
     paginator = CappedPaginator
@@ -144,7 +193,7 @@ class DistinctFormSet(PaginationInlineFormSet):  # type: ignore[misc]  # the the
             seen.add(row)
 
 
-class GatewayInline(TabularInline):  # type: ignore[misc]  # the theme has no types
+class GatewayInline(SoundAutocomplete, TabularInline):  # type: ignore[misc]  # the theme has no types
     """Rows that are a part of the page's object."""
 
     extra = 0
