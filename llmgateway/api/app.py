@@ -77,7 +77,7 @@ class DataPlane:
     def _begin(self, scope: Scope, receive: Receive, send: Send) -> HttpExchange:
         inbound = self._reader.read(scope)
         request_id = self._ids.next()
-        always = [(b"x-request-id", request_id.encode()), *self._cors.headers(inbound.origin)]
+        cross_origin = self._cors.headers(inbound.origin) if inbound.origin is not None else None
         return HttpExchange(
             request_id=request_id,
             method=scope["method"],
@@ -87,7 +87,7 @@ class DataPlane:
             received=self._gateway.clock.monotonic(),
             inbound=inbound,
             receive=receive,
-            responder=Responder(send, always, openai.CHAT),
+            responder=Responder(send, b"x-request-id: %b\r\n" % request_id.encode(), openai.CHAT, cross_origin),
             body_timeout_s=self._body_timeout_s,
         )
 
@@ -110,7 +110,7 @@ class DataPlane:
     async def _refuse(self, exchange: HttpExchange, error: GatewayError) -> None:
         exchange.key = exchange.key or error.key
         self._log(exchange, error.status, error.code)
-        await exchange.responder.error(error, ())
+        await exchange.responder.error(error)
 
     def _log(self, exchange: HttpExchange, status: int, code: str) -> None:
         """The line of a request that the gateway answered itself."""

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, service_unavai
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from llmgateway.api.asgi_types import WHOLE_BODY, Message, Scope
+from llmgateway.pipeline.header_lines import HeaderLines
 
 MAX_REMEMBERED = 1000
 """Header names of which we remember what they mean."""
@@ -89,31 +90,46 @@ class Exchange(RequestResponseCycle):
         else:
             raise RuntimeError(f"{message['type']} was sent after the end of the answer")
 
-    def answer_at_once(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Send a complete answer without waiting. False: that is not possible now, and nothing was sent."""
+    def answer_at_once(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], own: HeaderLines, body: bytes
+    ) -> bool:
+        """Send a complete answer without waiting; `own` lines say its length.
+
+        False: that is not possible now, and nothing was sent.
+        """
         if self.flow.write_paused or self.disconnected or self.response_started:
             return False
-        head = self._head_of(status, headers)
+        self.chunked_encoding, self.expected_content_length = False, len(body)
+        head = self._head_of(status, headers, own)
         self.response_started = True
         self.waiting_for_100_continue = False
         self.transport.write(head + self._framed(body, more=False))
         self._end()
         return True
 
+    def start_at_once(self, status: int, headers: Sequence[tuple[bytes, bytes]], own: HeaderLines) -> bool:
+        """Begin an answer without waiting; its head leaves with the first piece of its body. False: nothing was done."""
+        if self.flow.write_paused or self.disconnected or self.response_started:
+            return False
+        self._begin(status, headers, own)
+        return True
+
     def _start(self, message: Message) -> None:
         if message["type"] != "http.response.start":
             raise RuntimeError(f"an answer begins with http.response.start, not {message['type']}")
-        status: int = message["status"]
-        head = self._head_of(status, message.get("headers", ()))
+        self._begin(message["status"], message.get("headers", ()), b"")
+
+    def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], own: HeaderLines) -> None:
+        self.chunked_encoding, self.expected_content_length = None, 0
+        head = self._head_of(status, headers, own)
         self.response_started = True
         self.waiting_for_100_continue = False
         self._head = head
 
-    def _head_of(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    def _head_of(self, status: int, headers: Iterable[tuple[bytes, bytes]], own: HeaderLines) -> bytes:
         """The answer's head, checked: whatever a value holds, it makes no other header and no other answer."""
         lines = [STATUS_LINE[status][:-2]]
         says_close = False
-        self.chunked_encoding, self.expected_content_length = None, 0
         if self.default_headers:
             headers = (*self.default_headers, *headers)
         for name, value in headers:
@@ -130,7 +146,7 @@ class Exchange(RequestResponseCycle):
         breaks = len(lines) - 1
         if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
             raise RuntimeError("a header of the answer holds a line break or a NUL")
-        return head + b"\r\n\r\n"
+        return b"%b\r\n%b\r\n" % (head, own)
 
     def _note(self, kind: int, value: bytes) -> bool:
         """Take in a header that the protocol itself obeys; whether it closes the connection."""

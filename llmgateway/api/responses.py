@@ -11,6 +11,7 @@ import orjson
 from llmgateway.api.asgi_types import RawHeaders, Receive, Send
 from llmgateway.api.http_protocol import Exchange
 from llmgateway.pipeline.errors import GatewayError
+from llmgateway.pipeline.header_lines import HeaderLines, pairs
 from providers.adapters.dialects.base import Dialect, WireError
 
 JSON = (b"content-type", b"application/json")
@@ -19,41 +20,53 @@ JSON = (b"content-type", b"application/json")
 class Responder:
     """Sends one answer; the pipeline's `Client`. Adds the headers that every answer carries: request id, cross-origin rules."""
 
-    __slots__ = ("_always", "_exchange", "_send", "dialect", "started")
+    __slots__ = ("_always", "_cross_origin", "_exchange", "_send", "dialect", "started")
 
-    def __init__(self, send: Send, always: RawHeaders, dialect: Dialect) -> None:
+    def __init__(
+        self, send: Send, always: HeaderLines, dialect: Dialect, cross_origin: RawHeaders | None = None
+    ) -> None:
         self._send = send
         server = getattr(send, "__self__", None)
         self._exchange = server if isinstance(server, Exchange) else None
         """Our own server's side of the request; None: another server, which is spoken to in ASGI."""
         self._always = always
+        self._cross_origin = cross_origin
         self.dialect = dialect
         """In which errors are told."""
         self.started = False
 
-    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]], lines: HeaderLines = b"") -> None:
+        if self._cross_origin:
+            headers = (*headers, *self._cross_origin)
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._always]})
+        lines += self._always
+        if self._exchange is not None and self._exchange.start_at_once(status, headers, lines):
+            return
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *pairs(lines)]})
 
     async def send(self, chunk: bytes, *, more: bool) -> None:
         if self._exchange is not None and self._exchange.send_at_once(chunk, more=more):
             return
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
-    async def error(self, error: GatewayError, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    async def error(self, error: GatewayError, lines: HeaderLines = b"") -> None:
         body = self.dialect.error_body(WireError(error.status, error.message, error.type, error.code, error.param))
-        await self.whole(error.status, body, [*headers, *error.headers, JSON])
+        await self.whole(error.status, body, [*error.headers, JSON], lines)
 
     async def json(self, status: int, value: Any, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         await self.whole(status, orjson.dumps(value), [*headers, JSON])
 
-    async def whole(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        headers = [*headers, (b"content-length", b"%d" % len(body)), *self._always]
+    async def whole(
+        self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]], lines: HeaderLines = b""
+    ) -> None:
+        if self._cross_origin:
+            headers = (*headers, *self._cross_origin)
         self.started = True
+        lines = b"%bcontent-length: %d\r\n%b" % (lines, len(body), self._always)
         # Without two messages and four coroutines.
-        if self._exchange is not None and self._exchange.answer_at_once(status, headers, body):
+        if self._exchange is not None and self._exchange.answer_at_once(status, headers, lines, body):
             return
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *pairs(lines)]})
         await self.send(body, more=False)
 
     async def start_and_end(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:

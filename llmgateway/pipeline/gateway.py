@@ -18,12 +18,13 @@ from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError,
 from llmgateway.pipeline.exchanges import Exchanges
 from llmgateway.pipeline.health import ProviderHealth
 from llmgateway.pipeline.metering import opening
+from llmgateway.pipeline.own_headers import gateway_lines
 from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
 from llmgateway.pipeline.requests import Client, ModelRequest, Presence
 from llmgateway.pipeline.routing import Router
 from llmgateway.pipeline.rules import BudgetIndex, RuleBook
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Retries, Snapshot
-from llmgateway.pipeline.streaming import Answer, Failure, deliver, gateway_headers, obtain, report
+from llmgateway.pipeline.streaming import Answer, Failure, deliver, obtain, report
 from llmgateway.pipeline.telemetry import Telemetry
 from llmgateway.pipeline.upstream import FailureCause, Upstream
 
@@ -113,7 +114,7 @@ class Gateway:
         except GatewayError as error:
             call.progress.http_status = error.status
             call.settle("failed", error_type=error.code, refund_limits=True)
-            await client.error(error, gateway_headers(call))
+            await client.error(error, gateway_lines(call))
         except BaseException:
             call.progress.http_status = call.progress.http_status or 500
             call.settle("failed", error_type="internal_error")
@@ -130,7 +131,7 @@ class Gateway:
         error = APITimeoutError(f"The model '{call.alias.name}' did not answer in time. Try again.")
         call.progress.http_status = error.status
         call.settle("failed", error_type=error.code, refund_limits=True)
-        await client.error(error, gateway_headers(call))
+        await client.error(error, gateway_lines(call))
 
     def budgets_since(
         self, index: BudgetIndex, key: Key, alias: Alias, deployment: Deployment | None

@@ -12,6 +12,7 @@ from llmgateway.pipeline.errors import (
     LimitsUnavailableError,
     RateLimitError,
 )
+from llmgateway.pipeline.header_lines import HeaderLines, pairs
 from llmgateway.pipeline.protocols import BudgetRefusal, Headroom, LimitRefusal, Refusal, Reservation, Tokens
 from llmgateway.pipeline.rules import Rules
 from llmgateway.pipeline.snapshot import AdmissionRules, BudgetRule, Limit
@@ -31,32 +32,31 @@ def as_error(refusal: Refusal, rules: Rules, demand: Tokens, settings: Admission
     )
 
 
-def limit_headers(reservation: Reservation) -> ErrorHeaders:
+def limit_lines(reservation: Reservation) -> HeaderLines:
     """`x-ratelimit-*` of the tightest limit of requests and of the tightest limit of tokens."""
     requests, tokens = reservation.requests, reservation.tokens
-    if tokens is None:
-        return _request_headers(requests) if requests is not None else ()
     if requests is None:
-        return _token_headers(tokens)
-    return (*_request_headers(requests), *_token_headers(tokens))
+        return _headroom_lines(b"tokens", tokens) if tokens is not None else b""
+    lines = _headroom_lines(b"requests", requests)
+    return lines if tokens is None else lines + _headroom_lines(b"tokens", tokens)
 
 
-def _request_headers(headroom: Headroom) -> ErrorHeaders:
-    told = (
-        (b"x-ratelimit-limit-requests", b"%d" % headroom.limit),
-        (b"x-ratelimit-remaining-requests", b"%d" % headroom.remaining),
-    )
+def _headroom_lines(kind: bytes, headroom: Headroom) -> HeaderLines:
     if headroom.reset_s == math.inf:  # A total never resets.
-        return told
-    return (*told, (b"x-ratelimit-reset-requests", b"%.3fs" % headroom.reset_s))
-
-
-def _token_headers(headroom: Headroom) -> ErrorHeaders:
-    told = (
-        (b"x-ratelimit-limit-tokens", b"%d" % headroom.limit),
-        (b"x-ratelimit-remaining-tokens", b"%d" % headroom.remaining),
+        return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\n" % (
+            kind,
+            headroom.limit,
+            kind,
+            headroom.remaining,
+        )
+    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %.3fs\r\n" % (
+        kind,
+        headroom.limit,
+        kind,
+        headroom.remaining,
+        kind,
+        headroom.reset_s,
     )
-    return told if headroom.reset_s == math.inf else (*told, (b"x-ratelimit-reset-tokens", b"%.3fs" % headroom.reset_s))
 
 
 def _limited(refusal: LimitRefusal, rules: Rules, demand: Tokens, settings: AdmissionRules) -> GatewayError:
@@ -79,11 +79,11 @@ def _limited(refusal: LimitRefusal, rules: Rules, demand: Tokens, settings: Admi
             headers=(*named, _DO_NOT_RETRY),
         )
     wait_s = math.ceil(refusal.retry_after_s)
-    rate_headers = _request_headers if limit.metric == "requests" else _token_headers
+    kind = b"requests" if limit.metric == "requests" else b"tokens"
     headers = (
         *named,
         (b"retry-after", b"%d" % wait_s),
-        *rate_headers(Headroom(limit.amount, refusal.remaining, refusal.retry_after_s)),
+        *pairs(_headroom_lines(kind, Headroom(limit.amount, refusal.remaining, refusal.retry_after_s))),
     )
     return RateLimitError(f"{allows}. Try again in {wait_s} s.", headers=headers)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from llmgateway.pipeline.errors import GatewayError
+from llmgateway.pipeline.header_lines import HeaderLines
 from providers.adapters.body import RequestHead
 from providers.adapters.dialects.base import Dialect
 
@@ -39,17 +40,22 @@ class ModelRequest(msgspec.Struct, frozen=True):
 
 
 class Client(Protocol):
-    """Where the answer goes. All calls may wait for a slow reader, and are cancelled when the reader leaves."""
+    """Where the answer goes. All calls may wait for a slow reader, and are cancelled when the reader leaves.
 
-    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None: ...
+    `headers` are the provider's, `lines` the gateway's own.
+    """
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]], lines: HeaderLines = b"") -> None: ...
 
     async def send(self, chunk: bytes, *, more: bool) -> None: ...
 
-    async def whole(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    async def whole(
+        self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]], lines: HeaderLines = b""
+    ) -> None:
         """An answer that is there completely; its length is told to the client."""
         ...
 
-    async def error(self, error: GatewayError, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    async def error(self, error: GatewayError, lines: HeaderLines = b"") -> None:
         """An error in the shape of the caller's protocol, in place of an answer."""
         ...
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import msgspec
 import orjson
 
-from billing.money import exact_usd
 from llmgateway.http import httpx
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import (
@@ -19,7 +18,7 @@ from llmgateway.pipeline.errors import (
     GatewayError,
     UpstreamAuthenticationError,
 )
-from llmgateway.pipeline.refusals import limit_headers
+from llmgateway.pipeline.own_headers import gateway_lines, usage_lines
 from llmgateway.pipeline.requests import Client
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.translation import Outgoing, outgoing, translated_headers
@@ -37,10 +36,7 @@ from providers.adapters.dialects.errors import error_message
 from providers.adapters.errors import InexpressibleError, MalformedAnswerError
 from providers.adapters.types import ErrorKind, JSONObject, Operation
 
-STREAM_HEADERS = (
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-)
+STREAM_LINES = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 
 
 _POINTLESS_AGAIN = {
@@ -214,7 +210,7 @@ async def _deliver_body(call: Call, client: Client, answer: Answer) -> None:
     call.progress.http_status = status
     call.meter(raw, output_estimate=_estimate_output(call, len(answer.body)), response_model=response_model)
     call.settle("completed")
-    await client.whole(status, answer.onward, (*_headers(answer), *gateway_headers(call), *_usage_headers(call)))
+    await client.whole(status, answer.onward, _headers(answer), gateway_lines(call) + usage_lines(call))
 
 
 def _headers(answer: Answer) -> RawHeaders:
@@ -239,7 +235,7 @@ async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: Asyn
     exchange.output_tokens = lambda: _stream_output(call, scanner)
     try:
         status = call.progress.http_status = answer.upstream.status
-        await client.start(status, (*_headers(answer), *STREAM_HEADERS, *gateway_headers(call)))
+        await client.start(status, _headers(answer), STREAM_LINES + gateway_lines(call))
         error_type = await _relay(call, client, scanner, answer.first, rest)
         _settle_stream(call, scanner, error_type)
         await client.send(scanner.finish(), more=False)
@@ -321,7 +317,7 @@ async def report(call: Call, client: Client, failure: Failure) -> None:
     error = _own_error(failure, call.alias.name)
     call.progress.http_status = error.status
     call.settle("failed", error_type=error.code, refund_limits=failure.kind is None)
-    await client.error(error, gateway_headers(call))
+    await client.error(error, gateway_lines(call))
 
 
 async def _pass_on(call: Call, client: Client, failure: Failure) -> None:
@@ -333,7 +329,7 @@ async def _pass_on(call: Call, client: Client, failure: Failure) -> None:
         dialect = call.request.dialect
         headers = translated_headers(headers, dialect.media_type)
         body = dialect.error_body(_wire_error(failure))
-    await client.whole(failure.status, body, (*headers, *gateway_headers(call)))
+    await client.whole(failure.status, body, headers, gateway_lines(call))
 
 
 def _wire_error(failure: Failure) -> WireError:
@@ -365,52 +361,3 @@ def _own_error(failure: Failure, alias: str) -> GatewayError:
     if failure.cause is FailureCause.TIMEOUT:
         return APITimeoutError(f"The provider '{provider}' did not answer '{alias}' in time. Try again.")
     return APIConnectionError(f"The provider '{provider}' could not be reached for '{alias}'. Try again in a moment.")
-
-
-def gateway_headers(call: Call) -> list[tuple[bytes, bytes]]:
-    """What every answer says about itself."""
-    progress = call.progress
-    headers = [
-        (b"x-gateway-model", call.alias.name.encode()),
-        (b"x-gateway-attempts", b"%d" % (len(progress.attempts) + call.running)),
-        *limit_headers(call.reservation),
-        (b"server-timing", _server_timing(call)),
-    ]
-    cap = call.admission.output_cap
-    if cap is not None:
-        headers.append((b"x-gateway-output-cap", b"%d" % cap))
-    if progress.deployment is not None:
-        headers += (
-            (b"x-gateway-provider", progress.deployment.provider.encode()),
-            (b"x-gateway-deployment", progress.deployment.name.encode()),
-        )
-    return headers
-
-
-def _server_timing(call: Call) -> bytes:
-    phases, progress = call.phases, call.progress
-    upstream = (progress.first_chunk or call.now()) - progress.attempt_started
-    return b"auth;dur=%.3f, route;dur=%.3f, admit;dur=%.3f, ledger;dur=%.3f, upstream;dur=%.3f" % (
-        phases["auth"] * 1000,
-        phases["route"] * 1000,
-        phases["admit"] * 1000,
-        phases["ledger"] * 1000,
-        upstream * 1000,
-    )
-
-
-def _usage_headers(call: Call) -> list[tuple[bytes, bytes]]:
-    """Tokens and cost; only on answers that are complete when their headers are sent."""
-    usage, progress = call.outcome.usage, call.progress
-    waited = (progress.first_chunk or call.now()) - call.request.received
-    input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
-    return [
-        (b"x-gateway-cost-usd", exact_usd(call.outcome.cost_pico_usd)),
-        (b"x-llm-input-tokens", b"%d" % input_tokens),
-        (b"x-llm-output-tokens", b"%d" % output_tokens),
-        (b"x-llm-total-tokens", b"%d" % (input_tokens + output_tokens)),
-        (b"x-llm-thought-tokens", b"%d" % usage.reasoning),
-        (b"x-llm-cache-read-tokens", b"%d" % usage.cache_read),
-        (b"x-llm-cache-write-tokens", b"%d" % (usage.cache_write_5m + usage.cache_write_1h)),
-        (b"x-llm-ttfb-ms", b"%d" % (waited * 1000)),
-    ]

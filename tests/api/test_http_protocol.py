@@ -119,7 +119,7 @@ async def test_head_and_body_leave_in_one_write() -> None:
 @pytest.mark.parametrize("head", [False, True])
 async def test_an_answer_at_once_is_that_of_two_messages(head: bool) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await Responder(send, [(b"x-request-id", b"1")], CHAT).whole(200, b"hi", [(b"x-a", b"b")])
+        await Responder(send, b"x-request-id: 1\r\n", CHAT).whole(200, b"hi", [(b"x-a", b"b")])
 
     request = GET.replace(b"GET", b"HEAD") if head else GET
     ours, theirs = Wire(app), Wire(app, HttpToolsProtocol)
@@ -130,7 +130,7 @@ async def test_an_answer_at_once_is_that_of_two_messages(head: bool) -> None:
 
 async def test_pieces_at_once_are_those_of_messages() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        responder = Responder(send, [], CHAT)
+        responder = Responder(send, b"", CHAT)
         await responder.start(200, [])
         await responder.send(b"one", more=True)
         await responder.send(b"two", more=True)
@@ -141,7 +141,7 @@ async def test_pieces_at_once_are_those_of_messages() -> None:
 
 async def test_a_piece_for_a_client_that_reads_slowly_waits() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        responder = Responder(send, [], CHAT)
+        responder = Responder(send, b"", CHAT)
         await responder.start(200, [])
         await responder.send(b"one", more=True)
         wire.protocol.pause_writing()
@@ -160,7 +160,7 @@ async def test_a_client_that_reads_slowly_is_waited_for() -> None:
     done = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await Responder(send, [], CHAT).whole(200, b"hi", [])
+        await Responder(send, b"", CHAT).whole(200, b"hi", [])
         done.set()
 
     wire = Wire(app)

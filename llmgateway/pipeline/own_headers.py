@@ -1,0 +1,60 @@
+"""What answers say about themselves: who answered, what limits leave, how long the gateway took, what it cost."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from billing.money import exact_usd
+from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.header_lines import HeaderLines, line
+from llmgateway.pipeline.refusals import limit_lines
+
+
+def gateway_lines(call: Call) -> HeaderLines:
+    """What every answer to an admitted request says."""
+    phases, progress, deployment = call.phases, call.progress, call.progress.deployment
+    provider, name = (deployment.provider, deployment.name) if deployment is not None else ("", "")
+    upstream = (progress.first_chunk or call.now()) - progress.attempt_started
+    cap = call.admission.output_cap
+    return (
+        b"%bx-gateway-attempts: %d\r\n%b"
+        b"server-timing: auth;dur=%.3f, route;dur=%.3f, admit;dur=%.3f, ledger;dur=%.3f, upstream;dur=%.3f\r\n%b"
+    ) % (
+        _origin_lines(call.alias.name, provider, name),
+        len(progress.attempts) + call.running,
+        limit_lines(call.reservation),
+        phases["auth"] * 1000,
+        phases["route"] * 1000,
+        phases["admit"] * 1000,
+        phases["ledger"] * 1000,
+        upstream * 1000,
+        b"" if cap is None else b"x-gateway-output-cap: %d\r\n" % cap,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _origin_lines(alias: str, provider: str, deployment: str) -> HeaderLines:
+    lines = line(b"x-gateway-model", alias.encode())
+    if deployment:
+        lines += line(b"x-gateway-provider", provider.encode()) + line(b"x-gateway-deployment", deployment.encode())
+    return lines
+
+
+def usage_lines(call: Call) -> HeaderLines:
+    """Tokens and cost; only on answers that are complete when their headers are sent."""
+    usage, progress = call.outcome.usage, call.progress
+    waited = (progress.first_chunk or call.now()) - call.request.received
+    input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+    return (
+        b"x-gateway-cost-usd: %b\r\nx-llm-input-tokens: %d\r\nx-llm-output-tokens: %d\r\nx-llm-total-tokens: %d\r\n"
+        b"x-llm-thought-tokens: %d\r\nx-llm-cache-read-tokens: %d\r\nx-llm-cache-write-tokens: %d\r\nx-llm-ttfb-ms: %d\r\n"
+    ) % (
+        exact_usd(call.outcome.cost_pico_usd),
+        input_tokens,
+        output_tokens,
+        input_tokens + output_tokens,
+        usage.reasoning,
+        usage.cache_read,
+        usage.cache_write_5m + usage.cache_write_1h,
+        waited * 1000,
+    )
