@@ -8,16 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
 
+from providers.adapters.attachments import attached_bytes
 from providers.adapters.errors import MalformedBodyError
 from providers.adapters.types import JSONObject
-
-ATTACHMENT_MIN = 1024
-"""Base64 shorter than this counts as text; longer is an image, a file or sound."""
 
 MAX_CHOICES = 10_000
 """Choices that a request may ask for. Far more than any provider takes; what such a request holds fits the ledger."""
@@ -31,7 +28,6 @@ _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _FIELD = re.compile(r" - at `\$\.(\w+)")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _LONG_FIELDS = (("messages", b'"messages"'), ("input", b'"input"'), ("prompt", b'"prompt"'))
-_SOUND = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*"')
 
 
 class RequestHead(msgspec.Struct, frozen=True):
@@ -209,9 +205,7 @@ def estimate_input_tokens(
     Up to `max_sample_bytes` characters count, above it bytes. Cheap on purpose: it runs for every request, and the
     provider's own figure replaces it.
     """
-    size = len(body)
-    if size > ATTACHMENT_MIN:
-        size -= sum(length for length in _attachments(body) if length > ATTACHMENT_MIN)
+    size = len(body) - attached_bytes(body)
     if size > max_sample_bytes:
         return int(max_sample_bytes / chars_per_token + (size - max_sample_bytes) / bytes_per_token) + 1
     if body.isascii():
@@ -221,24 +215,3 @@ def estimate_input_tokens(
 
 def _characters_per_byte(sample: bytes) -> float:
     return len(sample.decode("utf-8", "ignore")) / len(sample)
-
-
-def _attachments(body: bytes) -> Iterator[int]:
-    """The lengths of what is encoded in base64."""
-    start = body.rfind(b";base64,")
-    while start >= 0:
-        yield _base64_length(body, start)
-        start = body.rfind(b";base64,", 0, start)
-    if body.rfind(b'"input_audio"') >= 0:
-        for sound in _SOUND.finditer(body):
-            yield _base64_length(body, sound.end())
-
-
-def _base64_length(body: bytes, start: int) -> int:
-    """Up to the quote. Text that says it is base64 has spaces, or other letters: it stays text."""
-    end = body.find(b'"', start)
-    end = end if end >= 0 else len(body)
-    for stranger in (b" ", b"\\u"):
-        found = body.find(stranger, start, end)
-        end = found if found >= 0 else end
-    return end - start if body[start:end].isascii() else 0

@@ -1,0 +1,86 @@
+"""How much of a request is images, files and sound in base64, which are not text. No I/O, nothing about any one provider.
+
+Only what stands where providers look for attachments counts as one. Anywhere else base64 is text to a model, and costs
+what text costs: a prompt, a tool's description, what a tool was called with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+ATTACHMENT_MIN = 1024
+"""Base64 shorter than this counts as text; longer is an image, a file or sound."""
+
+_MESSAGES = ("messages", "input", "contents")
+_PARTS = ("content", "parts")
+# Where a part has its attachment: in the field itself, or in one of the object there.
+_PLACES = {
+    "image_url": "url",
+    "file": "file_data",
+    "input_audio": "data",
+    "source": "data",
+    "inlineData": "data",
+    "inline_data": "data",
+    "file_data": "",
+}
+_MEDIA_TYPES = ("media_type", "mimeType", "mime_type")
+
+_decode = msgspec.json.Decoder().decode
+
+
+def attached_bytes(body: bytes) -> int:
+    """The length of all attachments in `body`, a JSON object, that are too long to be text."""
+    if len(body) <= ATTACHMENT_MIN or not _may_have_attachments(body):
+        return 0
+    request = _decode(body)
+    return sum(
+        length
+        for name in _MESSAGES
+        for message in _objects(request.get(name))
+        for length in _of_message(message)
+        if length > ATTACHMENT_MIN
+    )
+
+
+def _may_have_attachments(body: bytes) -> bool:
+    # rfind: on long bodies it takes a third of the time of `in`.
+    return body.rfind(b";base64,") >= 0 or body.rfind(b'"data"') >= 0
+
+
+def _of_message(message: dict[str, Any]) -> Iterator[int]:
+    for name in _PARTS:
+        for part in _objects(message.get(name)):
+            yield from _of_part(part)
+            # The result of a tool has parts of its own.
+            for inner in _objects(part.get("content")):
+                yield from _of_part(inner)
+
+
+def _of_part(part: dict[str, Any]) -> Iterator[int]:
+    for place, name in _PLACES.items():
+        value = part.get(place)
+        if isinstance(value, dict) and name:
+            if not _is_text(value):
+                yield _base64_length(value.get(name))
+        elif value is not None:
+            yield _base64_length(value)
+
+
+def _is_text(holder: dict[str, Any]) -> bool:
+    """A document may be text as it stands, or in base64: a model reads either."""
+    media_types = [value for name in _MEDIA_TYPES if isinstance(value := holder.get(name), str)]
+    return holder.get("type") == "text" or any(value.startswith("text/") for value in media_types)
+
+
+def _base64_length(value: object) -> int:
+    """Text that says it is base64 has spaces, or other letters: it stays text."""
+    if not isinstance(value, str) or value.startswith("data:text/") or not value.isascii() or " " in value:
+        return 0
+    return len(value)
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

@@ -1,0 +1,79 @@
+"""What counts as an attachment and not as text: only base64 that stands where a provider looks for one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from providers.adapters.attachments import ATTACHMENT_MIN, attached_bytes
+from providers.adapters.body import estimate_input_tokens
+
+LONG = "A" * 100_000
+WORDS = "word" * 25_000
+"""Text without a space, which base64 could be."""
+
+
+def chat(*parts: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": list(parts)}]}).encode()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{LONG}"}},
+        {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{LONG}"}},
+        {"type": "input_audio", "input_audio": {"data": LONG, "format": "wav"}},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": LONG}},
+        {"type": "tool_result", "content": [{"type": "image", "source": {"type": "base64", "data": LONG}}]},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{LONG}"},
+        {"type": "input_file", "file_data": f"data:application/pdf;base64,{LONG}"},
+        {"inlineData": {"mimeType": "image/png", "data": LONG}},
+    ],
+)
+def test_attachments_are_not_counted_as_text(part: dict[str, Any]) -> None:
+    assert estimate_input_tokens(chat(part, part, part), 4.0) < 200
+
+
+def test_attachments_are_found_in_every_list_of_messages() -> None:
+    part = {"inline_data": {"mime_type": "image/png", "data": LONG}}
+
+    assert attached_bytes(json.dumps({"contents": [{"parts": [part]}]}).encode()) == len(LONG)
+    assert attached_bytes(json.dumps({"input": [{"content": [part]}]}).encode()) == len(LONG)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        chat({"type": "text", "text": f"data:image/png;base64,{WORDS}"}),
+        chat({"type": "text", "text": f'"image_url":{{"url":"data:image/png;base64,{WORDS}"}}'}),
+        chat({"type": "tool_use", "input": {"data": WORDS, "image_url": f"x;base64,{WORDS}"}}),
+        chat({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": WORDS}}),
+        chat({"type": "document", "source": {"type": "base64", "media_type": "text/csv", "data": WORDS}}),
+        chat({"type": "file", "file": {"file_data": f"data:text/plain;base64,{WORDS}"}}),
+        chat({"inlineData": {"mimeType": "text/plain", "data": WORDS}}),
+        json.dumps({"messages": [{"role": "user", "content": f"see;base64,{WORDS}"}]}).encode(),
+        json.dumps({"prompt": f"x;base64,{WORDS}", "input": f"x;base64,{WORDS}"}).encode(),
+        json.dumps({"tools": [{"image_url": {"url": f"x;base64,{WORDS}"}}], "messages": []}).encode(),
+        json.dumps({"messages": {"content": [{"image_url": f";base64,{WORDS}"}]}, "input": [WORDS, None]}).encode(),
+    ],
+)
+def test_text_that_looks_like_base64_counts_as_text(body: bytes) -> None:
+    """Whoever may say where base64 begins could else send any amount of text past a limit of tokens."""
+    assert attached_bytes(body) == 0
+
+
+@pytest.mark.parametrize("text", ["words and words ", "中文", "\u00e9"])
+@pytest.mark.parametrize("place", ["image_url", "input_audio"])
+def test_what_is_no_base64_counts_as_text_wherever_it_stands(place: str, text: str) -> None:
+    part = {place: {"url": f"x;base64,{text * 2000}", "data": text * 2000}}
+
+    assert attached_bytes(chat(part)) == 0
+    assert estimate_input_tokens(chat(part), 4.0, max_sample_bytes=100_000) > 900
+
+
+def test_short_base64_is_text() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400}}
+
+    assert attached_bytes(chat(part, {"type": "text", "text": "x" * ATTACHMENT_MIN})) == 0
