@@ -90,7 +90,8 @@ def interrupted(request: OpenRequest) -> Record:
     attempts = [_attempt(attempt, 0) for attempt in request.attempts[:-1]] + [_attempt(last, cost)]
     return record | {
         **{name: last.get(name) for name in _TARGET},
-        "priced": last.get("input_price") is not None,
+        "priced": last.get("input_price") is not None and not last.get("default_price"),
+        "default_price": bool(last.get("default_price")),
         "input": opened["input_estimate"],
         "output": request.output_tokens,
         "usage_source": "estimated",
@@ -111,7 +112,10 @@ def _cost(request: OpenRequest, last: Record) -> int:
 
 def _attempt(attempt: Record, cost: int) -> Record:
     target = {name: attempt.get(name) for name in ("provider", "deployment", "model")}
-    return {**target, "cause": "process_died", "cost_pico_usd": cost}
+    record = {**target, "cause": "process_died", "cost_pico_usd": cost}
+    if attempt.get("default_price"):
+        record["default_price"] = {name: attempt[f"{name}_price"] for name in ("input", "output", "request")}
+    return record
 
 
 def settle_interrupted(folder: Path) -> int:

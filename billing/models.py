@@ -321,7 +321,14 @@ class UsageRecord(models.Model):
     cost_pico_usd = models.BigIntegerField("cost", default=0)
     held_pico_usd = models.BigIntegerField("held", default=0)
     price_id = models.BigIntegerField(null=True, blank=True)
-    priced = models.BooleanField(default=True, help_text="Whether a price was in force; unpriced is not free.")
+    priced = models.BooleanField(
+        default=True, help_text="Whether a price of the model was in force; unpriced is not free."
+    )
+    default_price = models.BooleanField(
+        "at the default price",
+        default=False,
+        help_text="No price of the model was in force, and it was charged at the default price of the settings.",
+    )
     duration_us = models.BigIntegerField(default=0)
     ttft_us = models.BigIntegerField(null=True, blank=True)
     overhead_us = models.BigIntegerField(default=0, help_text="Time in the gateway itself, up to the upstream request.")

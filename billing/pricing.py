@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 from providers.adapters.types import Usage
+
+DEFAULT_PRICE_ID = 0
+"""Of the default price: no `Price` row has it."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +17,7 @@ class PriceVersion:
     """What a model costs from a moment on, in pico-dollars per token (`request`: per request).
 
     An absent input bucket costs `input`, an absent output bucket `output`: the loader fills them in, so that
-    arithmetic here has no special cases. `id` is that of the `Price` row, kept on every ledger row.
+    arithmetic here has no special cases. `id` is that of the `Price` row, kept on every ledger row; 0: the default price.
     """
 
     id: int
@@ -30,6 +34,11 @@ class PriceVersion:
     audio_output: int
     request: int = 0
 
+    @property
+    def is_default(self) -> bool:
+        """Whether it stands in for the price that a model does not have."""
+        return self.id == DEFAULT_PRICE_ID
+
     @cached_property
     def dearest_input(self) -> int:
         """The most that one input token can cost."""
@@ -41,6 +50,24 @@ class PriceVersion:
     def dearest_output(self) -> int:
         """The most that one output token can cost."""
         return max(self.output, self.reasoning, self.audio_output)
+
+
+def default_price(*, input_price: int, output_price: int, request_price: int) -> PriceVersion:
+    """What a model costs while no price of its own is in force: older than any, so that each of them wins."""
+    return PriceVersion(
+        id=DEFAULT_PRICE_ID,
+        effective_from=-math.inf,
+        input=input_price,
+        output=output_price,
+        cache_read=input_price,
+        cache_write_5m=input_price,
+        cache_write_1h=input_price,
+        audio_input=input_price,
+        image_input=input_price,
+        reasoning=output_price,
+        audio_output=output_price,
+        request=request_price,
+    )
 
 
 def cost(price: PriceVersion, usage: Usage) -> int:

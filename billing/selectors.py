@@ -54,6 +54,8 @@ def usage_as_json(row: UsageRecord) -> dict[str, Any]:
         "usage_source": row.usage_source,
         "cost_pico_usd": row.cost_pico_usd,
         "price_id": row.price_id,
+        "priced": row.priced,
+        "default_price": row.default_price,
         "started_at": row.started_at.astimezone(UTC).isoformat(),
         "duration_ms": row.duration_us / 1000,
         "ttft_ms": None if row.ttft_us is None else row.ttft_us / 1000,

@@ -211,6 +211,12 @@ class AuthSource(models.Model):
 _PER_TOKEN = (MinValueValidator(0.1), MaxValueValidator(1000))
 
 
+def _default_price(label: str, *, at_most: int, too_much: str) -> models.BigIntegerField[int | None, int | None]:
+    """In pico-dollars, bounded like a price of a model's own."""
+    validators = [MinValueValidator(0), MaxValueValidator(at_most, too_much)]
+    return models.BigIntegerField(label, null=True, blank=True, validators=validators)
+
+
 class GatewaySettings(models.Model):
     """The one row of settings that may change while the gateway runs. Environment variables win over it."""
 
@@ -247,6 +253,19 @@ class GatewaySettings(models.Model):
         default=QuotaStatus.PAYMENT_REQUIRED,
         help_text="What a request gets whose budget or token quota is used up.",
     )
+    default_input_price = _default_price(
+        "default price of input",
+        at_most=10**9,
+        too_much="More than $1,000 per million tokens is surely a slip; check the unit.",
+    )
+    default_output_price = _default_price(
+        "default price of output",
+        at_most=10**9,
+        too_much="More than $1,000 per million tokens is surely a slip; check the unit.",
+    )
+    default_request_price = _default_price(
+        "default price of a request", at_most=1_000 * 10**12, too_much="More than $1,000 per request is surely a slip."
+    )
     max_sample_bytes = models.PositiveIntegerField(
         "text counted in characters (bytes)",
         default=20_000,
@@ -268,6 +287,17 @@ class GatewaySettings(models.Model):
 
     def __str__(self) -> str:
         return "Settings"
+
+    def clean(self) -> None:
+        """A default price is whole: what was left out of it would be free."""
+        names = ("default_input_price", "default_output_price")
+        if any(getattr(self, name) is not None for name in (*names, "default_request_price")):
+            missing = [name for name in names if getattr(self, name) is None]
+            if missing:
+                message = (
+                    "A default price says what input and output cost: write both (0 is possible), or clear all three."
+                )
+                raise ValidationError(dict.fromkeys(missing, message))
 
 
 class ConfigChange(models.Model):

@@ -103,7 +103,10 @@ def _shown(name: str) -> Any:
 @admin.register(Price)
 class PriceAdmin(GatewayAdmin):
     form = PriceForm
-    empty_text = "Without a price a model's requests cost nothing in the ledger, and are marked as not priced."
+    empty_text = (
+        "Without a price a model's requests are marked as not priced. They cost the default price of the settings, and "
+        "nothing where there is none."
+    )
     list_display = (
         "model",
         "provider",

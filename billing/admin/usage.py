@@ -130,7 +130,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         ("Who", {"fields": ("key_name", "team_name", "end_user", "client_request_id", "client_ip")}),
         ("What", {"fields": ("alias", "provider", "deployment", "model", "response_model")}),
         ("Tokens", {"fields": (*TOKEN_BUCKETS, "usage_source")}),
-        ("Money", {"fields": ("cost", "held", "over_hold", "price_id", "priced")}),
+        ("Money", {"fields": ("cost", "held", "over_hold", "price_id", "priced", "default_price")}),
         ("Review", {"fields": ("needs_review", "reserved", "reviewed_at", "reviewed_by")}),
         ("Time", {"fields": ("duration", "first_token", "overhead")}),
         ("As recorded", {"fields": ("attempt_list", "raw_usage")}),
@@ -180,6 +180,8 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
     @display(description="Cost")  # type: ignore[untyped-decorator]
     def cost(self, record: UsageRecord) -> str:
+        if record.default_price:
+            return f"{format_usd(record.cost_pico_usd)} (default price)"
         return format_usd(record.cost_pico_usd) if record.priced else "not priced"
 
     @display(description="Held")  # type: ignore[untyped-decorator]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 
+from billing.money import pico_from_usd, pico_per_token, plain, usd, usd_per_million
 from llmgateway import conf as conf_module
-from llmgateway.admin_base import GatewayAdmin
+from llmgateway.admin_base import AmountField, GatewayAdmin
 from llmgateway.models import AuthSource, GatewaySettings
 
 
@@ -23,16 +25,48 @@ class AuthSourceAdmin(GatewayAdmin):
     fields = ("name", "kind", "path", "position", "enabled")
 
 
+def _default_price(kind: str) -> AmountField:
+    return AmountField(
+        label=f"{kind}, in USD per million tokens",
+        read=pico_per_token,
+        show=lambda pico: plain(usd_per_million(pico)),
+        required=False,
+    )
+
+
+class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
+    default_input_price = _default_price("Input")
+    default_output_price = _default_price("Output")
+    default_request_price = AmountField(
+        label="Per request, in USD", read=pico_from_usd, show=lambda pico: plain(usd(pico)), required=False
+    )
+
+    class Meta:
+        model = GatewaySettings
+        fields = ("default_input_price", "default_output_price", "default_request_price")
+
+
 @admin.register(GatewaySettings)
 class GatewaySettingsAdmin(GatewayAdmin):
     """One row, opened at once: there is nothing to choose from a list of one."""
 
+    form = SettingsForm
     fieldsets = (
         ("Requests", {"fields": ("request_body_limit_mb",)}),
         ("Retries", {"fields": ("retry_attempts", "retry_initial_ms", "retry_max_ms")}),
         (
             "Limits and budgets",
             {"fields": ("quota_status", "hold_wait_ms", "strict_min_output_tokens", "absent_cap_share")},
+        ),
+        (
+            "Models without a price",
+            {
+                "fields": (("default_input_price", "default_output_price", "default_request_price"),),
+                "description": (
+                    "A model without a price is unpriced, not free: keys with a budget may not call it. With a default "
+                    "price they may, and its requests are charged that and marked. Clear all three to have none."
+                ),
+            },
         ),
         (
             "Estimation of tokens",

@@ -313,6 +313,7 @@ def _settings() -> Object:
             "absent_cap_share": row.absent_cap_share,
             "quota_status": row.quota_status,
         },
+        "default_price": _default_price(row),
         "estimation": {
             "max_sample_bytes": row.max_sample_bytes,
             "bytes_per_token": _number(row.bytes_per_token),
@@ -320,6 +321,18 @@ def _settings() -> Object:
             "chars_per_token_by_provider": {name: _number(number) for name, number in by_provider.items()},
         },
     }
+
+
+def _default_price(row: GatewaySettings) -> Object | str:
+    if row.default_input_price is None or row.default_output_price is None:
+        return "none"
+    figures: Object = {
+        "input": plain(usd_per_million(row.default_input_price)),
+        "output": plain(usd_per_million(row.default_output_price)),
+    }
+    if row.default_request_price is not None:
+        figures["request"] = plain(usd(row.default_request_price))
+    return figures
 
 
 def _number(value: float) -> int | float:

@@ -57,6 +57,12 @@ class FieldReader:
         value = self._fields.items.get(name)
         return value is not None and not (isinstance(value, Scalar) and value.is_null)
 
+    def says(self, name: str, word: str) -> bool:
+        """Whether the field is this one word, where fields of its own could stand."""
+        self._known.add(name)
+        value = self._fields.items.get(name)
+        return isinstance(value, Scalar) and not value.broken and value.text == word
+
     def add(self, name: str, message: str) -> None:
         self.problems.add(self.at(name) if name else self.place, message)
 

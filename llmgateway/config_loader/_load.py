@@ -49,7 +49,7 @@ def _load(revision: int, conf: Conf, pause: Pause) -> Snapshot:
         problems.extend(pepper_problems(conf))
         sources = load_sources(rules, problems, pepper=newest_pepper(conf))
         settings = load_settings(conf, problems)
-        routing = load_routing(problems, settings.estimation)
+        routing = load_routing(problems, settings)
     return Snapshot(
         revision=revision,
         keys=keys,

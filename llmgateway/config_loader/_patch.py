@@ -184,7 +184,7 @@ class _Patch:
 
     def _with_routing(self, new: Snapshot) -> Snapshot:
         settings = load_settings(self._conf, self._problems)
-        routing = load_routing(self._problems, settings.estimation)
+        routing = load_routing(self._problems, settings)
         return replace(
             new,
             aliases=routing.aliases,

@@ -13,7 +13,7 @@ from billing.pricing import PriceVersion
 from llmgateway.config_loader._budgets import load_place_budgets
 from llmgateway.config_loader._limits import load_place_limits
 from llmgateway.config_loader._quotas import PlaceQuotas
-from llmgateway.config_loader._settings import EstimationSettings
+from llmgateway.config_loader._settings import LiveSettings
 from llmgateway.config_loader._values import as_text, epoch
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, ConfigProblem, Deployment, Limit, Target, Timeouts
 from providers.adapters.base import Adapter
@@ -62,11 +62,11 @@ class _Secret:
     file: str = ""
 
 
-def load_routing(problems: list[ConfigProblem], estimation: EstimationSettings) -> Routing:
+def load_routing(problems: list[ConfigProblem], settings: LiveSettings) -> Routing:
     providers = _load_providers(problems)
     secrets = _load_secrets(problems)
     rules = _Rules(load_place_limits(problems), load_place_budgets(problems))
-    loader = _DeploymentLoader(providers, secrets, _load_prices(problems), rules, estimation)
+    loader = _DeploymentLoader(providers, secrets, _load_prices(problems), rules, settings)
     return Routing(
         aliases=_load_aliases(loader.load(problems), rules, problems),
         providers=tuple(sorted(provider.name for provider in providers.values())),
@@ -172,7 +172,7 @@ class _DeploymentLoader:
     secrets: dict[int, _Secret]
     prices: Prices
     rules: _Rules
-    estimation: EstimationSettings
+    settings: LiveSettings
 
     def load(self, problems: list[ConfigProblem]) -> dict[int, Deployment]:
         """Enabled deployments of enabled providers."""
@@ -196,10 +196,10 @@ class _DeploymentLoader:
                 row.connect_timeout_s, row.first_token_timeout_s, row.idle_timeout_s, row.total_timeout_s
             ),
             inject_usage=row.inject_usage,
-            prices=self.prices.get((row.provider_id, row.model), ()),
+            prices=self._prices(row),
             limits=self.rules.limits.all_of(*owners),
             budgets=self.rules.budgets.all_of(*owners),
-            estimation=self.estimation.of(provider.adapter.name),
+            estimation=self.settings.estimation.of(provider.adapter.name),
             max_output_tokens=row.max_output_tokens or None,
             max_request_pico_usd=row.max_request_pico_usd,
             problem=authentication.problem,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from billing.pricing import PriceVersion, default_price
 from llmgateway.conf import Conf
 from llmgateway.config_loader._values import as_text
 from llmgateway.models import GatewaySettings
@@ -36,6 +37,8 @@ class LiveSettings:
     retries: Retries
     admission: AdmissionRules
     estimation: EstimationSettings
+    default_price: PriceVersion | None
+    """Of models without a price of their own; None: they are unpriced."""
 
 
 def load_settings(conf: Conf, problems: list[ConfigProblem]) -> LiveSettings:
@@ -54,6 +57,18 @@ def load_settings(conf: Conf, problems: list[ConfigProblem]) -> LiveSettings:
             quota_status=row.quota_status if row.quota_status in GatewaySettings.QuotaStatus.values else 402,
         ),
         estimation=_estimation(row, problems),
+        default_price=_default_price(row),
+    )
+
+
+def _default_price(row: GatewaySettings) -> PriceVersion | None:
+    if row.default_input_price is None or row.default_output_price is None:
+        return None
+    return default_price(
+        # A row that was written past every check must not pay anybody for using a model.
+        input_price=max(0, row.default_input_price),
+        output_price=max(0, row.default_output_price),
+        request_price=max(0, row.default_request_price or 0),
     )
 
 

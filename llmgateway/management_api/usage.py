@@ -60,7 +60,7 @@ class UsageRowSerializer(serializers.ModelSerializer[UsageRecord]):
             "client_request_id", "client_ip", "operation", "alias", "provider", "deployment", "model",
             "response_model", "stream", "input_tokens", "output_tokens", "cache_read_input_tokens",
             "cache_creation_input_tokens", "reasoning_output_tokens", "usage_source", "cost_usd", "cost_pico_usd",
-            "held_usd", "held_pico_usd", "price_id", "priced", "duration_ms", "ttft_ms", "overhead_ms",
+            "held_usd", "held_pico_usd", "price_id", "priced", "default_price", "duration_ms", "ttft_ms", "overhead_ms",
         )  # fmt: skip
 
     def get_input_tokens(self, row: UsageRecord) -> int:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 from billing.pricing import in_force
 from llmgateway.pipeline.exchanges import Exchange
-from llmgateway.pipeline.metering import Metered, Progress, attempt_record, identity, ledger_row, metered
+from llmgateway.pipeline.metering import (
+    Metered,
+    Progress,
+    attempt_record,
+    default_figures,
+    identity,
+    ledger_row,
+    metered,
+)
 from llmgateway.pipeline.protocols import Record, Reservation, Tokens
 from llmgateway.pipeline.requests import ModelRequest, Presence
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key
@@ -87,17 +95,18 @@ class Call:
         if deployment is None:
             raise RuntimeError("an attempt that ends has begun")
         self.running = False
-        progress.attempts.append(
-            {
-                "deployment": deployment.name,
-                "provider": deployment.provider,
-                "model": deployment.model,
-                "status": status,
-                "cause": cause,
-                "duration_us": int((self.now() - progress.attempt_started) * 1e6),
-                "cost_pico_usd": cost_pico_usd,
-            }
-        )
+        attempt: Record = {
+            "deployment": deployment.name,
+            "provider": deployment.provider,
+            "model": deployment.model,
+            "status": status,
+            "cause": cause,
+            "duration_us": int((self.now() - progress.attempt_started) * 1e6),
+            "cost_pico_usd": cost_pico_usd,
+        }
+        if progress.price is not None and progress.price.is_default:
+            attempt["default_price"] = default_figures(progress.price)
+        progress.attempts.append(attempt)
 
     def meter(self, raw: JSONObject | None, *, output_estimate: int, response_model: str) -> None:
         """Decide what the present attempt used and cost: the provider's figures, or the estimate."""

@@ -103,7 +103,8 @@ def ledger_row(
     """
     usage, deployment = outcome.usage, progress.deployment
     first = progress.first_token or progress.first_chunk
-    return {
+    price = progress.price
+    row = {
         **asked,
         "status": status,
         "http_status": progress.http_status,
@@ -126,13 +127,16 @@ def ledger_row(
         "cost_pico_usd": outcome.cost_pico_usd,
         "held_pico_usd": held_pico_usd,
         "over_hold": over_hold,
-        "price_id": progress.price.id if progress.price else None,
-        "priced": progress.price is not None or deployment is None,
+        "price_id": (price.id or None) if price else None,
+        "priced": deployment is None or (price is not None and not price.is_default),
         "duration_us": int((now - received) * 1e6),
         "ttft_us": int((first - received) * 1e6) if first else None,
         "overhead_us": int(((progress.sent or now) - received) * 1e6),
         "attempts": progress.attempts,
     }
+    if price is not None and price.is_default:
+        row["default_price"] = True
+    return row
 
 
 def opening(asked: Record, *, input_estimate: int, held_pico_usd: int, windows: list[list[object]]) -> Record:
@@ -145,13 +149,21 @@ def attempt_record(deployment: Deployment, price: PriceVersion | None, *, strict
 
     `strict_pico_usd` is what strict budgets hold meanwhile; None: there is none.
     """
-    return {
+    record = {
         "provider": deployment.provider,
         "deployment": deployment.name,
         "model": deployment.model,
-        "price_id": price.id if price else None,
+        "price_id": (price.id or None) if price else None,
         "input_price": price.input if price else None,
         "output_price": price.output if price else None,
         "request_price": price.request if price else None,
         "strict_pico_usd": strict_pico_usd,
     }
+    if price is not None and price.is_default:
+        record["default_price"] = True
+    return record
+
+
+def default_figures(price: PriceVersion) -> dict[str, int]:
+    """A default price as an attempt keeps it: no row will tell later what it was."""
+    return {"input": price.input, "output": price.output, "request": price.request}

@@ -197,7 +197,7 @@ def _capped(pico_usd: int) -> int:
 def _unpriced(deployment: Deployment) -> BudgetExceededError:
     return BudgetExceededError(
         f"The model '{deployment.model}' of '{deployment.provider}' has no price, so it cannot count against a budget. "
-        "Ask an admin to add a price.",
+        "Ask an admin to add a price, or a default price.",
         code="model_not_priced",
     )
 

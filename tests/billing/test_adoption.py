@@ -121,6 +121,19 @@ def test_without_a_price_it_is_unpriced_not_free(make_journal: MakeJournal) -> N
     assert (rows()["a"].priced, rows()["a"].cost_pico_usd) == (False, 0)
 
 
+def test_at_the_default_price_it_is_charged_and_says_so(make_journal: MakeJournal) -> None:
+    journal = make_journal()
+    at_default = {"price_id": None, "input_price": 5, "output_price": 6, "request_price": 7, "default_price": True}
+    journal.open(opened("a", **at_default))
+    journal.stop()
+
+    drain_orphans(journal.folder.parent)
+
+    row = rows()["a"]
+    assert (row.priced, row.default_price, row.cost_pico_usd) == (False, True, 100 * 5 + 7)
+    assert row.attempts[0]["default_price"] == {"input": 5, "output": 6, "request": 7}
+
+
 @pytest.mark.parametrize("step", ["before", "settled", "drained", "half deleted", "folder deleted"])
 def test_an_adopter_may_die_at_any_point(make_journal: MakeJournal, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = make_journal(segment_bytes=1000)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.models import TOKEN_BUCKETS
-from billing.pricing import PriceVersion, cost, dearest, in_force
+from billing.pricing import PriceVersion, cost, dearest, default_price, in_force
 from providers.adapters.types import Usage
 
 prices = st.builds(
@@ -61,3 +61,18 @@ def test_the_latest_version_that_has_begun_is_in_force(starts: list[int], moment
 
     begun = [start for start in starts if start <= moment]
     assert (found.id if found else None) == (max(begun) if begun else None)
+
+
+def test_any_price_of_a_models_own_comes_before_the_default() -> None:
+    default = default_price(input_price=1, output_price=2, request_price=3)
+    versions = (default, _price(100.0, 8))
+
+    assert in_force(versions, 99.0) is default
+    assert in_force(versions, 100.0) == versions[1]
+
+
+@given(usages)
+def test_a_default_price_knows_input_and_output_alone(usage: Usage) -> None:
+    default = default_price(input_price=5, output_price=11, request_price=3)
+
+    assert cost(default, usage) == 5 * usage.input_tokens + 11 * usage.output_tokens + 3

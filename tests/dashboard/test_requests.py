@@ -101,6 +101,17 @@ def test_an_unpriced_request_says_so(bob: Client, cast: Cast) -> None:
     assert b"unpriced" in bob.get("/requests/?team=platform").content
 
 
+def test_a_request_at_the_default_price_shows_its_cost_and_says_so(bob: Client, cast: Cast) -> None:
+    at_default = {"priced": False, "default_price": True, "cost_pico_usd": 2 * 10**12}
+    save([row(NOON, id="r1", team_id=cast.platform.id, **at_default)])
+
+    for path in ("/requests/r1/", "/requests/?team=platform"):
+        page = bob.get(path).content
+        assert b"$2.00" in page
+        assert b"charged at the default price" in page
+        assert b"unpriced" not in page
+
+
 def test_what_clients_sent_is_shown_as_text(bob: Client, cast: Cast) -> None:
     hostile = "<script>alert(1)</script>"
     save([row(NOON, id="r1", team_id=cast.platform.id, end_user=hostile, model=hostile, response_model=hostile)])

@@ -156,6 +156,36 @@ def test_a_new_price(product: Product, shell: Shell) -> None:
     holds(lambda: call(product).headers["x-gateway-cost-usd"] > before)
 
 
+def test_a_default_price(product: Product, shell: Shell) -> None:
+    """Given, it lets a key with a budget call a model without a price; taken away, the key may no more."""
+    shell.run(
+        "from billing.models import Budget, Price; from llmgateway.models import ApiKey; "
+        "Price.objects.filter(model='fake-chat').delete(); "
+        "Budget.objects.create(name='day', window='day', limit_pico_usd=10**12, key=ApiKey.objects.get(name='live'))"
+    )
+    holds(lambda: code_of(call(product)) == "model_not_priced")
+
+    shell.run(
+        "from llmgateway.services import settings_update; "
+        "settings_update(default_input_price=1, default_output_price=1, default_request_price=10**9)"
+    )
+
+    holds(lambda: call(product).status_code == 200)
+    answer = call(product)
+    assert answer.headers["x-gateway-cost-usd"].startswith("0.001")
+    row = wait_for(lambda: _row(product, answer.headers["x-request-id"]), "the row of the request")
+    assert (row["price_id"], row["priced"], row["default_price"]) == (None, False, True)
+    shell.run(
+        "from llmgateway.services import settings_update; "
+        "settings_update(default_input_price=None, default_output_price=None, default_request_price=None)"
+    )
+    holds(lambda: code_of(call(product)) == "model_not_priced")
+
+
+def _row(product: Product, request_id: str) -> dict[str, Any]:
+    return next((row for row in product.usage() if row["request_id"] == request_id), {})
+
+
 def test_a_new_model_appears(product: Product, shell: Shell) -> None:
     shell.run(
         "from providers.models import *; "

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from billing.models import Budget
+from billing.price_figures import figure_text
 from llmgateway.config_file.apply.limits import apply_budgets, apply_limits
 from llmgateway.config_file.apply.session import Session
 from llmgateway.config_file.entries import SettingsEntry
+from llmgateway.config_file.report import as_text
 from llmgateway.models import GatewaySettings, RateLimit
 from llmgateway.rule_owners import is_of_everyone
 
@@ -18,6 +22,9 @@ SETTINGS_FIELDS = {
     "strict_min_output_tokens": "admission.strict_min_output_tokens",
     "absent_cap_share": "admission.absent_cap_share",
     "quota_status": "admission.quota_status",
+    "default_input_price": "default_price.input",
+    "default_output_price": "default_price.output",
+    "default_request_price": "default_price.request",
     "max_sample_bytes": "estimation.max_sample_bytes",
     "bytes_per_token": "estimation.bytes_per_token",
     "chars_per_token": "estimation.chars_per_token",
@@ -39,4 +46,11 @@ def apply_for_everyone(session: Session) -> None:
 def _apply_settings(session: Session, entry: SettingsEntry) -> None:
     """Settings that the file does not name stay as they are."""
     row = GatewaySettings.objects.filter(pk=1).first() or GatewaySettings(pk=1)
-    session.put(row, "settings", "of the gateway", entry, entry.values, names=SETTINGS_FIELDS)
+    session.put(row, "settings", "of the gateway", entry, entry.values, names=SETTINGS_FIELDS, show=SHOWN)
+
+
+def _shown(column: str, value: object) -> str:
+    return figure_text(column, value) if isinstance(value, int) else as_text(value)
+
+
+SHOWN = {f"default_{column}_price": partial(_shown, column) for column in ("input", "output", "request")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from billing.money import pico_from_usd, pico_per_token
 from llmgateway.config_file.entries import SettingsEntry
 from llmgateway.config_file.fields import FieldReader, check_value
 from llmgateway.models import GatewaySettings
@@ -9,6 +10,8 @@ from providers.validators import validate_adapter
 
 # What PostgreSQL's columns hold; SQLite would take more, and the file must mean the same on both.
 _INTEGER, _SMALL_INTEGER = 2**31 - 1, 2**15 - 1
+DEFAULT_PRICE = ("default_input_price", "default_output_price", "default_request_price")
+"""Columns of what models cost that have no price. `default_price: none` in the file takes it away."""
 
 
 def read_settings(parent: FieldReader) -> SettingsEntry | None:
@@ -17,6 +20,11 @@ def read_settings(parent: FieldReader) -> SettingsEntry | None:
         return None
     reader = parent.object("settings")
     groups = {name: reader.object(name) for name in ("retries", "admission", "estimation")}
+    if reader.says("default_price", "none"):
+        default_price: dict[str, object] = dict.fromkeys(DEFAULT_PRICE)
+    else:
+        groups["default_price"] = reader.object("default_price")
+        default_price = _read_default_price(groups["default_price"]) if reader.has("default_price") else {}
     values: dict[str, object] = {
         "request_body_limit_mb": reader.integer("request_body_limit_mb", at_least=1, at_most=_INTEGER),
         **_read_retries(groups["retries"]),
@@ -28,11 +36,22 @@ def read_settings(parent: FieldReader) -> SettingsEntry | None:
     reader.finish()
     if not reader.usable:
         return None
-    given = {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None} | default_price
     places = reader.places()
     for group_name, group in groups.items():
         places |= {f"{group_name}.{name}": place for name, place in group.places().items()}
     return SettingsEntry(place=reader.place, places=places, values=given)
+
+
+def _read_default_price(reader: FieldReader) -> dict[str, object]:
+    if not reader.usable:
+        return {}  # It has no fields, and that has been told.
+    figures = (
+        reader.money("input", pico_per_token, required=True),
+        reader.money("output", pico_per_token, required=True),
+        reader.money("request", pico_from_usd),
+    )
+    return dict(zip(DEFAULT_PRICE, figures, strict=True))
 
 
 def _read_retries(reader: FieldReader) -> dict[str, object]:

@@ -72,6 +72,7 @@ def test_a_reset_is_typed_as_a_time_span(owner: Client, world: World) -> None:
         ({"per": "day", "burst": "5"}, "burst", "Only a limit per minute"),
         ({"per": "week", "starts_on": "15"}, "starts_on", "write one of monday"),
         ({"each": "model", "model": "small"}, "model", "already counts for each model"),
+        ({"model": "smal"}, "model", "There is no model alias smal. There are small"),
     ],
 )
 def test_terms_that_make_no_sense_are_refused_by_their_field(
@@ -283,6 +284,23 @@ def test_the_settings_of_admission_and_estimation_are_edited(owner: Client, worl
     assert (row.quota_status, row.chars_per_token_by_provider) == (429, {"openai": 4.5})
     response = owner.post(url, form | {"chars_per_token_by_provider": '{"openai": 0}'})
     assert "write a number from 0.1 to 1000" in _errors(response)["chars_per_token_by_provider"]
+
+
+def test_a_default_price_is_typed_in_dollars_and_is_whole(owner: Client, world: World) -> None:
+    url = reverse("admin:llmgateway_gatewaysettings_change", args=[1])
+    form = {name: value for name, value in _initial(owner, url).items() if value is not None}
+
+    owner.post(url, form | {"default_input_price": "2.50", "default_output_price": "$10"})
+
+    row = GatewaySettings.objects.get()
+    assert (row.default_input_price, row.default_output_price, row.default_request_price) == (
+        2_500_000, 10_000_000, None,
+    )  # fmt: skip
+    response = owner.post(url, form | {"default_input_price": "", "default_request_price": "1"})
+    assert set(_errors(response)) == {"default_input_price", "default_output_price"}
+    owner.post(url, form | {"default_input_price": "", "default_output_price": ""})
+    row.refresh_from_db()
+    assert (row.default_input_price, row.default_output_price) == (None, None)
 
 
 def test_the_most_a_request_can_cost_is_typed_in_dollars(owner: Client, world: World) -> None:

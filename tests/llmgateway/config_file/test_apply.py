@@ -18,6 +18,7 @@ from billing.money import PICO_PER_USD
 from billing.services import budget_increase, credit_add
 from llmgateway import services
 from llmgateway.conf import PROJECT_ROOT
+from llmgateway.config_file.export import export_text
 from llmgateway.config_file.importing import import_file, import_text
 from llmgateway.key_secrets import digest, pepper_fingerprint
 from llmgateway.models import (
@@ -667,3 +668,44 @@ def test_settings_that_the_file_does_not_name_stay() -> None:
 
     row = GatewaySettings.objects.get()
     assert (row.quota_status, row.hold_wait_ms, row.chars_per_token_by_provider) == (429, 200, {})
+
+
+DEFAULT_PRICE = ("default_input_price", "default_output_price", "default_request_price")
+
+
+def test_a_default_price_comes_stays_and_goes() -> None:
+    figures = []
+    for settings in ("{default_price: {input: 5, output: '15.5', request: 0.001}}", "{}", "{default_price: none}"):
+        load(f"settings: {settings}")
+        figures.append(tuple(GatewaySettings.objects.values_list(*DEFAULT_PRICE).get()))
+
+    assert figures == [(5_000_000, 15_500_000, 10**9), (5_000_000, 15_500_000, 10**9), (None, None, None)]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{input: 5}", "default_price.output: `output` is missing"),
+        ("{input: 5, output: -1}", "default_price.output: -1 is negative"),
+        ("{input: 5, output: 1001}", "default_price.output: More than $1,000 per million tokens is surely a slip"),
+        ("{input: 5, output: 6, cache_read: 1}", "There is no field `cache_read` here"),
+        ("cheap", "Expected fields"),
+    ],
+)
+def test_a_default_price_that_cannot_be_is_refused(written: str, said: str) -> None:
+    (found,) = problems(f"settings: {{default_price: {written}}}")
+
+    assert said in found
+
+
+@pytest.mark.parametrize("request_price", [None, 0, 10**9])
+def test_a_default_price_survives_an_export(request_price: int | None) -> None:
+    GatewaySettings.objects.create(
+        pk=1, default_input_price=1, default_output_price=0, default_request_price=request_price
+    )
+
+    written = export_text()
+
+    assert import_text(written).changes == []
+    GatewaySettings.objects.update(default_input_price=None, default_output_price=None, default_request_price=None)
+    assert "none" in export_text()

@@ -112,6 +112,7 @@ EDITS: list[Callable[[World], object]] = [
     lambda w: AliasTarget.objects.all().delete(),
     lambda w: Price.objects.create(provider=w.provider, model="small-1", effective_from=timezone.now(), input=99),
     lambda w: GatewaySettings.objects.create(pk=1, retry_attempts=9, request_body_limit_mb=1),
+    lambda w: GatewaySettings.objects.create(pk=1, default_input_price=5, default_output_price=6),
     lambda w: GatewaySettings.objects.create(pk=1, quota_status=429, chars_per_token_by_provider={"openai": 2}),
     lambda w: AuthSource.objects.create(name="db", kind="database"),
     lambda w: AuthSource.objects.create(name="file", kind="static_file", path="/no/such/file"),

@@ -11,6 +11,7 @@ from django.db import connection
 from django.utils import timezone
 
 from billing.models import Budget, BudgetCredit
+from billing.pricing import default_price
 from llmgateway.config_loader import load_snapshot
 from llmgateway.models import AuthSource, GatewaySettings, RateLimit, Team
 from llmgateway.pipeline.snapshot import AdmissionRules, BudgetRule, Deployment, Estimation, Limit, Snapshot
@@ -233,6 +234,17 @@ class TestSettings:
         type(world.provider).objects.update(adapter=adapter)
 
         assert _deployment(load_snapshot()).estimation.chars_per_token == expected
+
+    def test_a_default_price_stands_behind_the_models_own(self, world: World) -> None:
+        own = _deployment(load_snapshot()).prices
+        GatewaySettings.objects.create(pk=1, default_input_price=5, default_output_price=0, default_request_price=-1)
+
+        prices = _deployment(load_snapshot()).prices
+
+        assert prices[1:] == own
+        assert prices[0] == default_price(input_price=5, output_price=0, request_price=0)
+        GatewaySettings.objects.update(default_output_price=None)
+        assert _deployment(load_snapshot()).prices == own
 
     def test_figures_that_make_no_sense_do_not_count(self, world: World) -> None:
         GatewaySettings.objects.create(
