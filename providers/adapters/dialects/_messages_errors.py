@@ -1,0 +1,66 @@
+"""Errors in Anthropic's words: https://platform.claude.com/docs/en/api/errors."""
+
+from __future__ import annotations
+
+import msgspec
+
+from providers.adapters.dialects.base import WireError
+from providers.adapters.types import ErrorKind, JSONObject
+
+_BY_STATUS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_KINDS = {
+    "rate_limit_error": ErrorKind.RATE_LIMITED,
+    "overloaded_error": ErrorKind.OVERLOADED,
+    "billing_error": ErrorKind.QUOTA_EXHAUSTED,
+    "authentication_error": ErrorKind.AUTHENTICATION,
+    "permission_error": ErrorKind.AUTHENTICATION,
+    "invalid_request_error": ErrorKind.INVALID_REQUEST,
+    "request_too_large": ErrorKind.INVALID_REQUEST,
+    "not_found_error": ErrorKind.INVALID_REQUEST,
+}
+# Texts, for there are no codes: https://platform.claude.com/docs/en/build-with-claude/context-windows.
+_TOO_LONG = ("prompt is too long", "exceed context limit", "input is too long", "context window")
+_NO_CREDIT = ("credit balance is too low", "spend limit", "billing")
+
+
+def kind_of(error: JSONObject) -> ErrorKind:
+    """What an `error` object means, inside a stream or without."""
+    message = str(error.get("message") or "").lower()
+    kind = _KINDS.get(str(error.get("type") or ""), ErrorKind.SERVER_ERROR)
+    if kind is ErrorKind.INVALID_REQUEST:
+        if any(text in message for text in _TOO_LONG):
+            return ErrorKind.CONTEXT_TOO_LONG
+        if any(text in message for text in _NO_CREDIT):
+            return ErrorKind.QUOTA_EXHAUSTED
+        if "content filtering policy" in message:
+            return ErrorKind.CONTENT_POLICY
+    return kind
+
+
+def error_object(error: WireError) -> JSONObject:
+    """`type` follows the status, as clients expect; `code` and `param` are ours, for whoever looks."""
+    kind = _BY_STATUS.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
+    more = {name: value for name, value in (("code", error.code), ("param", error.param)) if value}
+    return {"type": "error", "error": {"type": kind, "message": error.message, **more}}
+
+
+def error_body(error: WireError) -> bytes:
+    return msgspec.json.encode(error_object(error))
+
+
+def error_event(error: WireError) -> bytes:
+    """The blank line ends whatever was cut off before it."""
+    return b"\n\nevent: error\ndata: " + error_body(error) + b"\n\n"
