@@ -218,7 +218,7 @@ class ConfigFollower:
     def _reload(self) -> None:
         files = signatures(self._snapshot.watched_files)
         self._breath = time.monotonic()
-        snapshot = load_snapshot(revision=self.revision + 1, conf=self._conf, pause=self._pause)
+        snapshot = load_snapshot(revision=self.revision + 1, conf=self._conf, pause=self._pause, before=self._snapshot)
         self._must_reload = False
         self._hand_over(snapshot, files)
         self._position = snapshot.position

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
+
+import msgspec
+from msgspec import structs
 
 from billing.standing import BySubject, Tally, Used, used
 from billing.windows import load_zone, reset_bounds, window_bounds
@@ -49,8 +52,7 @@ class Seeds:
                 store.seed_limit(limit, window_start=start, used=amount)
 
 
-@dataclass(frozen=True, slots=True)
-class WindowLimit:
+class WindowLimit(msgspec.Struct, frozen=True, gc=False):
     """A limit over a calendar window or a total, and what it counts."""
 
     limit: Limit
@@ -169,7 +171,7 @@ def _leave_out_what_others_count(found: dict[str, WindowLimit]) -> None:
     for counter, each in found.items():
         others = models.get(_kind(each.limit))
         if others and not each.limit.model:
-            found[counter] = replace(each, without=frozenset(others))
+            found[counter] = structs.replace(each, without=frozenset(others))
 
 
 def _kind(limit: Limit) -> tuple[str, ...]:
@@ -224,7 +226,7 @@ def seeds(
     found = Seeds()
     for budget, tally, by_subject in zip(budgets, tallies, counted, strict=False):
         for subject, one in _subjects(by_subject, budget.each):
-            bound = replace(budget, scope_id=subject) if budget.each else budget
+            bound = structs.replace(budget, scope_id=subject) if budget.each else budget
             found.budgets.append((bound, tally.start, one.cost_pico_usd))
     later = zip(limits, tallies[len(budgets) :], counted[len(budgets) :], strict=True)
     for each, tally, by_subject in later:

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from msgspec import structs
+
 from billing.pricing import PriceVersion
 from billing.windows import load_zone
 from llmgateway.api.app import DataPlane
@@ -40,7 +42,7 @@ CHAT = {
 
 
 def key(name: str = "alice", **changes: Any) -> Key:
-    return replace(Key(id="1", public_id="alicealice", name=name, team_id=3, team_name="red"), **changes)
+    return structs.replace(Key(id="1", public_id="alicealice", name=name, team_id=3, team_name="red"), **changes)
 
 
 def deployment(name: str = "main", number: int = 1, **changes: Any) -> Deployment:

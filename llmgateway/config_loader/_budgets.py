@@ -71,10 +71,13 @@ def load_budgets(
     teams: TeamsById,
     key_ids: Collection[int] | None = None,
     *,
+    before: Mapping[int, BudgetRule],
     pause: Callable[[], None],
 ) -> Quotas[BudgetRule]:
-    """Enabled budgets of those who ask; with `key_ids`, of no other keys."""
-    return Quotas[BudgetRule].of(_budgets(of_callers(key_ids), teams, problems, pause))
+    """Enabled budgets of those who ask; with `key_ids`, of no other keys. Those that are the same in `before` are taken
+    from there."""
+    found = _budgets(of_callers(key_ids), teams, problems, pause)
+    return Quotas[BudgetRule].of(was if (was := before.get(rule.id)) == rule and was else rule for rule in found)
 
 
 def load_place_budgets(problems: list[ConfigProblem]) -> PlaceQuotas[BudgetRule]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ from llmgateway.config_loader._networks import NetworkCompiler, load_network_lis
 from llmgateway.config_loader._quotas import Quotas, TeamFacts, load_teams
 from llmgateway.config_loader._values import as_number, as_text, epoch, in_slices, text_set, texts
 from llmgateway.models import ApiKey
-from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, Limit
+from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, Limit, Snapshot
+
+NOTHING = Snapshot()
 
 COLUMNS = (
     "id",
@@ -49,14 +51,18 @@ class AccessRules:
 
 
 def load_rules(
-    problems: list[ConfigProblem], key_ids: Collection[int] | None = None, *, pause: Callable[[], None]
+    problems: list[ConfigProblem],
+    key_ids: Collection[int] | None = None,
+    *,
+    before: Snapshot = NOTHING,
+    pause: Callable[[], None],
 ) -> AccessRules:
-    """With `key_ids`, what concerns these keys alone."""
+    """With `key_ids`, what concerns these keys alone. Budgets that are the same in `before` are taken from there."""
     teams = load_teams(problems)
     return AccessRules(
         teams=teams,
         limits=load_limits(problems, teams, key_ids, pause=pause),
-        budgets=load_budgets(problems, teams, key_ids, pause=pause),
+        budgets=load_budgets(problems, teams, key_ids, before=before.budgets, pause=pause),
         networks=NetworkCompiler(load_network_lists(problems)),
         ties=load_ties(key_ids, pause=pause),
     )
@@ -67,23 +73,29 @@ def load_keys(
     problems: list[ConfigProblem],
     key_ids: Collection[int] | None = None,
     *,
+    before: Mapping[bytes, KeyDigest] = NOTHING.keys,
     pause: Callable[[], None],
 ) -> dict[bytes, KeyDigest]:
-    """Every key that is not revoked, by digest. A key that cannot be read is left out, which denies it."""
+    """Every key that is not revoked, by digest. A key that cannot be read is left out, which denies it.
+
+    One that is the same in `before` is taken from there.
+    """
     rows = ApiKey.objects.filter(revoked_at__isnull=True).order_by()
     if key_ids is not None:
         rows = rows.filter(pk__in=key_ids)
     keys: dict[bytes, KeyDigest] = {}
     for row in in_slices(rows.values_list(*COLUMNS), pause):
         try:
-            _add_key(keys, row, rules)
+            _add_key(keys, row, rules, before)
         except (ValueError, TypeError) as error:
             message = f"its row cannot be read ({error}); requests with it are refused. Save it again in the admin."
             problems.append(ConfigProblem("llmgateway_apikey", str(row[0]), f"key {row[2]}", message))
     return keys
 
 
-def _add_key(keys: dict[bytes, KeyDigest], row: tuple[Any, ...], rules: AccessRules) -> None:
+def _add_key(
+    keys: dict[bytes, KeyDigest], row: tuple[Any, ...], rules: AccessRules, before: Mapping[bytes, KeyDigest]
+) -> None:
     (
         key_id,
         public_id,
@@ -118,8 +130,16 @@ def _add_key(keys: dict[bytes, KeyDigest], row: tuple[Any, ...], rules: AccessRu
         user_id,
     )
     if previous_digest and previous_valid_until:
-        keys.setdefault(_digest(previous_digest), KeyDigest(key, epoch(previous_valid_until)))
-    keys[_digest(digest)] = KeyDigest(key)
+        earlier = _digest(previous_digest)
+        keys.setdefault(earlier, _known(before, earlier, KeyDigest(key, epoch(previous_valid_until))))
+    newest = _digest(digest)
+    keys[newest] = _known(before, newest, KeyDigest(key))
+
+
+def _known(before: Mapping[bytes, KeyDigest], digest: bytes, entry: KeyDigest) -> KeyDigest:
+    """The entry that was there before, where it is the same."""
+    was = before.get(digest)
+    return entry if was is None or was != entry else was
 
 
 def _digest(text: str) -> bytes:

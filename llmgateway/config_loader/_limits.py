@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from django.db.models import Q
 
@@ -17,7 +18,7 @@ from llmgateway.config_loader._quotas import (
     owner_of,
     scope_of,
 )
-from llmgateway.config_loader._values import as_number, as_text, epoch, in_slices, shared
+from llmgateway.config_loader._values import as_number, as_text, epoch, in_slices
 from llmgateway.limit_terms import limit_name, start_number
 from llmgateway.models import RateLimit
 from llmgateway.pipeline.snapshot import ConfigProblem, Limit
@@ -51,15 +52,15 @@ class LimitRow(NamedTuple):
     starts_on: str
     reset_seconds: int | None
     reset_anchor: str | None
-    created_at: str | None
     oversize: str
     shadow: int
+    created_at: str | None
 
 
 COLUMNS = (
     "id", "key_id", "team_id", "provider_id", "deployment_id", "alias_id", "key__team_id", "each", "model", "metric",
-    "per", "amount", "burst", "starts_on", "reset_seconds", as_text("reset_anchor"), as_text("created_at"), "oversize",
-    as_number("shadow"),
+    "per", "amount", "burst", "starts_on", "reset_seconds", as_text("reset_anchor"), "oversize", as_number("shadow"),
+    as_text("created_at"),
 )  # fmt: skip
 
 
@@ -106,32 +107,42 @@ def limit_of(row: LimitRow, *, kind: str, owner: str, counter: str, time_zone: s
     Raises:
         ValueError: this version does not know such a limit.
     """
-    _check(row)
-    calendar = row.per in CALENDAR
-    reset_s = row.reset_seconds or 0 if row.per == "total" else 0
-    return Limit(
-        counter=counter,
-        name=limit_name(row.metric, row.per, row.amount, model=row.model, each=row.each, reset_s=reset_s),
-        scope=scope_of(kind, row.each),
-        amount=shared(row.amount),
-        burst=shared(row.amount if row.burst is None else row.burst),
-        metric=shared(row.metric),
-        per=shared(row.per),
-        time_zone=time_zone if calendar else "UTC",
-        starts_on=start_number(row.per, row.starts_on),
-        reset_s=reset_s,
-        anchor=int(epoch(row.reset_anchor or row.created_at) or 0) if reset_s else 0,
-        model=shared(row.model),
-        each=shared(row.each),
-        first_in_window=row.oversize == RateLimit.Oversize.FIRST_IN_WINDOW,
-        shadow=bool(row.shadow),
-        owner=owner,
+    if row.reset_seconds is not None and row.reset_anchor is None:
+        row = row._replace(reset_anchor=row.created_at)
+    values = (counter, *_terms(kind, time_zone, row[7:-1]), owner)
+    return Limit(*values)
+
+
+@lru_cache(maxsize=16_384)
+def _terms(kind: str, time_zone: str, columns: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a limit says besides its counter and whose it is, in the order of `Limit`.
+
+    A hundred thousand keys say the same few things: those that are equal are made once, and share texts and numbers.
+    """
+    each, model, metric, per, amount, burst, starts_on, reset_seconds, anchor, oversize, shadow = columns
+    _check(metric, per, each)
+    reset_s = reset_seconds or 0 if per == "total" else 0
+    return (
+        limit_name(metric, per, amount, model=model, each=each, reset_s=reset_s),
+        scope_of(kind, each),
+        amount,
+        amount if burst is None else burst,
+        metric,
+        per,
+        time_zone if per in CALENDAR else "UTC",
+        start_number(per, starts_on),
+        reset_s,
+        int(epoch(anchor) or 0) if reset_s else 0,
+        model,
+        each,
+        oversize == RateLimit.Oversize.FIRST_IN_WINDOW,
+        bool(shadow),
     )
 
 
-def _check(row: LimitRow) -> None:
-    has_period = row.per in PERIODS if row.metric not in PERIODLESS else not row.per
-    if row.metric not in METRICS or not has_period:
-        raise ValueError(f"{row.metric} per {row.per} is not a limit this version knows.")
-    if row.each and row.each not in EACH:
-        raise ValueError(f"This version does not know limits for each {row.each}.")
+def _check(metric: str, per: str, each: str) -> None:
+    has_period = per in PERIODS if metric not in PERIODLESS else not per
+    if metric not in METRICS or not has_period:
+        raise ValueError(f"{metric} per {per} is not a limit this version knows.")
+    if each and each not in EACH:
+        raise ValueError(f"This version does not know limits for each {each}.")

@@ -25,27 +25,30 @@ def no_pause() -> None:
     """For a process that has nothing else to do yet."""
 
 
-def load_snapshot(*, revision: int = 0, conf: Conf | None = None, pause: Pause = no_pause) -> Snapshot:
+def load_snapshot(
+    *, revision: int = 0, conf: Conf | None = None, pause: Pause = no_pause, before: Snapshot | None = None
+) -> Snapshot:
     """Read everything, as of one moment.
 
-    `pause` is called between slices of a few hundred rows, for a loader beside a running event loop.
+    `pause` is called between slices of a few hundred rows, for a loader beside a running event loop. What is the same
+    in the snapshot `before` is taken from there: both are alive for a while, and two of them might not fit in memory.
 
     Raises:
         django.db.Error: the database cannot be read.
     """
     with no_collection():
-        snapshot = _load(revision, conf or conf_module.conf, pause)
+        snapshot = _load(revision, conf or conf_module.conf, pause, before or Snapshot())
         keep(len(snapshot.keys))
     return snapshot
 
 
-def _load(revision: int, conf: Conf, pause: Pause) -> Snapshot:
+def _load(revision: int, conf: Conf, pause: Pause, before: Snapshot) -> Snapshot:
     problems: list[ConfigProblem] = []
     with one_view():
         position = log_position()
-        rules = load_rules(problems, pause=pause)
+        rules = load_rules(problems, before=before, pause=pause)
         budgets = rules.all_budgets()
-        keys = load_keys(rules, problems, pause=pause)
+        keys = load_keys(rules, problems, before=before.keys, pause=pause)
         problems.extend(pepper_problems(conf))
         sources = load_sources(rules, problems, pepper=newest_pepper(conf))
         settings = load_settings(conf, problems)

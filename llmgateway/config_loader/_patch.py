@@ -10,6 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from msgspec import structs
+
 from billing.models import Budget
 from llmgateway import conf as conf_module
 from llmgateway.conf import Conf
@@ -141,7 +143,7 @@ def patch_snapshot(
     try:
         plan = _plan(changes)
     except _UnclearChangeError:
-        return load_snapshot(revision=revision, conf=conf, pause=pause)
+        return load_snapshot(revision=revision, conf=conf, pause=pause, before=snapshot)
     with no_collection(), one_view():
         patched = _Patch(snapshot, plan, conf, pause).apply({(change.table, change.row_id) for change in changes})
     return replace(patched, revision=revision, position=position or snapshot.position)
@@ -271,7 +273,7 @@ class _Patch:
             )
         networks = key.networks
         if isinstance(networks, KeyNetworks) and not self._plan.lists.isdisjoint(networks.lists):
-            key = replace(key, networks=rules.networks.compile(networks.lists, networks.own))
+            key = structs.replace(key, networks=rules.networks.compile(networks.lists, networks.own))
         return key
 
     def _all_problems(self, changed_rows: set[tuple[str, str]]) -> tuple[ConfigProblem, ...]:
@@ -298,14 +300,14 @@ def _joined(own: tuple[T, ...], quotas: Quotas[T], team_id: int) -> tuple[T, ...
 def _own_limits(key: Key, time_zone: str) -> tuple[Limit, ...]:
     own = (rule for rule in key.limits if is_own(rule))
     return tuple(
-        replace(rule, time_zone=time_zone) if rule.per in CALENDAR and rule.time_zone != time_zone else rule
+        structs.replace(rule, time_zone=time_zone) if rule.per in CALENDAR and rule.time_zone != time_zone else rule
         for rule in own
     )
 
 
 def _own_budgets(key: Key, time_zone: str) -> tuple[BudgetRule, ...]:
     own = (rule for rule in key.budgets if is_own(rule))
-    return tuple(rule if rule.time_zone == time_zone else replace(rule, time_zone=time_zone) for rule in own)
+    return tuple(rule if rule.time_zone == time_zone else structs.replace(rule, time_zone=time_zone) for rule in own)
 
 
 def _is_among(row_id: str, ids: set[int]) -> bool:

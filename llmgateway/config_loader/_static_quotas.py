@@ -75,7 +75,7 @@ def _limit_row(row: RateLimit) -> LimitRow:
     anchor = row.reset_anchor.isoformat() if row.reset_anchor else None
     return LimitRow(
         0, None, None, None, None, None, None, row.each, row.model, row.metric, row.per, row.amount, row.burst,
-        row.starts_on, row.reset_seconds, anchor, None, row.oversize, row.shadow,
+        row.starts_on, row.reset_seconds, anchor, row.oversize, row.shadow, None,
     )  # fmt: skip
 
 

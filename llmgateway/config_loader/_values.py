@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import IntegerField, QuerySet, TextField
 from django.db.models.functions import Cast
 
@@ -33,9 +34,19 @@ def as_text(column: str) -> Cast:
     return Cast(column, TextField())
 
 
+class _PlainNumber(IntegerField):  # type: ignore[type-arg]  # At run time it takes no arguments.
+    """An integer as the driver gives it: one column that Django converts makes it go through all of them, row by row."""
+
+    def get_internal_type(self) -> str:
+        return "PlainNumber"
+
+    def cast_db_type(self, connection: BaseDatabaseWrapper) -> str:
+        return "integer"
+
+
 def as_number(column: str) -> Cast:
-    """A boolean as 0 or 1: one column that Django converts makes it go through all of them, row by row."""
-    return Cast(column, IntegerField())
+    """A boolean as 0 or 1."""
+    return Cast(column, _PlainNumber())
 
 
 _shared: dict[Any, Any] = {}

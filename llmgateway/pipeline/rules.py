@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec import structs
 
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Limit, parse_address
@@ -83,13 +84,13 @@ class RuleBook:
         if bound is None:
             if len(self._budgets) >= REMEMBERED:
                 self._budgets.clear()
-            bound = self._budgets[budget, subject] = replace(budget, scope_id=subject)
+            bound = self._budgets[budget, subject] = structs.replace(budget, scope_id=subject)
         return bound
 
 
 def bind_limit(limit: Limit, subject: str) -> Limit:
     """`limit`, counted for one address, end user or model."""
-    return replace(limit, counter=f"{limit.counter}:{limit.each}:{subject}")
+    return structs.replace(limit, counter=f"{limit.counter}:{limit.each}:{subject}")
 
 
 def concerns(rule: Limit | BudgetRule, subjects: Mapping[str, str]) -> bool:

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
 from llmgateway.pipeline.protocols import (
     BudgetRefusal,
@@ -179,9 +179,9 @@ class Fallback:
             return limit
         if kind != WINDOW:
             # Never nothing at all: a rate that lets nobody pass would be an outage of its own.
-            return replace(limit, amount=max(1, limit.amount // workers), burst=max(1, limit.burst // workers))
+            return structs.replace(limit, amount=max(1, limit.amount // workers), burst=max(1, limit.burst // workers))
         taken = self._seen.taken(self._frames.limit(limit, now).name) or 0
-        return replace(limit, amount=max(0, limit.amount - taken) // workers)
+        return structs.replace(limit, amount=max(0, limit.amount - taken) // workers)
 
     def _part(self, budget: BudgetRule, now: float) -> BudgetRule | None:
         """This worker's part of what was left of a budget; None: nobody has said what that is."""
@@ -191,7 +191,7 @@ class Fallback:
             part = None
             if taken is not None:
                 left = max(0, min(budget.limit_at(now), LARGEST_AMOUNT) - taken)
-                part = replace(budget, limit_pico_usd=left // self._workers(), increase_pico_usd=0)
+                part = structs.replace(budget, limit_pico_usd=left // self._workers(), increase_pico_usd=0)
             known = self._parts[id(budget)] = budget, part
         return known[1]
 

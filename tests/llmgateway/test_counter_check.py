@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from msgspec import structs
 
 from billing import standing
 from billing.journal import Journal
@@ -180,9 +181,9 @@ async def test_traffic_goes_on_while_counters_are_put_right(process: Process) ->
 
 
 async def test_each_address_is_compared(tmp_path: Path) -> None:
-    key = replace(KEY, limits=(EACH,), budgets=())
+    key = structs.replace(KEY, limits=(EACH,), budgets=())
     process = Process(tmp_path, Snapshot(keys={b"x": KeyDigest(key)}))
-    bound = replace(EACH, counter="limit:3:ip:192.0.2.1")
+    bound = structs.replace(EACH, counter="limit:3:ip:192.0.2.1")
     process.settle(await process.admit("a", limits=(bound,)), client_ip="192.0.2.1")
     assert await process.compare() == []
     process.store.seed_limit(bound, window_start=NOON - 43_200, used=7)
@@ -240,5 +241,5 @@ async def test_a_new_limit_goes_on_from_what_its_window_has_seen(tmp_path: Path)
 def test_only_what_a_limit_sums_makes_it_new() -> None:
     counted = WindowLimit(DAILY, "key_id", "7")
 
-    assert counted.sums == WindowLimit(replace(DAILY, amount=5, burst=5), "key_id", "7").sums
-    assert counted.sums != WindowLimit(replace(DAILY, per="month"), "key_id", "7").sums
+    assert counted.sums == WindowLimit(structs.replace(DAILY, amount=5, burst=5), "key_id", "7").sums
+    assert counted.sums != WindowLimit(structs.replace(DAILY, per="month"), "key_id", "7").sums

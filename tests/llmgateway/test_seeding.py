@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from billing.standing import BySubject, Tally, Used
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Key, KeyDigest, Limit, Snapshot
@@ -105,7 +106,7 @@ async def test_every_subject_starts_from_its_own() -> None:
         f"limit:1:ip:{network}": 3,
     }
     assert [await store.limit_used(bound) for bound, *_ in found.limits] == [4, 3]
-    assert (await store.state(replace(budget, scope_id=network))).settled_pico_usd == 3
+    assert (await store.state(structs.replace(budget, scope_id=network))).settled_pico_usd == 3
     assert budget_tally(budget, NOON) == Tally(MIDNIGHT, "team_id", "3", each="client_ip")
 
 
@@ -120,7 +121,7 @@ def anew(old: Snapshot, new: Snapshot) -> list[str]:
 
 def test_limits_that_are_what_they_were_are_not_counted_anew() -> None:
     old = keys_of(a=(limit(1), limit(2, "team:3")), b=(limit(2, "team:3"),))
-    amount = replace(limit(1), amount=5)
+    amount = structs.replace(limit(1), amount=5)
 
     assert anew(old, keys_of(a=(limit(1), limit(2, "team:3")), b=(limit(2, "team:3"),))) == []
     assert anew(old, keys_of(a=(amount, limit(2, "team:3")))) == []
@@ -130,8 +131,10 @@ def test_a_limit_that_is_new_or_sums_something_else_is_counted_anew() -> None:
     old = keys_of(a=(limit(1), limit(2, "team:3")))
 
     assert anew(old, keys_of(a=(limit(1), limit(9), limit(2, "team:3")))) == ["limit:9"]
-    assert anew(old, keys_of(a=(limit(1), replace(limit(2, "team:3"), metric="tokens")))) == ["limit:2"]
-    assert anew(old, keys_of(a=(replace(limit(1), time_zone="Asia/Kolkata"), limit(2, "team:3")))) == ["limit:1"]
+    assert anew(old, keys_of(a=(limit(1), structs.replace(limit(2, "team:3"), metric="tokens")))) == ["limit:2"]
+    assert anew(old, keys_of(a=(structs.replace(limit(1), time_zone="Asia/Kolkata"), limit(2, "team:3")))) == [
+        "limit:1"
+    ]
 
 
 def test_a_limit_counts_anew_once_a_model_is_no_longer_left_out() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from msgspec import structs
+
 from billing.money import PICO_PER_USD
 from llmgateway.http import httpx
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
@@ -243,7 +245,7 @@ async def test_as_many_as_allowed_run_at_once_and_streams_to_their_end() -> None
 
 
 async def test_a_limit_in_shadow_mode_refuses_nothing_and_is_counted() -> None:
-    shadow = replace(FIVE, shadow=True)
+    shadow = structs.replace(FIVE, shadow=True)
     house = House(answers(7), snapshot(who=key(limits=(shadow,))))
 
     statuses = [(await house.chat()).status_code for _ in range(7)]
@@ -253,7 +255,7 @@ async def test_a_limit_in_shadow_mode_refuses_nothing_and_is_counted() -> None:
 
 
 async def test_a_budget_for_each_end_user_names_whose_it_is() -> None:
-    rule = replace(DAILY, scope="end_user", scope_id="", each="end_user", limit_pico_usd=0, owner="key:1")
+    rule = structs.replace(DAILY, scope="end_user", scope_id="", each="end_user", limit_pico_usd=0, owner="key:1")
     house = House(answers(0), snapshot(who=key(budgets=(rule,))))
 
     message = (await house.chat(x_end_user_id="ana")).json()["error"]["message"]

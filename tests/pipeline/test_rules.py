@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.rules import BudgetIndex, RuleBook, address_subject
@@ -14,8 +15,8 @@ from providers.adapters.dialects.registry import get_dialect
 from tests.gateways import alias, deployment, key
 
 PER_MINUTE = Limit("limit:1", "60 requests per minute", "key", 60, 60)
-OF_CODER = replace(PER_MINUTE, counter="limit:2", amount=5, burst=5, model="coder")
-PER_DAY = replace(PER_MINUTE, counter="limit:3", per="day")
+OF_CODER = structs.replace(PER_MINUTE, counter="limit:2", amount=5, burst=5, model="coder")
+PER_DAY = structs.replace(PER_MINUTE, counter="limit:3", per="day")
 EACH_ADDRESS = Limit("limit:4", "60 requests per minute", "global", 60, 60, each="ip")
 EACH_USER = Limit("limit:5", "60 requests per minute", "global", 60, 60, each="end_user")
 EACH_MODEL = Limit("limit:6", "60 requests per minute", "global", 60, 60, each="model")
@@ -43,20 +44,20 @@ def test_a_limit_for_one_model_stands_in_place_of_the_general_one_and_counts_no_
 
 
 def test_an_override_in_shadow_lifts_nothing() -> None:
-    on_trial = replace(OF_CODER, shadow=True)
+    on_trial = structs.replace(OF_CODER, shadow=True)
 
     assert counters(key(limits=(PER_MINUTE, on_trial)), alias("coder")) == ["limit:1", "limit:2"]
 
 
 def test_a_key_s_override_leaves_the_team_s_limit_in_force() -> None:
-    of_team = replace(PER_MINUTE, counter="limit:9", scope="team")
+    of_team = structs.replace(PER_MINUTE, counter="limit:9", scope="team")
 
     assert counters(key(limits=(PER_MINUTE, OF_CODER, of_team)), alias("coder")) == ["limit:2", "limit:9"]
 
 
 def test_a_key_s_override_for_each_address_leaves_the_team_s_in_force() -> None:
     of_team = Limit("limit:7", "9 requests per minute", "ip", 9, 9, each="ip", owner="team:3")
-    of_key = replace(of_team, counter="limit:8", model="coder", owner="key:1")
+    of_key = structs.replace(of_team, counter="limit:8", model="coder", owner="key:1")
 
     assert counters(key(limits=(of_key, of_team)), alias("coder")) == ["limit:8:ip:192.0.2.1", "limit:7:ip:192.0.2.1"]
 
@@ -86,7 +87,7 @@ def test_without_an_end_user_the_key_s_owner_counts_and_without_either_nothing_d
 
 
 def test_a_budget_for_each_end_user_is_bound_to_one() -> None:
-    who = key(budgets=(replace(MONTH, scope="end_user", scope_id="", each="end_user"),))
+    who = key(budgets=(structs.replace(MONTH, scope="end_user", scope_id="", each="end_user"),))
 
     (bound,) = RuleBook().of(asked(end_user="ana"), who, alias("gpt")).budgets
 
@@ -111,7 +112,7 @@ def test_an_edited_key_is_seen_at_once() -> None:
     who = key(limits=(PER_MINUTE,))
     book.of(asked(), who, model)
 
-    edited = replace(who, limits=(PER_DAY,))
+    edited = structs.replace(who, limits=(PER_DAY,))
 
     assert book.of(asked(), edited, model).limits == (PER_DAY,)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from llmgateway.pipeline.snapshot import Limit
 from tests.fakes import Reply, ScriptedUpstream
@@ -34,12 +34,12 @@ async def test_the_very_amount_still_fits() -> None:
     await of.chat(LONG)
     size = len(of.upstream.requests[-1].content) - len("gpt-upstream") + len("gpt")
 
-    assert (await house(limits=(replace(SMALL, amount=size),)).chat(LONG)).status_code == 200
-    assert (await house(limits=(replace(SMALL, amount=size - 1),)).chat(LONG)).status_code == 413
+    assert (await house(limits=(structs.replace(SMALL, amount=size),)).chat(LONG)).status_code == 200
+    assert (await house(limits=(structs.replace(SMALL, amount=size - 1),)).chat(LONG)).status_code == 413
 
 
 async def test_a_deployment_that_takes_less_is_passed_over() -> None:
-    small = deployment("small", 1, limits=(replace(SMALL, scope="deployment"),))
+    small = deployment("small", 1, limits=(structs.replace(SMALL, scope="deployment"),))
     of = house(alias("gpt", small, deployment("large", 2)))
 
     assert (await of.chat()).headers["x-gateway-deployment"] == "small"
@@ -48,7 +48,7 @@ async def test_a_deployment_that_takes_less_is_passed_over() -> None:
 
 
 async def test_in_shadow_it_is_counted_alone() -> None:
-    of = house(limits=(replace(SMALL, shadow=True),))
+    of = house(limits=(structs.replace(SMALL, shadow=True),))
 
     assert (await of.chat(LONG)).status_code == 200
     assert of.telemetry.figures.shadow_refusals == {("key", SMALL.name): 1}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.snapshot import AdmissionRules, BudgetRule
@@ -18,7 +19,7 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "https://example.org/cat.png
 
 
 def budget(limit: int, **changes: Any) -> BudgetRule:
-    return replace(BudgetRule(1, "day", "key", "1", "day", limit, "UTC", strict=True), **changes)
+    return structs.replace(BudgetRule(1, "day", "key", "1", "day", limit, "UTC", strict=True), **changes)
 
 
 def house(limit: int, *replies: Reply | Exception, rules: AdmissionRules | None = None, **changes: Any) -> House:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD
 from billing.windows import load_zone
@@ -105,7 +105,7 @@ class StoreContract:
         assert (reservation.requests.limit, reservation.requests.remaining) == (7, 2)
 
     async def test_all_or_nothing(self, store: AdmissionStore) -> None:
-        nothing = replace(DAY, limit_pico_usd=0)
+        nothing = structs.replace(DAY, limit_pico_usd=0)
 
         for _ in range(10):
             assert isinstance(await self.take(store, (FIVE,), (nothing,), 1), BudgetRefusal)
@@ -113,7 +113,7 @@ class StoreContract:
         assert remaining(await self.admitted(store, (FIVE,))) == 4
 
     async def test_the_first_blocker_is_named(self, store: AdmissionStore) -> None:
-        refusal = await self.take(store, (), (DAY, replace(TOTAL, limit_pico_usd=10)), 100)
+        refusal = await self.take(store, (), (DAY, structs.replace(TOTAL, limit_pico_usd=10)), 100)
 
         assert isinstance(refusal, BudgetRefusal)
         assert refusal.budget.name == "total"
@@ -123,11 +123,11 @@ class StoreContract:
         for _ in range(5):
             await self.admitted(store, (FIVE,))
 
-        raised = replace(FIVE, amount=10, burst=10)
+        raised = structs.replace(FIVE, amount=10, burst=10)
         assert remaining(await self.admitted(store, (raised,))) == 4
 
     async def test_refunding_gives_the_turn_back(self, store: AdmissionStore) -> None:
-        one = replace(FIVE, amount=1, burst=1)
+        one = structs.replace(FIVE, amount=1, burst=1)
         reservation = await self.admitted(store, (one,))
 
         store.settle(reservation, cost_pico_usd=0, budgets=(), used=None)
@@ -162,7 +162,7 @@ class StoreContract:
 
     async def test_a_budget_whose_window_was_edited_meanwhile_is_booked_too(self, store: AdmissionStore) -> None:
         reservation = await self.admitted(store, (), (DAY,), 600)
-        monthly = replace(DAY, window="month")
+        monthly = structs.replace(DAY, window="month")
 
         store.settle(reservation, cost_pico_usd=100, budgets=(monthly,), used=Tokens())
 
@@ -190,7 +190,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("limit_usd", [1, MAX_LIMIT_USD])
     async def test_amounts_are_exact_to_the_last_unit(self, store: AdmissionStore, limit_usd: int) -> None:
-        budget = replace(DAY, limit_pico_usd=limit_usd * PICO_PER_USD - 1)
+        budget = structs.replace(DAY, limit_pico_usd=limit_usd * PICO_PER_USD - 1)
         await self.admitted(store, (), (budget,), budget.limit_pico_usd - 1)
 
         assert isinstance(await self.take(store, (), (budget,), 2), BudgetRefusal)
@@ -207,7 +207,7 @@ class StoreContract:
     async def test_five_a_minute_pass_at_once_and_the_sixth_exactly_when_it_is_told(
         self, store: AdmissionStore, clock: FakeClock
     ) -> None:
-        seven = replace(FIVE, amount=7, burst=5)
+        seven = structs.replace(FIVE, amount=7, burst=5)
         for _ in range(5):
             await self.admitted(store, (seven,))
         refusal = await self.take(store, (seven,))
@@ -353,7 +353,7 @@ class StoreContract:
         assert refusal.remaining == 0
         assert refusal.retry_after_s is not None
 
-        one = replace(two, amount=1)
+        one = structs.replace(two, amount=1)
         store.settle(running[0], cost_pico_usd=0, used=Tokens(), budgets=())
         assert isinstance(await self.take(store, (one,)), LimitRefusal)
         for _ in range(2):
@@ -405,7 +405,7 @@ class StoreContract:
     async def test_a_limit_in_shadow_mode_is_reported_and_takes_what_it_would_have_let_pass(
         self, store: AdmissionStore
     ) -> None:
-        shadow = replace(FIVE, amount=2, burst=2, shadow=True)
+        shadow = structs.replace(FIVE, amount=2, burst=2, shadow=True)
 
         shadowed = [(await self.admitted(store, (shadow,))).shadowed for _ in range(4)]
 
@@ -459,7 +459,7 @@ class StoreContract:
     async def test_an_edited_budget_holds_from_the_next_request(self, store: AdmissionStore) -> None:
         first = await self.admitted(store, (), (DAY,), 1000)
         assert isinstance(await self.take(store, (), (DAY,), 1), BudgetRefusal)
-        raised, lowered = replace(DAY, limit_pico_usd=1500), replace(DAY, limit_pico_usd=500)
+        raised, lowered = structs.replace(DAY, limit_pico_usd=1500), structs.replace(DAY, limit_pico_usd=500)
         second = await self.admitted(store, (), (raised,), 500)
         assert isinstance(await self.take(store, (), (raised,), 1), BudgetRefusal)
 
@@ -472,7 +472,7 @@ class StoreContract:
         await self.admitted(store, (), (DAY,), 400)
 
     async def test_a_temporary_increase_ends(self, store: AdmissionStore, clock: FakeClock) -> None:
-        rule = replace(DAY, increase_pico_usd=500, increase_until=clock.time() + 60)
+        rule = structs.replace(DAY, increase_pico_usd=500, increase_until=clock.time() + 60)
         await self.admitted(store, (), (rule,), 1500)
 
         clock.advance(60.0)
@@ -485,8 +485,8 @@ class StoreContract:
         assert isinstance(await self.take(store, (), (DAY,), 0), BudgetRefusal)
 
     async def test_budgets_of_each_subject_are_counted_apart(self, store: AdmissionStore) -> None:
-        alice = replace(DAY, scope="end_user", scope_id="alice", each="end_user")
-        bob = replace(alice, scope_id="bob")
+        alice = structs.replace(DAY, scope="end_user", scope_id="alice", each="end_user")
+        bob = structs.replace(alice, scope_id="bob")
         await self.admitted(store, (), (alice,), 1000)
 
         await self.admitted(store, (), (bob,), 1000)
@@ -508,7 +508,7 @@ class StoreContract:
     ) -> None:
         clock.advance(18 * 86_400)  # The 1st of April.
         reservation = await self.admitted(store, (), (DAY,), 600)
-        monthly = replace(DAY, window="month")
+        monthly = structs.replace(DAY, window="month")
 
         store.settle(reservation, cost_pico_usd=100, budgets=(monthly,), used=Tokens())
 
@@ -527,7 +527,7 @@ class StoreContract:
         assert (await store.state(STRICT)).held_pico_usd == 950
 
     async def test_all_strict_budgets_hold_the_same(self, store: AdmissionStore) -> None:
-        narrow = replace(STRICT, id=8, limit_pico_usd=300)
+        narrow = structs.replace(STRICT, id=8, limit_pico_usd=300)
 
         decision = await self.ask_strict(store, (STRICT, narrow, DAY), StrictHold(900, 100), expected=40)
 
@@ -539,7 +539,7 @@ class StoreContract:
     @pytest.mark.parametrize("limit_usd", [1, MAX_LIMIT_USD])
     async def test_strict_grants_are_exact_to_the_last_unit(self, store: AdmissionStore, limit_usd: int) -> None:
         limit = limit_usd * PICO_PER_USD - 1
-        rule = replace(STRICT, limit_pico_usd=limit)
+        rule = structs.replace(STRICT, limit_pico_usd=limit)
 
         sixteenth = await self.ask_strict(store, (rule,), StrictHold(2 * limit, 7, 16))
         rest = await self.ask_strict(store, (rule,), StrictHold(2 * limit, 7))
@@ -559,7 +559,7 @@ class StoreContract:
         self, store: AdmissionStore
     ) -> None:
         """Each costs 7 of the 10 it must hold. It is refused only when 10 really are not left, whatever is held."""
-        budget = replace(STRICT, limit_pico_usd=5003)
+        budget = structs.replace(STRICT, limit_pico_usd=5003)
         spent = 0
 
         async def request() -> bool:
@@ -589,8 +589,8 @@ class StoreContract:
     # Targets
 
     async def test_the_first_target_with_room_is_taken(self, store: AdmissionStore) -> None:
-        busy = TargetTerms(limits=(replace(FIVE, counter="limit:8", amount=0, burst=0),), expected_pico_usd=1)
-        poor = TargetTerms(budgets=(replace(TOTAL, limit_pico_usd=1),), expected_pico_usd=2)
+        busy = TargetTerms(limits=(structs.replace(FIVE, counter="limit:8", amount=0, burst=0),), expected_pico_usd=1)
+        poor = TargetTerms(budgets=(structs.replace(TOTAL, limit_pico_usd=1),), expected_pico_usd=2)
         dear = TargetTerms(expected_pico_usd=1001)
         room = TargetTerms(limits=(SEVEN,), budgets=(TOTAL,), expected_pico_usd=70)
 
@@ -604,8 +604,8 @@ class StoreContract:
         assert await store.limit_used(SEVEN) == 1
 
     async def test_if_no_target_has_room_the_first_ones_refusal_is_the_answer(self, store: AdmissionStore) -> None:
-        nothing = replace(FIVE, counter="limit:8", amount=0, burst=0)
-        busy, poor = TargetTerms(limits=(nothing,)), TargetTerms(budgets=(replace(TOTAL, limit_pico_usd=0),))
+        nothing = structs.replace(FIVE, counter="limit:8", amount=0, burst=0)
+        busy, poor = TargetTerms(limits=(nothing,)), TargetTerms(budgets=(structs.replace(TOTAL, limit_pico_usd=0),))
 
         first, second = [await self.ask(store, (FIVE,), (DAY,), each) for each in ((busy, poor), (poor, busy))]
 
@@ -615,7 +615,7 @@ class StoreContract:
         assert await store.state(DAY) == BudgetState(0, 0)
 
     async def test_a_callers_refusal_comes_before_a_targets(self, store: AdmissionStore) -> None:
-        busy = TargetTerms(limits=(replace(FIVE, counter="limit:8", amount=0, burst=0),))
+        busy = TargetTerms(limits=(structs.replace(FIVE, counter="limit:8", amount=0, burst=0),))
 
         refusal = await self.ask(store, (), (DAY,), (busy, TargetTerms(expected_pico_usd=1001)))
 
@@ -623,7 +623,7 @@ class StoreContract:
         assert refusal.budget == DAY
 
     async def test_moving_exchanges_the_targets_counters_and_the_hold(self, store: AdmissionStore) -> None:
-        provider = replace(TOTAL, id=9, scope="provider")
+        provider = structs.replace(TOTAL, id=9, scope="provider")
         slots = Limit("limit:8", "", "deployment", 1, 1, metric="concurrency", per="")
         before = TargetTerms(limits=(SEVEN, slots), budgets=(provider, TOTAL), expected_pico_usd=400)
         reservation = await self.ask(store, (FIVE,), (DAY,), (before,))
@@ -649,12 +649,12 @@ class StoreContract:
         before = TargetTerms(limits=(SEVEN,), budgets=(TOTAL,), expected_pico_usd=400)
         reservation = await self.ask(store, (FIVE,), (DAY,), (before,))
         assert isinstance(reservation, Reservation)
-        nothing = replace(FIVE, counter="limit:8", amount=0, burst=0)
+        nothing = structs.replace(FIVE, counter="limit:8", amount=0, burst=0)
 
         refusals = [
             await store.move(reservation, TargetTerms(expected_pico_usd=1001)),
             await store.move(reservation, TargetTerms(limits=(nothing,), expected_pico_usd=1)),
-            await store.move(reservation, TargetTerms(budgets=(replace(TOTAL, id=9, limit_pico_usd=0),))),
+            await store.move(reservation, TargetTerms(budgets=(structs.replace(TOTAL, id=9, limit_pico_usd=0),))),
         ]
 
         assert not any(isinstance(each, Reservation) for each in refusals)

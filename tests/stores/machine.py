@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import pytest
 from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from msgspec import structs
 
 from billing.windows import load_zone
 from llmgateway.pipeline.protocols import (
@@ -237,17 +237,17 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(place=PLACE, amount=st.integers(0, 30))
     def edit_limit(self, place: int, amount: int) -> None:
         assume(place < len(self.limits))
-        self.limits[place] = replace(self.limits[place], amount=amount, burst=amount)
+        self.limits[place] = structs.replace(self.limits[place], amount=amount, burst=amount)
 
     @rule(place=PLACE, amount=st.integers(1, 30), more=st.integers(0, 9))
     def edit_targets_limit(self, place: int, amount: int, more: int) -> None:
         assume(place < len(self.target_limits))
-        self.target_limits[place] = replace(self.target_limits[place], amount=amount, burst=amount + more)
+        self.target_limits[place] = structs.replace(self.target_limits[place], amount=amount, burst=amount + more)
 
     @rule(place=PLACE, amount=st.integers(0, 300), increase=st.integers(0, 50))
     def edit_budget(self, place: int, amount: int, increase: int) -> None:
         assume(place < len(self.budgets))
-        self.budgets[place] = replace(
+        self.budgets[place] = structs.replace(
             self.budgets[place],
             limit_pico_usd=amount,
             increase_pico_usd=increase,

@@ -182,6 +182,17 @@ class TestQuotas:
         assert first.models is second.models
         assert first.networks is second.networks
 
+    def test_what_is_the_same_is_taken_from_the_snapshot_before(self, world: World) -> None:
+        before = load_snapshot()
+        RateLimit.objects.filter(key=world.strict).update(amount=77)
+
+        after = load_snapshot(before=before)
+
+        assert after == load_snapshot()
+        changed = {entry.key.name for digest, entry in after.keys.items() if entry is not before.keys[digest]}
+        assert changed == {world.strict.name}
+        assert all(rule is before.budgets[row_id] for row_id, rule in after.budgets.items())
+
     def test_disabled_rules_do_not_bind(self, world: World) -> None:
         RateLimit.objects.update(enabled=False)
         Budget.objects.update(enabled=False)
