@@ -101,6 +101,7 @@ def _translated(request: ModelRequest, deployment: Deployment, outbound: Dialect
         max_output_tokens=deployment.max_output_tokens,
         output_cap_fields=deployment.adapter.output_cap_fields(outbound),
         inject_usage=deployment.inject_usage,
+        extensions=deployment.adapter.extensions,
     )
     written = outbound.write_request(asked, limits)
     if written.dropped and request.strict:

@@ -31,8 +31,16 @@ class Adapter:
     operations: ClassVar[frozenset[Operation]]
     api_key_variables: ClassVar[tuple[str, ...]] = ()
     """Environment variables that hold a key. Empty: `<NAME>_API_KEY`."""
+    base_url_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Query parameters that a provider row's address may have; `url` puts them behind the path."""
+    takes_stream_options: ClassVar[bool] = True
+    """Whether streams may be asked for usage; where not, no deployment of it asks."""
+    extensions: ClassVar[frozenset[str]] = frozenset()
+    """What it understands beyond the core of its dialects, as in `Limits.extensions`."""
     chars_per_token: ClassVar[float] = 4.0
     """For estimates where the provider has not (yet) said how many tokens."""
+    reported_cost_field: ClassVar[str] = ""
+    """The field of its usage object in which the provider says what the call cost in US dollars; empty: it does not."""
     max_image_tokens: ClassVar[int] = 50_000
     """The most that one image can count, on any model."""
     hidden_input_tokens: ClassVar[int] = 0
@@ -56,6 +64,14 @@ class Adapter:
         """The path below the base URL, with its leading slash, and a query if there must be one."""
         raise NotImplementedError
 
+    def url(self, base_url: str, dialect: Dialect, model: str, *, stream: bool = False) -> str:
+        """The whole address, for a provider row's `base_url`."""
+        return base_url + self.path(dialect, model, stream=stream)
+
+    def models_url(self, base_url: str) -> str:
+        """Where the provider lists its models; asked to test a connection."""
+        return base_url + "/models"
+
     def headers(self, secret: str | None) -> Headers:
         """The headers that authenticate; called once per deployment, not per request."""
         raise NotImplementedError
@@ -71,6 +87,11 @@ class Adapter:
             MalformedUsageError: it is not an object of numbers.
         """
         return dialect.usage(raw)
+
+    def reported_cost_usd(self, raw: JSONObject) -> str | None:
+        """What the provider says that the call cost, from its usage object; None: it does not say."""
+        cost = raw.get(self.reported_cost_field) if self.reported_cost_field else None
+        return str(cost) if isinstance(cost, (int, float)) and not isinstance(cost, bool) and cost >= 0 else None
 
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:
         """What an error answer means. `body` is the parsed JSON, if it was JSON."""

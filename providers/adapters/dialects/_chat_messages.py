@@ -96,7 +96,7 @@ class MessageWriter:
         self.dropped: list[str] = []
 
     def write(self, turn: Turn, number: int) -> None:
-        parts = PartWriter(f"messages[{number}].content", hints="cache_control" in self._extensions)
+        parts = PartWriter(f"messages[{number}].content", self._extensions)
         name = {"name": turn.name} if turn.name else {}
         if turn.role == "assistant":
             self.messages.append({"role": "assistant", **name, **self._said(turn, parts)})

@@ -48,8 +48,15 @@ def url_of_source(source: Source, fallback_type: str = "application/octet-stream
     return f"data:{source.media_type or fallback_type};base64,{source.data}" if source.data else source.url
 
 
+_LIFETIMES = {"30m": "", "12h": "1h"}
+"""Of breakpoints, by what is nearest elsewhere."""
+
+
 def read_cache(fields: Fields) -> CacheHint | None:
-    """Anthropic's hint, which many send inside bodies of this format too."""
+    """OpenAI's breakpoint, or the hint of another format that many send inside bodies of this one."""
+    if (point := fields.object("prompt_cache_breakpoint")) is not None:
+        ttl = point.text("ttl")
+        return CacheHint(_LIFETIMES.get(ttl, ttl))
     hint = fields.object("cache_control")
     return None if hint is None else CacheHint(hint.text("ttl"))
 
@@ -58,6 +65,12 @@ def write_cache(cache: CacheHint | None) -> JSONObject:
     if cache is None:
         return {}
     return {"cache_control": {"type": "ephemeral", **({"ttl": cache.ttl} if cache.ttl else {})}}
+
+
+def write_breakpoint(cache: CacheHint | None) -> JSONObject:
+    if cache is None:
+        return {}
+    return {"prompt_cache_breakpoint": {"mode": "explicit", **({"ttl": "12h"} if cache.ttl == "1h" else {})}}
 
 
 def _part(part: Fields) -> Block:
@@ -102,9 +115,9 @@ def _sound_type(name: str) -> str:
 class PartWriter:
     """Writes blocks as parts of one message. `param` names the message in errors."""
 
-    def __init__(self, param: str, *, hints: bool) -> None:
+    def __init__(self, param: str, extensions: frozenset[str]) -> None:
         self._param = param
-        self._hints = hints  # the provider understands cache hints
+        self._extensions = extensions
 
     def content(self, blocks: tuple[Block, ...]) -> str | list[JSONObject]:
         """As a string where one text says it all, for that is what every server understands."""
@@ -115,7 +128,7 @@ class PartWriter:
         return parts
 
     def part(self, block: Block) -> JSONObject:
-        cache = write_cache(getattr(block, "cache", None)) if self._hints else {}
+        cache = self._hint(getattr(block, "cache", None))
         match block:
             case Text():
                 return {"type": "text", "text": block.text, **cache}
@@ -133,6 +146,11 @@ class PartWriter:
                 return block.raw
             case _:
                 raise self._inexpressible(f"a block of type `{_kind(block)}`")
+
+    def _hint(self, cache: CacheHint | None) -> JSONObject:
+        if "cache_control" in self._extensions:
+            return write_cache(cache)
+        return write_breakpoint(cache) if "prompt_cache_breakpoint" in self._extensions else {}
 
     def _image(self, image: Image) -> JSONObject:
         url = url_of_source(image.source, "image/png")

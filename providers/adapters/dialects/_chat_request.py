@@ -126,8 +126,9 @@ def write_request(conversation: Conversation, limits: Limits) -> Written:
     dropped = list(messages.dropped)
     if conversation.stream:
         body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
-    if tools := write_tools(conversation, hints="cache_control" in limits.extensions):
+        if conversation.include_usage or limits.inject_usage:
+            body["stream_options"] = {"include_usage": True}
+    if tools := write_tools(conversation, limits.extensions):
         body["tools"] = tools
         if conversation.parallel_tool_calls is not None:
             body["parallel_tool_calls"] = conversation.parallel_tool_calls
@@ -143,7 +144,9 @@ def _write_settings(body: JSONObject, conversation: Conversation, limits: Limits
     cap = conversation.max_output_tokens
     if cap is not None:
         most = limits.max_output_tokens
-        body[limits.output_cap_field or "max_tokens"] = cap if most is None else min(cap, most)
+        body[limits.output_cap_fields[0] if limits.output_cap_fields else "max_tokens"] = (
+            cap if most is None else min(cap, most)
+        )
     if conversation.output_format is not None:
         body["response_format"] = _written_format(conversation.output_format)
     for name, field in _COMMON.items():

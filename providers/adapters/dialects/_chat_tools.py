@@ -118,11 +118,11 @@ def write_call(call: ToolCall, *, signed: bool = True) -> JSONObject:
     }
 
 
-def write_tools(conversation: Conversation, *, hints: bool) -> list[JSONObject]:
-    return [_written(tool, number, hints=hints) for number, tool in enumerate(conversation.tools)]
+def write_tools(conversation: Conversation, extensions: frozenset[str]) -> list[JSONObject]:
+    return [_written(tool, number, extensions) for number, tool in enumerate(conversation.tools)]
 
 
-def _written(tool: Tool | ForeignTool, number: int, *, hints: bool) -> JSONObject:
+def _written(tool: Tool | ForeignTool, number: int, extensions: frozenset[str]) -> JSONObject:
     if isinstance(tool, ForeignTool):
         if tool.dialect == DIALECT:
             return tool.raw
@@ -139,7 +139,11 @@ def _written(tool: Tool | ForeignTool, number: int, *, hints: bool) -> JSONObjec
         described["parameters"] = tool.parameters
     if tool.strict is not None:
         described["strict"] = tool.strict
-    return {"type": "function", "function": described, **(write_cache(tool.cache) if hints else {})}
+    return {
+        "type": "function",
+        "function": described,
+        **(write_cache(tool.cache) if "cache_control" in extensions else {}),
+    }
 
 
 def write_choice(conversation: Conversation) -> str | JSONObject | None:

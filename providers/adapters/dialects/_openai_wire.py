@@ -33,12 +33,15 @@ class OpenAIWire(Dialect):
             # Some count reasoning on top of the completion; their total tells.
             output_tokens += reasoning
         text_in, text_out = input_tokens - cached - audio_in, output_tokens - reasoning - audio_out
+        # What was written to the cache is among what was not read from it.
+        written = min(count(input_details, "cache_write_tokens"), max(text_in, 0))
         if text_in < 0 or text_out < 0:
             # Details that exceed their own total cannot be split: bill the totals, flag the row.
             return Usage(input=input_tokens, output=output_tokens, consistent=False)
         return Usage(
-            input=text_in,
+            input=text_in - written,
             cache_read=cached,
+            cache_write_5m=written,
             audio_input=audio_in,
             output=text_out,
             reasoning=reasoning,

@@ -86,8 +86,6 @@ class Limits(msgspec.Struct, frozen=True):
     """The provider's name for it."""
     max_output_tokens: int | None = None
     """The largest cap that the model takes; None: unknown."""
-    output_cap_field: str = ""
-    """The field that caps output, where the dialect has several; empty: the one that most understand."""
     extensions: frozenset[str] = frozenset()
     """What the provider understands beyond what all who speak the dialect do, by the names of its fields and roles."""
     output_cap_fields: tuple[str, ...] = ()

@@ -23,10 +23,9 @@ SAYS = Says(
     result_images=False,
     result_errors=False,
     budget=False,
-    cache_writes=False,
 )
 EXTENSIONS = frozenset({"developer", "cache_control", "reasoning_content", "reasoning_details", "extra_content"})
-LIMITS = Limits("some-model", output_cap_field="max_completion_tokens", extensions=EXTENSIONS)
+LIMITS = Limits("some-model", output_cap_fields=("max_completion_tokens",), extensions=EXTENSIONS)
 ASKED = Conversation("m", (), stream=True, include_usage=True)
 
 
