@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from llmgateway.http import httpx
-from providers.adapters.errors import UnknownAdapterError
+from providers.adapters.errors import CredentialError, UnknownAdapterError
 from providers.adapters.registry import get_adapter
+from providers.adapters.types import Signer
 from providers.models import Deployment
 from providers.validators import is_private_host
 
@@ -34,8 +35,8 @@ class ConnectionResult:
 def check_connection(deployment: Deployment, *, transport: httpx.BaseTransport | None = None) -> ConnectionResult:
     """Send the request and say what happened: status, time, and what to do next. Raises nothing."""
     try:
-        url, headers = _request_of(deployment)
-    except (ImproperlyConfigured, UnknownAdapterError, UnicodeEncodeError) as error:
+        url, headers, signer = _request_of(deployment)
+    except (ImproperlyConfigured, UnknownAdapterError, UnicodeEncodeError, CredentialError) as error:
         return ConnectionResult(False, "Not sent", _plain_reason(error))
     host = urlsplit(url).hostname or ""
     if not deployment.provider.allow_private_network and is_private_host(host):
@@ -47,9 +48,11 @@ def check_connection(deployment: Deployment, *, transport: httpx.BaseTransport |
         # Environment proxies and redirects would lead to an address that was not checked.
         with (
             httpx.Client(timeout=TIMEOUT_S, transport=transport, trust_env=False, follow_redirects=False) as client,
-            client.stream("GET", url, headers=headers) as answer,
+            client.stream("GET", url, headers=[*headers, *_signed(client, url, signer)]) as answer,
         ):
             listed = _lists_model(answer, deployment.model)
+    except ValueError as error:
+        return ConnectionResult(False, "Not sent", f"{deployment.provider.name} gave no token: {error}")
     except httpx.TimeoutException:
         return ConnectionResult(False, "No answer", f"{host} did not answer within {TIMEOUT_S:.0f} s.")
     except httpx.HTTPError as error:
@@ -57,11 +60,26 @@ def check_connection(deployment: Deployment, *, transport: httpx.BaseTransport |
     return _verdict(deployment, answer.status_code, time.perf_counter() - started, listed=listed)
 
 
-def _request_of(deployment: Deployment) -> tuple[str, list[tuple[bytes, bytes]]]:
+def _request_of(deployment: Deployment) -> tuple[str, list[tuple[bytes, bytes]], Signer | None]:
     adapter = get_adapter(deployment.provider.adapter)
     secret = deployment.credential.resolve_secret() if deployment.credential else None
     base_url = (deployment.provider.base_url or adapter.base_url).rstrip("/")
-    return f"{base_url}/models", list(adapter.headers(secret))
+    return adapter.models_url(base_url), list(adapter.headers(secret)), adapter.signer(secret)
+
+
+def _signed(client: httpx.Client, url: str, signer: Signer | None) -> list[tuple[bytes, bytes]]:
+    """The headers of this one request; first its short-lived token, where one is needed.
+
+    Raises:
+        ValueError: the credential brings no token.
+    """
+    if signer is None:
+        return []
+    needed = signer.token_request(time.time())
+    if needed is not None:
+        answer = client.post(needed.url, headers=list(needed.headers), content=needed.body)
+        signer.take_token(answer.status_code, answer.content, time.time())
+    return list(signer.headers("GET", url, b"", time.time()))
 
 
 def _plain_reason(error: Exception) -> str:

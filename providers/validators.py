@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from django.core.exceptions import ValidationError
 
@@ -53,7 +53,8 @@ def validate_base_url(adapter: str, base_url: str, *, allow_private: bool) -> No
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValidationError({"base_url": f"{url} is not an http:// or https:// address."})
-    if parts.username or parts.query or parts.fragment:
+    parameters = get_adapter(adapter).base_url_parameters
+    if parts.username or parts.fragment or not set(parse_qs(parts.query, keep_blank_values=True)) <= parameters:
         raise ValidationError(
             {"base_url": "Leave user, query and fragment out of the address; keys belong in a credential."}
         )

@@ -195,7 +195,7 @@ class _DeploymentLoader:
             timeouts=Timeouts(
                 row.connect_timeout_s, row.first_token_timeout_s, row.idle_timeout_s, row.total_timeout_s
             ),
-            inject_usage=row.inject_usage,
+            inject_usage=row.inject_usage and provider.adapter.takes_stream_options,
             prices=self._prices(row),
             limits=self.rules.limits.all_of(*owners),
             budgets=self.rules.budgets.all_of(*owners),

@@ -153,7 +153,7 @@ class Upstream:
         cached = self._routes.get((deployment.id, dialect.name, stream))
         if cached is not None and cached[0] is deployment:
             return cached[1]
-        url = deployment.base_url + deployment.adapter.path(dialect, deployment.model, stream=stream)
+        url = deployment.adapter.url(deployment.base_url, dialect, deployment.model, stream=stream)
         headers = ((b"content-type", b"application/json"), (b"accept-encoding", b"identity"), *deployment.headers)
         connect_s = deployment.timeouts.connect_s
         route = _Route(

@@ -27,6 +27,8 @@ class OpenAICompatible(Adapter):
     """The fields that cap the output of a chat, the preferred one first."""
     error_codes: ClassVar[dict[str, ErrorKind]] = {}
     """What the provider's own error codes mean, before its status is looked at."""
+    error_types: ClassVar[dict[str, ErrorKind]] = {}
+    """The same for its error types."""
 
     def dialects(self) -> tuple[str, ...]:
         return tuple(name for name in PATHS if get_dialect(name).operation in self.operations)
@@ -40,8 +42,9 @@ class OpenAICompatible(Adapter):
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:
         error = member(body or {}, "error")
         code = str(error.get("code") or error.get("type") or "")
-        if code in self.error_codes:
-            return self.error_codes[code]
+        known = self.error_codes.get(code) or self.error_types.get(str(error.get("type")))
+        if known is not None:
+            return known
         if status in (401, 403):
             return ErrorKind.AUTHENTICATION
         if code == "insufficient_quota" or status == 402:

@@ -2,6 +2,7 @@
 
 AdapterError
 ├── UnknownAdapterError      no adapter has that name
+├── CredentialError          a secret that is not of the kind that the provider takes
 ├── MalformedBodyError       a request that cannot be read
 ├── InexpressibleError       a request that can be read, and not be said in a provider's dialect
 ├── MalformedAnswerError     an answer that cannot be read
@@ -17,6 +18,10 @@ class AdapterError(Exception):
 
 class UnknownAdapterError(AdapterError):
     """No adapter has that name."""
+
+
+class CredentialError(AdapterError, ValueError):
+    """A secret that is not of the kind that the provider takes. The text says which kind it takes, and no more."""
 
 
 class MalformedBodyError(AdapterError):

@@ -1,0 +1,9 @@
+"""The adapter `llamacpp` keeps the contract on its own fixtures."""
+
+from __future__ import annotations
+
+from tests.providers.contract import ProviderContract
+
+
+class TestLlamaCpp(ProviderContract):
+    name = "llamacpp"
