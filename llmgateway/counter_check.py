@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -72,27 +73,13 @@ class _Reading:
     limits: list[int]
 
 
-class CounterCheck:
-    """Compares every few minutes, and whenever it is asked to. `run` may be called by one thread at a time."""
+class RepeatedCheck(ABC):
+    """A thread that compares every few minutes, and tells log and metrics."""
 
-    def __init__(
-        self,
-        store: Counters,
-        journal: Journal,
-        snapshot: Callable[[], Snapshot],
-        *,
-        clock: Clock,
-        figures: Figures,
-        every_s: float = EVERY_S,
-    ) -> None:
-        self._store = store
-        self._journal = journal
-        self._snapshot = snapshot
-        self._clock = clock
+    def __init__(self, *, figures: Figures, every_s: float) -> None:
         self._figures = figures
         self._every_s = every_s
         self._loop = asyncio.get_running_loop()
-        self._one_at_a_time = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="counter-check", daemon=True)
 
@@ -104,11 +91,18 @@ class CounterCheck:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
+    @abstractmethod
+    def run(self) -> list[CounterDrift]:
+        """Compares all counters, corrects those that drifted, and tells log and metrics.
+
+        Raises:
+            DatabaseError: the ledger cannot be read.
+        """
+
     def _work(self) -> None:
         while not self._stop.wait(self._every_s):
             try:
                 self.run()
-                self._read_rollup_drift()
             except (DatabaseError, InterfaceError, TimeoutError, OSError) as error:
                 log.warning("The counters cannot be compared with the ledger now: %s", error)
             except Exception:
@@ -117,24 +111,53 @@ class CounterCheck:
             finally:
                 connections.close_all()
 
-    def run(self) -> list[CounterDrift]:
-        """Compares all counters, corrects those that drifted, and tells log and metrics.
-
-        Raises:
-            DatabaseError: the ledger cannot be read.
-        """
-        snapshot = self._snapshot()
-        drifts: list[CounterDrift] = []
-        for budgets, limits in _slices(list(snapshot.budgets.values()), list(window_limits(snapshot).values())):
-            if self._stop.is_set():
-                return drifts
-            drifts += self.correct(budgets, limits)
-            self._stop.wait(PAUSE_S)
+    def _tell(self, drifts: Sequence[CounterDrift]) -> None:
         for drift in drifts:
             log.warning("A counter had drifted and was put right: %s", drift)
+        self._tell_drift(drifts)
+        self._figures.counter_repairs += len(drifts)
+
+    def _tell_drift(self, drifts: Sequence[CounterDrift]) -> None:
         self._figures.counter_drift_pico_usd = _sum(drifts, BudgetRule)
         self._figures.counter_drift_limits = _sum(drifts, Limit)
-        self._figures.counter_repairs += len(drifts)
+
+    def _read_rollup_drift(self) -> None:
+        last = Reconciliation.objects.order_by("-id").first()
+        self._figures.rollup_drift_rows = last.drifted if last else 0
+
+
+class CounterCheck(RepeatedCheck):
+    """Of counters that are this process's alone. `run` may be called by one thread at a time."""
+
+    def __init__(
+        self,
+        store: Counters,
+        journal: Journal,
+        snapshot: Callable[[], Snapshot],
+        *,
+        clock: Clock,
+        figures: Figures,
+        every_s: float = EVERY_S,
+    ) -> None:
+        super().__init__(figures=figures, every_s=every_s)
+        self._store = store
+        self._journal = journal
+        self._snapshot = snapshot
+        self._clock = clock
+        self._one_at_a_time = threading.Lock()
+
+    def run(self) -> list[CounterDrift]:
+        snapshot = self._snapshot()
+        # A limit in shadow mode takes nothing when it is full, so it says less than the ledger.
+        limits = [each for each in window_limits(snapshot).values() if not each.limit.shadow]
+        drifts: list[CounterDrift] = []
+        for some_budgets, some_limits in slices(list(snapshot.budgets.values()), limits, SLICE):
+            if self._stop.is_set():
+                return drifts
+            drifts += self.correct(some_budgets, some_limits)
+            self._stop.wait(PAUSE_S)
+        self._tell(drifts)
+        self._read_rollup_drift()
         return drifts
 
     def correct(self, budgets: Sequence[BudgetRule], limits: Sequence[WindowLimit]) -> list[CounterDrift]:
@@ -173,18 +196,14 @@ class CounterCheck:
             else:
                 self._store.seed_limit(rule, window_start=start, used=difference)
 
-    def _read_rollup_drift(self) -> None:
-        last = Reconciliation.objects.order_by("-id").first()
-        self._figures.rollup_drift_rows = last.drifted if last else 0
 
-
-def _slices(
-    budgets: list[BudgetRule], limits: list[WindowLimit]
+def slices(
+    budgets: list[BudgetRule], limits: list[WindowLimit], size: int
 ) -> Iterator[tuple[list[BudgetRule], list[WindowLimit]]]:
-    for place in range(0, len(budgets), SLICE):
-        yield budgets[place : place + SLICE], []
-    for place in range(0, len(limits), SLICE):
-        yield [], limits[place : place + SLICE]
+    """Some of both at a time."""
+    for place in range(0, len(budgets) + len(limits), size):
+        beyond = place - len(budgets)
+        yield budgets[place : place + size], limits[max(0, beyond) : max(0, beyond + size)]
 
 
 def _drifts(subjects: Seeds, rest: Seeds, reading: _Reading) -> list[CounterDrift]:
@@ -205,4 +224,4 @@ def _sum(drifts: Sequence[CounterDrift], kind: type[BudgetRule | Limit]) -> int:
     return sum(abs(drift.difference) for drift in drifts if isinstance(drift.rule, kind))
 
 
-__all__ = ["CounterCheck", "CounterDrift", "Counters"]
+__all__ = ["CounterCheck", "CounterDrift", "Counters", "RepeatedCheck", "slices"]

@@ -43,6 +43,7 @@ from llmgateway.pipeline.transport import PooledTransport
 from llmgateway.pipeline.upstream import Upstream
 from llmgateway.recount import LedgerRecount, Orphan, orphans
 from llmgateway.seeding import Seeds, limits_anew, new_time_zones, seeds, window_limits
+from llmgateway.shared_check import SharedCounterCheck
 from llmgateway.siblings import Siblings
 from llmgateway.stores.memory import MemoryStore
 from llmgateway.stores.redis_fallback import Policy
@@ -142,8 +143,7 @@ class Runtime:
         self.drain.start()
         self.follower.start()
         self._webhooks.start()
-        if self.counter_check is not None:
-            self.counter_check.start()
+        self.counter_check.start()
         if self._shared is not None:
             self._shared.start()
             await self._shared.ready(SHARED_COUNTERS_S)
@@ -159,6 +159,7 @@ class Runtime:
             policy=cast("Policy", conf.redis_failure_policy),
             timeout_s=conf.redis_timeout_ms / 1000,
             recount=self._recount,
+            journal=self._recount,
         )
 
     def _on_commit(self, rows: list[Record]) -> None:
@@ -172,16 +173,12 @@ class Runtime:
         if self._shared is not None:
             self._shared.settle_orphans(found)
 
-    def _counter_check(self) -> CounterCheck | None:
-        """Of counters that are this process's alone."""
+    def _counter_check(self) -> CounterCheck | SharedCounterCheck:
+        figures = self.gateway.telemetry.figures
         if isinstance(self._store, RedisStore):
-            return None
+            return SharedCounterCheck(self._store, self._recount, clock=self._clock, figures=figures)
         return CounterCheck(
-            self._store,
-            self.journal,
-            lambda: self.gateway.snapshot,
-            clock=self._clock,
-            figures=self.gateway.telemetry.figures,
+            self._store, self.journal, lambda: self.gateway.snapshot, clock=self._clock, figures=figures
         )
 
     def _every(self, seconds: float, work: Callable[[], None]) -> None:
@@ -210,8 +207,7 @@ class Runtime:
         if self._siblings is not None:
             await self._siblings.stop()
         await asyncio.to_thread(self.follower.stop)
-        if self.counter_check is not None:
-            await asyncio.to_thread(self.counter_check.stop)
+        await asyncio.to_thread(self.counter_check.stop)
         if self._shared is not None:
             await self._shared.stop()
         await asyncio.to_thread(self.drain.stop)
@@ -325,7 +321,7 @@ class Runtime:
         budgets for each address or end user.
         """
         before, self._counted = self._counted, snapshot
-        if self.counter_check is None:
+        if isinstance(self.counter_check, SharedCounterCheck):
             return
         budgets = [
             budget

@@ -1,7 +1,9 @@
 -- One batch of calls on the counters, each done whole or not at all. Redis runs it without interruption.
 --
 -- KEYS[1]  the hash of the epoch; every other key shares its hash tag and begins with the epoch's own prefix.
--- ARGV     the epoch the caller counts in, its calls (MessagePack), the time in microseconds or nothing: the server's.
+-- ARGV     the epoch the caller counts in, its calls (MessagePack), the time in microseconds or nothing: the server's;
+--          'summing' while the epoch is not published; and, while counters are compared with the ledger, the worker's
+--          name and its note: how far its journal is when these calls are done.
 --
 -- Money is never a number here: Lua's numbers are doubles. Amounts are decimal strings; Redis adds them as 64-bit
 -- integers, and of what it answers only the sign is looked at, which no rounding can change.
@@ -14,6 +16,7 @@ local SETTLED_FOR_MS = 60000
 local HOLD_FOR_MS = 604800000
 local RESTARTED_FOR = 10000000
 local CLAIMED_FOR_MS = 60000
+local NOTED_FOR_MS = 60000
 
 local call = redis.call
 local known = call('HMGET', KEYS[1], 'id', 'state', 'rates_from')
@@ -21,7 +24,8 @@ local summing = ARGV[4] == 'summing'
 if not summing and known[1] ~= ARGV[1] then
   return redis.error_reply('EPOCH counters were made anew')
 end
-local prefix = string.sub(KEYS[1], 1, -6) .. ARGV[1] .. ':'
+local shared = string.sub(KEYS[1], 1, -6)
+local prefix = shared .. ARGV[1] .. ':'
 local reporting = known[2] == 'reporting'
 local rates_from = tonumber(known[3] or '0')
 
@@ -104,6 +108,13 @@ local function take_limit(limit, id, lease_until)
   end
 end
 
+-- What requests that run have taken of a window: the counter without it is what the ledger says too.
+local function note_running(limit, amount)
+  if limit[1] == WINDOW and amount ~= 0 and call('HINCRBY', prefix .. 'running', limit[2], amount) == 0 then
+    call('HDEL', prefix .. 'running', limit[2])
+  end
+end
+
 -- Corrects what was taken to what was used, which may drive a bucket into debt. Of what was not used only that flows
 -- back which has not drained by itself since, or a request that runs for minutes would let the same amount pass twice.
 local function correct_bucket(key, limit, difference)
@@ -130,6 +141,7 @@ local function correct_limit(limit, id, difference)
 end
 
 local function give_back(limit, id)
+  note_running(limit, -limit[3])
   correct_limit(limit, id, -limit[3])
 end
 
@@ -263,6 +275,7 @@ local function take_limits(limits, shadowed, id, lease_until, taken, of_target)
   for _, limit in ipairs(limits) do
     if not shadowed[limit[2]] then
       local level = take_limit(limit, id, lease_until) or 0
+      note_running(limit, limit[3])
       taken[#taken + 1] = {
         limit[1], limit[2], limit[3], limit[4], limit[5], limit[6], limit[7], limit[8], of_target, level, now,
       }
@@ -373,7 +386,10 @@ local function leave_target(id, hold)
         local level, pace = drained(key, limit[4], limit[5])
         undo[#undo + 1] = function() set_bucket(key, level, pace) end
       elseif limit[1] == WINDOW then
-        undo[#undo + 1] = function() call('INCRBY', key, limit[3]) end
+        undo[#undo + 1] = function()
+          call('INCRBY', key, limit[3])
+          note_running(limit, limit[3])
+        end
       else
         local score = call('ZSCORE', key, id)
         undo[#undo + 1] = function() if score then call('ZADD', key, score, id) end end
@@ -437,6 +453,7 @@ function operations.settle(id, cost, used, others, unsure, reserved)
   end
   for _, limit in ipairs(hold[2]) do
     local difference = used and (used[limit[8]] or limit[3]) - limit[3] or -limit[3]
+    note_running(limit, -limit[3])
     correct_limit(limit, id, difference)
   end
   for _, budget in ipairs(others) do call('HINCRBY', relimit(budget), 'remaining', minus(cost)) end
@@ -550,9 +567,40 @@ function operations.returned(windows)
   return counts
 end
 
+-- What counters say, and in the same moment who counts and how far all journals are. {the comparison, windows of
+-- budgets, counters of limits}
+function operations.compared(comparison, windows, counters)
+  if string.sub(call('GET', shared .. 'comparing') or '', 1, #comparison) ~= comparison then return false end
+  local budgets, limits = {}, {}
+  for index, name in ipairs(windows) do
+    budgets[index] = call('HMGET', prefix .. name, 'limit', 'remaining', 'held')
+  end
+  for index, name in ipairs(counters) do
+    limits[index] = tonumber(call('GET', prefix .. name) or '0') - tonumber(call('HGET', prefix .. 'running', name) or '0')
+  end
+  local workers, seconds = call('ZRANGE', shared .. 'workers', 0, -1), tonumber(call('TIME')[1])
+  return {budgets, limits, workers, call('HGETALL', shared .. 'journals'), call('HGETALL', prefix .. 'notes'), seconds}
+end
+
+-- {who compares, kind, rule, what it lacks}: only while nobody else compares.
+function operations.put_right(worker, kind, rule, amount)
+  if call('GET', shared .. 'comparer') ~= worker then return false end
+  if kind == 'budget' then
+    call('HINCRBY', relimit(rule), 'remaining', minus(amount))
+  else
+    rule[3] = amount
+    take_limit(rule, worker, now)
+  end
+  return true
+end
+
 local answers = {}
 for index, asked in ipairs(cmsgpack.unpack(ARGV[2])) do
   local done, answer = pcall(operations[asked[1]], unpack(asked, 2))
   answers[index] = done and answer or (not done and {'error', tostring(answer)}) or false
+end
+if ARGV[5] then
+  call('HSET', prefix .. 'notes', ARGV[5], ARGV[6])
+  call('PEXPIRE', prefix .. 'notes', NOTED_FOR_MS)
 end
 return cmsgpack.pack(answers)

@@ -102,7 +102,8 @@ class Epoch:
         self.opened = asyncio.Event()
         """Every worker has said what it holds, or had time enough. Until then strict budgets are closed."""
         self._born_us = 0
-        self._told = True
+        self.told = True
+        """The counters know what this worker settled before they began."""
         self._untold: tuple[str, Any] | None = None
         """Offsets and mark between which this worker's journal was not added yet."""
         self._run_id = ""
@@ -285,13 +286,13 @@ class Epoch:
         if self._recount is not None and not first_life:
             self._untold = known["offsets"], self._recount.mark()
         self._link.epoch = known["id"]
-        self._told = False
+        self.told = False
         self._counters.begin()
         self._link.release()
 
     async def _report(self) -> None:
         """Tell the counters what only this worker knows, and that it has."""
-        if self._told:
+        if self.told:
             return
         if self._untold is not None and self._recount is not None:
             try:
@@ -306,4 +307,4 @@ class Epoch:
         reported = f"{self.prefix}{self._link.epoch}:reported"
         await self._link.command("SADD", reported, self.worker)
         await self._link.command("PEXPIRE", reported, 3_600_000)
-        self._told = True
+        self.told = True

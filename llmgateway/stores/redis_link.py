@@ -39,6 +39,11 @@ GRACE_S = 0.005
 
 Call = tuple[Any, ...]
 """An operation of `admission.lua` by name, and what it takes."""
+Note = Callable[[bool], tuple[str, str]]
+"""This worker's name and how far it is, being told whether the batch holds all that was handed over before."""
+
+
+Words = tuple[str | bytes | int, ...]
 
 
 class LinkLostError(Exception):
@@ -100,6 +105,8 @@ class RedisLink:
         self.lost = 0
         """How often the connection was lost or could not be made."""
         self.round_trips = RoundTrips()
+        self.note: Note | None = None
+        """While counters are compared: what is sent with each batch, after its calls."""
         self._on_connect = on_connect
         self._on_lost = on_lost
         self._now_us = now_us
@@ -148,8 +155,8 @@ class RedisLink:
 
     async def run_script(self, epoch: str, calls: Sequence[Call], mode: str) -> list[Any]:
         """Run calls on counters that are not published yet. Fails with `LinkLostError`."""
-        now = b"" if self._now_us is None else self._now_us()
-        answer = await self.command("EVALSHA", self._sha, 1, self.epoch_key, epoch, self._encode(calls), now, mode)
+        calls_text = self._encode(calls)
+        answer = await self.command("EVALSHA", self._sha, 1, self.epoch_key, epoch, calls_text, self._time(), mode)
         answers: list[Any] = self._decode(answer)
         return answers
 
@@ -195,19 +202,33 @@ class RedisLink:
 
     async def _flush(self) -> None:
         """Runs one turn of the event loop after the first call came, and takes all that have come since."""
-        self._flushing = None
-        connection, calls, answers = self._connection, self._calls, self._answers
-        self._calls, self._answers = [], []
+        try:
+            while self._calls:
+                await self._send_batch(self._next_batch())
+        finally:
+            self._flushing = None
+
+    async def _send_batch(self, batch: _Batch) -> None:
+        connection = self._connection
         if connection is None or not self.open:
-            self._give_up(_Batch(calls, answers, 0.0), LinkLostError("Redis is away"))
+            self._give_up(batch, LinkLostError("Redis is away"))
             return
-        for start in range(0, len(calls), LARGEST_BATCH):
-            batch = _Batch(
-                calls[start : start + LARGEST_BATCH], answers[start : start + LARGEST_BATCH], time.perf_counter()
-            )
-            now = b"" if self._now_us is None else self._now_us()
-            words = "EVALSHA", self._sha, 1, self.epoch_key, self.epoch, self._encode(batch.calls), now
-            await self._send(connection, _packed(words), batch)
+        words: Words = "EVALSHA", self._sha, 1, self.epoch_key, self.epoch, self._encode(batch.calls), self._time()
+        if self.note is not None:
+            words = *words, "", *self.note(not self._calls)
+        await self._send(connection, _packed(words), batch)
+
+    def _next_batch(self) -> _Batch:
+        calls, answers = self._calls, self._answers
+        if len(calls) <= LARGEST_BATCH:
+            self._calls, self._answers = [], []
+        else:
+            self._calls, self._answers = calls[LARGEST_BATCH:], answers[LARGEST_BATCH:]
+            calls, answers = calls[:LARGEST_BATCH], answers[:LARGEST_BATCH]
+        return _Batch(calls, answers, time.perf_counter())
+
+    def _time(self) -> int | bytes:
+        return b"" if self._now_us is None else self._now_us()
 
     async def _send(
         self,
@@ -391,7 +412,7 @@ class RedisLink:
         return str((await connection.read_response()).decode())
 
 
-def _packed(words: tuple[str | bytes | int, ...]) -> bytes:
+def _packed(words: Words) -> bytes:
     packed: bytes = hiredis.pack_command(cast("Any", words))  # Its declaration knows tuples of one word only.
     return packed
 

@@ -50,6 +50,8 @@ class OpenRequests(dict[str, OpenRequest]):
 
     def __init__(self, frames: Frames, lease_us: int) -> None:
         super().__init__()
+        self.outside = 0
+        """How many of them Redis knows nothing of."""
         self._frames = frames
         self._lease_us = lease_us
 

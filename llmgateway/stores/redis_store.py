@@ -25,6 +25,7 @@ from llmgateway.pipeline.protocols import (
     Tokens,
 )
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from llmgateway.stores.redis_comparison import ComparedJournal, Comparisons
 from llmgateway.stores.redis_debts import Debts, Numbers
 from llmgateway.stores.redis_epoch import POLL_S, Epoch, Recount, Totals
 from llmgateway.stores.redis_fallback import Fallback, Policy, Seen
@@ -32,16 +33,14 @@ from llmgateway.stores.redis_link import Call, EpochChangedError, LinkLostError,
 from llmgateway.stores.redis_newcomers import Newcomers
 from llmgateway.stores.redis_open import OpenRequest, OpenRequests, Orphan
 from llmgateway.stores.redis_returns import Returns
+from llmgateway.stores.redis_sowing import Sowing
 from llmgateway.stores.redis_terms import (
-    WINDOW,
     Asked,
     Frames,
     amount_text,
     budget_refusal,
     headrooms,
-    kind_of,
     limit_refusal,
-    limit_window,
     used_by_metric,
 )
 from llmgateway.stores.waiting import Waiters
@@ -67,10 +66,14 @@ class RedisStore:
         timeout_s: float = 0.075,
         namespace: str = "gateway",
         recount: Recount | None = None,
+        journal: ComparedJournal | None = None,
         lease_s: float = LEASE_S,
         now_us: Callable[[], int] | None = None,
     ) -> None:
-        """`now_us` stands in for the server's clock in tests."""
+        """`journal`: what this worker settles is in it, so that counters can be compared with the ledger.
+
+        `now_us` stands in for the server's clock in tests.
+        """
         self._lease_us = int(lease_s * 1e6)
         self._clock = clock
         self._own_time = now_us is not None
@@ -93,11 +96,15 @@ class RedisStore:
         self._worker = secrets.token_hex(4)
         self._numbers = Numbers(self._worker)
         self._debts = Debts(self.frames, self._numbers)
+        self._sowing = Sowing(self.frames, self._numbers, self._now)
         self._epoch = Epoch(self._link, self, recount, self._worker, namespace)
         self._fallback = Fallback(
             policy, clock, frames=self.frames, seen=self._seen, workers=lambda: self._epoch.workers
         )
         self.newcomers = Newcomers(self._link, self.frames, self._epoch, seeds=self.seeds, now=self._now)
+        self.comparisons = Comparisons(
+            self._link, worker=self._worker, prefix=self._epoch.prefix, journal=journal, told=self._knows_all
+        )
         self._joining = False
 
     # Life.
@@ -125,6 +132,7 @@ class RedisStore:
         except (LinkLostError, EpochChangedError, TimeoutError) as error:
             logger.warning("Redis: left without saying so: %s", error or "no answer")
         await self._returns.stop()
+        await self.comparisons.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -269,6 +277,7 @@ class RedisStore:
             return decision
         reservation, local = decision
         self._open[asked.id] = OpenRequest(reservation, len(asked.budgets), local, outside=True)
+        self._open.outside += 1
         return reservation
 
     async def move(self, reservation: Reservation, target: TargetTerms) -> Reservation | Refusal:
@@ -339,6 +348,7 @@ class RedisStore:
             return
         others = opened.others(budgets)
         if opened.outside:
+            self._open.outside -= 1
             self._settle_outside(opened, cost_pico_usd, used, others)
             return
         now = self._now()
@@ -390,25 +400,12 @@ class RedisStore:
     # What ledger and journals say.
 
     def seed(self, budget: BudgetRule, *, window_start: float, settled_pico_usd: int) -> None:
-        call = self._seed(budget, window_start, settled_pico_usd)
-        if call is not None:
+        for call in self._sowing.budget(budget, window_start, settled_pico_usd):
             self._link.post((*call, self._worker))
 
-    def _seed(self, budget: BudgetRule, window_start: float, settled_pico_usd: int) -> Call | None:
-        frame = self.frames.budget(budget, self._now())
-        if frame.starts_at != window_start:
-            return None
-        return self._numbers.book(frame.packed, settled_pico_usd)
-
     def seed_limit(self, limit: Limit, *, window_start: float, used: int) -> None:
-        call = self._seed_limit(limit, window_start, used)
-        if call is not None:
+        for call in self._sowing.limit(limit, window_start, used):
             self._link.post(call)
-
-    def _seed_limit(self, limit: Limit, window_start: float, used: int) -> Call | None:
-        if kind_of(limit) == WINDOW and limit_window(limit, self._now())[0] != window_start:
-            return None
-        return self._numbers.use(self.frames.limit(limit, self._now()).packed, used)
 
     def restart(self, budget: BudgetRule) -> None:
         frame = self.frames.budget(budget, self._now())
@@ -432,9 +429,7 @@ class RedisStore:
     # `redis_epoch.Counters`: what the epoch asks of the store.
 
     def seeds(self, totals: Totals) -> list[Call]:
-        calls = [self._seed(budget, start, settled) for budget, start, settled in totals.budgets]
-        calls += [self._seed_limit(limit, start, used) for limit, start, used in totals.limits]
-        return [call for call in calls if call is not None]
+        return self._sowing.all(totals)
 
     def begin(self) -> None:
         self._link.forget_posted()
@@ -452,6 +447,10 @@ class RedisStore:
         """Forget what is as if never used, of what was counted without Redis. Called now and then."""
         self._fallback.sweep()
 
+    def _knows_all(self) -> bool:
+        """Whether Redis is told all that this worker settles, in the order in which it does."""
+        return self._epoch.told and not self.unsent and not self._open.outside
+
     def _now(self) -> float:
         """The server's time, as far as it is known."""
         return self._clock.time() + self._ahead_s
@@ -463,6 +462,7 @@ class RedisStore:
                 before = self._clock.time()
                 server = await self._epoch.server_time_us() / 1e6
                 self._ahead_s = server - (before + self._clock.time()) / 2
+            await self.comparisons.register()
             await self._epoch.join()
         finally:
             self._joining = False
@@ -485,6 +485,7 @@ class RedisStore:
                 if loop.time() >= watch_at:
                     watch_at = loop.time() + WATCH_S
                     await self._epoch.watch()
+                    await self.comparisons.look()
                 if loop.time() >= renew_at:
                     renew_at = loop.time() + RENEW_S
                     for call in self._open.renewals():

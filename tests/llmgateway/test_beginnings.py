@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connections
-from environ import Env
-from pytest_django import DjangoDbBlocker
 
 from billing.journal import Journal
 from billing.ledger import JournalDrain
@@ -38,20 +36,6 @@ NEW = Snapshot(
     keys={b"x": KeyDigest(Key("7", "pub", "k", 3, "red", limits=(DAILY,), budgets=(BUDGET,)))},
     budgets={1: BUDGET, 2: EACH},
 )
-
-
-@pytest.fixture
-def _on_postgres(postgres_url: str, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    """All threads of this process use it, as several workers do."""
-    before, kept = connections.databases["default"], connections["default"]
-    connections.databases["default"] = {**before, "OPTIONS": {}, **Env.db_url_config(postgres_url), "TEST": {}}
-    connections.configure_settings(connections.databases)
-    del connections["default"]
-    with django_db_blocker.unblock():
-        yield
-        connections["default"].close()
-    connections.databases["default"] = before
-    connections["default"] = kept
 
 
 @pytest.fixture
