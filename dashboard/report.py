@@ -10,6 +10,7 @@ from billing import usage_selectors
 from billing.histogram import Histogram, merge, percentile
 from billing.usage_selectors import KeyUsage, ModelHour, Usage
 from dashboard.periods import Buckets, Period, buckets
+from dashboard.refusals import Refusal, refusals_of
 from dashboard.teams import ShownTeam
 
 TOP = 8
@@ -51,6 +52,8 @@ class TeamReport:
     models: tuple[ModelUsage, ...]
     """The dearest first; at most `TOP` and one for all others."""
     keys: tuple[KeyUsage, ...]
+    refusals: tuple[Refusal, ...]
+    """Why requests were refused, the most frequent reason first."""
     duration: LatencyFigures
     ttft: LatencyFigures
     overhead: LatencyFigures
@@ -64,13 +67,15 @@ def team_report(team: ShownTeam, period: Period, now: datetime) -> TeamReport:
     by_span = tuple(map(_total, zip(*(model.by_span for model in by_model), strict=True))) or (Usage(),) * len(
         spans.starts
     )
+    total = _total(by_span)
     return TeamReport(
         period=period,
         spans=spans,
-        total=_total(by_span),
+        total=total,
         by_span=by_span,
         models=_top(by_model),
         keys=tuple(usage_selectors.usage_by_key(team.id, start, end, limit=TOP)),
+        refusals=refusals_of(usage_selectors.refusals_by_code(team.id, start, end)) if total.refused else (),
         duration=_latency([(hour.hour, hour.duration) for hour in hours], spans),
         ttft=_latency([(hour.hour, hour.ttft) for hour in hours], spans),
         overhead=_latency([(hour.hour, hour.overhead) for hour in hours], spans),

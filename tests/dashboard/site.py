@@ -80,7 +80,8 @@ def fill() -> None:
     keys = ((str(cast.platform_key.pk), "web-app"), ("77", "support-bot"), ("78", "nightly-batch"))
     refused = [
         {"hour": (now - timedelta(hours=back)).timestamp(), "team_id": cast.platform.id, "key_id": "77",
-         "alias": "gpt-4o", "team_name": "platform", "key_name": "support-bot", "count": back % 3}
+         "alias": "gpt-4o", "team_name": "platform", "key_name": "support-bot", "count": back % 3,
+         "code": ("rate_limit_exceeded", "insufficient_quota", "rate_limit_exceeded", "model_not_allowed")[back % 4]}
         for back in range(1, 200)
     ]  # fmt: skip
     with transaction.atomic():

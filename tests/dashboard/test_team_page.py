@@ -13,7 +13,9 @@ from billing import usage_selectors
 from billing.histogram import percentile
 from billing.models import Budget, UsageRecord
 from billing.money import PICO_PER_USD
+from dashboard.refusals import REMEDIES
 from dashboard.report import TeamReport
+from llmgateway.conf import PROJECT_ROOT
 from tests.cast import Cast
 from tests.conftest import NOON
 from tests.dashboard.seeding import Traffic, row, save, traffic
@@ -131,6 +133,42 @@ def test_a_team_without_streams_has_no_time_to_first_token(bob: Client, cast: Ca
     assert report.ttft.whole.p50 is None
     assert report.duration.whole.p50 is not None
     assert percentile({}, 0.5) is None
+
+
+def test_the_page_says_why_requests_were_refused(bob: Client, cast: Cast) -> None:
+    refused = {"hour": NOON.timestamp(), "team_id": cast.platform.id, "key_id": "1", "alias": "small",
+               "team_name": "platform", "key_name": "web-app", "code": ""}  # fmt: skip
+    foreign = {**refused, "team_id": cast.research.id, "code": "ip_not_allowed", "count": 7}
+    limited, spent = {**refused, "code": "rate_limit_exceeded"}, {**refused, "code": "insufficient_quota"}
+    save(
+        [row(NOON, team_id=cast.platform.id)],
+        [{**limited, "count": 6}, {**spent, "count": 3}, {**refused, "count": 1}, foreign],
+    )
+
+    report = report_of(bob)
+    page = bob.get("/teams/platform/").content.decode()
+
+    assert [(each.code, each.requests, each.share) for each in report.refusals] == [
+        ("rate_limit_exceeded", 6, 0.6),
+        ("insufficient_quota", 3, 0.3),
+        ("", 1, 0.1),
+    ]
+    assert "<code>rate_limit_exceeded</code>" in page
+    assert "or raise the limit" in page
+    assert "not known" in page
+    assert "ip_not_allowed" not in page
+
+
+def test_without_refusals_there_is_nothing_about_them(bob: Client, cast: Cast) -> None:
+    save([row(NOON, team_id=cast.platform.id)])
+
+    assert "Why requests were refused" not in bob.get("/teams/platform/").content.decode()
+
+
+def test_every_code_that_is_explained_is_documented() -> None:
+    documented = (PROJECT_ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+    assert [code for code in REMEDIES if f"`{code}`" not in documented] == []
 
 
 def test_refused_requests_are_counted_apart(bob: Client, cast: Cast) -> None:
