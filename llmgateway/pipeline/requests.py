@@ -14,6 +14,22 @@ from providers.adapters.body import RequestHead
 from providers.adapters.dialects.base import Dialect
 
 
+class Verbatim(msgspec.Struct, frozen=True):
+    """A call of a provider's own API, whose method, path and query stay the caller's."""
+
+    before_model: str
+    """The path and query below the provider's address, up to the model that it names."""
+    after_model: str | None = None
+    """What follows the model; None: the path names none."""
+    method: str = "POST"
+    content_type: bytes = b"application/json"
+    """Of the body; empty: there is none."""
+
+    def target(self, model: str) -> str:
+        """The path and query for the provider's `model`."""
+        return self.before_model if self.after_model is None else self.before_model + model + self.after_model
+
+
 class ModelRequest(msgspec.Struct, frozen=True):
     """One call of a model. The body stays the caller's bytes; `head` is the little that decisions need."""
 
@@ -35,6 +51,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Monotonic seconds."""
     authenticated: float
     """Monotonic seconds."""
+    verbatim: Verbatim | None = None
+    """None: the provider's adapter knows the path."""
     strict: bool = False
     """Refuse what a provider's dialect cannot say, rather than leave it out and report it."""
 

@@ -122,7 +122,12 @@ async def obtain(call: Call, deployment: Deployment, upstream: Upstream) -> Answ
         return Failure(FailureCause.INEXPRESSIBLE, deployment, detail=error.message, param=error.param)
     try:
         answer = await upstream.send(
-            deployment, sent.dialect, body=sent.body, headers=sent.headers, streamed=bool(request.head.stream)
+            deployment,
+            sent.dialect,
+            body=sent.body,
+            headers=sent.headers,
+            streamed=bool(request.head.stream),
+            verbatim=request.verbatim if sent.translation is None else None,
         )
     except UpstreamError as error:
         return Failure(error.cause, deployment, detail=str(error))

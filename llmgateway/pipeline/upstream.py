@@ -14,6 +14,7 @@ from yarl import URL
 from llmgateway.http import httpx
 from llmgateway.pipeline.departure import was_sent
 from llmgateway.pipeline.lean_transport import MAX_REMEMBERED, Endpoint, LeanTransport
+from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.transport import client_timeout
 from providers.adapters.dialects.base import Dialect
@@ -92,18 +93,27 @@ class Upstream:
         self._routes: dict[tuple[int, str, bool], tuple[Deployment, _Route]] = {}
 
     async def send(
-        self, deployment: Deployment, dialect: Dialect, *, body: bytes, headers: RawHeaders, streamed: bool
+        self,
+        deployment: Deployment,
+        dialect: Dialect,
+        *,
+        body: bytes,
+        headers: RawHeaders,
+        streamed: bool,
+        verbatim: Verbatim | None = None,
     ) -> UpstreamAnswer:
-        """The answer as soon as its headers are there. `body` is written in `dialect`.
+        """The answer as soon as its headers are there. `body` is written in `dialect`; `verbatim` says where it goes.
 
         Raises:
             UpstreamError: not connected, or broken off before the headers.
         """
         was_sent.set(False)
         try:
+            if verbatim is not None:
+                return await self._send_verbatim(deployment, verbatim, body, headers)
             route = self._route(deployment, dialect, stream=streamed)
             if deployment.signer is not None:
-                headers = [*headers, *await self._signed(deployment.signer, route, body)]
+                headers = [*headers, *await self._signed(deployment.signer, "POST", str(route.url), body)]
             if self._lean is not None and route.endpoint is not None:
                 status, raw_headers, stream = await self._lean.post(route.endpoint, headers, body)
                 return UpstreamAnswer(status, raw_headers, stream, stream.take_whole())
@@ -111,11 +121,11 @@ class Upstream:
         except httpx.TransportError as error:
             raise classified(error) from error
 
-    async def _send(self, route: _Route, body: bytes, headers: RawHeaders) -> UpstreamAnswer:
+    async def _send(self, route: _Route, body: bytes, headers: RawHeaders, *, method: str = "POST") -> UpstreamAnswer:
         """Through any httpx transport."""
         sent = [*headers, *route.headers]
         request = httpx.Request(
-            "POST",
+            method,
             route.url,
             headers=sent,
             # A stream in place of content spares httpx's own preparation; the transport adds host and length.
@@ -131,7 +141,21 @@ class Upstream:
             raise TypeError("upstream transports answer with asynchronous streams")
         return UpstreamAnswer(response.status_code, response.headers.raw, response.stream)
 
-    async def _signed(self, signer: Signer, route: _Route, body: bytes) -> RawHeaders:
+    async def _send_verbatim(
+        self, deployment: Deployment, verbatim: Verbatim, body: bytes, headers: RawHeaders
+    ) -> UpstreamAnswer:
+        url = deployment.adapter.native_url(deployment.base_url, verbatim.target(deployment.model))
+        fixed: RawHeaders = ((b"accept-encoding", b"identity"), *deployment.headers)
+        if verbatim.content_type:
+            fixed = ((b"content-type", verbatim.content_type), *fixed)
+        if deployment.signer is not None:
+            fixed = (*fixed, *await self._signed(deployment.signer, verbatim.method, url, body))
+        route = _Route(
+            None, httpx.URL(url), URL(url, encoded=True), tuple(fixed), client_timeout(deployment.timeouts.connect_s)
+        )
+        return await self._send(route, body, headers, method=verbatim.method)
+
+    async def _signed(self, signer: Signer, method: str, url: str, body: bytes) -> RawHeaders:
         """The headers that hold for this request alone; first the token that they need, if it is lacking.
 
         Raises:
@@ -147,7 +171,7 @@ class Upstream:
                 signer.take_token(answer.status_code, content, time.time())
             except ValueError as error:
                 raise UpstreamError(FailureCause.NO_TOKEN, str(error)) from None
-        return signer.headers("POST", str(route.url), body, time.time())
+        return signer.headers(method, url, body, time.time())
 
     def _route(self, deployment: Deployment, dialect: Dialect, *, stream: bool) -> _Route:
         cached = self._routes.get((deployment.id, dialect.name, stream))

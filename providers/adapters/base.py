@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import ClassVar
 
+from providers.adapters.addresses import native_url
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation, Signer, Usage
@@ -67,6 +68,10 @@ class Adapter:
     def url(self, base_url: str, dialect: Dialect, model: str, *, stream: bool = False) -> str:
         """The whole address, for a provider row's `base_url`."""
         return base_url + self.path(dialect, model, stream=stream)
+
+    def native_url(self, base_url: str, target: str) -> str:
+        """The whole address of a path, query included, of the provider's own API."""
+        return native_url(base_url, target)
 
     def models_url(self, base_url: str) -> str:
         """Where the provider lists its models; asked to test a connection."""
