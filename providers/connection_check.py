@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from llmgateway.http import httpx
+from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.errors import CredentialError, UnknownAdapterError
 from providers.adapters.registry import get_adapter
 from providers.adapters.types import Signer
@@ -64,7 +65,8 @@ def _request_of(deployment: Deployment) -> tuple[str, list[tuple[bytes, bytes]],
     adapter = get_adapter(deployment.provider.adapter)
     secret = deployment.credential.resolve_secret() if deployment.credential else None
     base_url = (deployment.provider.base_url or adapter.base_url).rstrip("/")
-    return adapter.models_url(base_url), list(adapter.headers(secret)), adapter.signer(secret)
+    headers = [*get_dialect(adapter.dialects()[0]).needed_headers, *adapter.headers(secret)]
+    return adapter.models_url(base_url), headers, adapter.signer(secret)
 
 
 def _signed(client: httpx.Client, url: str, signer: Signer | None) -> list[tuple[bytes, bytes]]:

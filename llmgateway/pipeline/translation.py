@@ -82,12 +82,22 @@ def outgoing(request: ModelRequest, deployment: Deployment, *, output_cap: int |
 
 def _as_it_is(request: ModelRequest, deployment: Deployment, dialect: Dialect, output_cap: int | None) -> Outgoing:
     head = request.head
+    headers = _completed(request.headers, dialect)
     body = dialect.with_model(request.body, head, deployment.model)
     if output_cap is not None:
         body = dialect.with_output_cap(body, deployment.adapter.output_cap_fields(dialect), output_cap)
     if not head.stream or head.asked_for_usage or not deployment.inject_usage:
-        return Outgoing(dialect, body, request.headers)
-    return Outgoing(dialect, dialect.with_usage_requested(body, head), request.headers, strip_usage=True)
+        return Outgoing(dialect, body, headers)
+    return Outgoing(dialect, dialect.with_usage_requested(body, head), headers, strip_usage=True)
+
+
+def _completed(headers: RawHeaders, dialect: Dialect) -> RawHeaders:
+    """`headers` with those that the dialect needs."""
+    needed = dialect.needed_headers
+    if not needed:
+        return headers
+    present = {name for name, _ in headers}
+    return [*headers, *[header for header in needed if header[0] not in present]]
 
 
 def _translated(request: ModelRequest, deployment: Deployment, outbound: Dialect, output_cap: int | None) -> Outgoing:
@@ -113,7 +123,7 @@ def _translated(request: ModelRequest, deployment: Deployment, outbound: Dialect
     return Outgoing(
         outbound,
         written.body,
-        headers,
+        _completed(headers, outbound),
         translation=Translation(inbound, outbound, asked),
         dropped=written.dropped,
     )

@@ -1,14 +1,16 @@
-"""Anthropic through its OpenAI-compatible endpoint: https://docs.claude.com/en/api/openai-sdk."""
+"""Anthropic: https://platform.claude.com/docs/en/api/overview."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from providers.adapters._openai_compatible import OpenAICompatible
-from providers.adapters.types import Operation
+from providers.adapters.base import Adapter
+from providers.adapters.dialects._messages_errors import kind_of
+from providers.adapters.dialects.base import Dialect
+from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation
 
 
-class Anthropic(OpenAICompatible):
+class Anthropic(Adapter):
     name = "anthropic"
     base_url = "https://api.anthropic.com/v1"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})
@@ -17,3 +19,15 @@ class Anthropic(OpenAICompatible):
     # What it tells a model about tools.
     hidden_input_tokens = 1_000
     max_image_tokens = 5_000
+
+    def dialects(self) -> tuple[str, ...]:
+        return ("anthropic.messages",)
+
+    def path(self, dialect: Dialect, model: str, *, stream: bool = False) -> str:
+        return "/messages"
+
+    def headers(self, secret: str | None) -> Headers:
+        return ((b"x-api-key", secret.encode("latin-1")),) if secret else ()
+
+    def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:
+        return kind_of((body or {}).get("error"), status)

@@ -54,3 +54,11 @@ def test_a_refused_connection_is_told_without_the_secret(respx_mock: respx.MockR
     assert not result.ok
     assert "ConnectError" in result.detail
     assert "sk-secret" not in result.headline + result.detail
+
+
+def test_headers_that_a_dialect_needs_are_sent(respx_mock: respx.MockRouter) -> None:
+    route = respx_mock.get("https://api.anthropic.com/v1/models").respond(json={"data": []})
+
+    check_connection(deployment_at("anthropic"))
+
+    assert route.calls.last.request.headers["anthropic-version"] == "2023-06-01"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from providers.adapters.dialects.base import WireError
@@ -36,10 +38,11 @@ _TOO_LONG = ("prompt is too long", "exceed context limit", "input is too long", 
 _NO_CREDIT = ("credit balance is too low", "spend limit", "billing")
 
 
-def kind_of(error: JSONObject) -> ErrorKind:
-    """What an `error` object means, inside a stream or without."""
-    message = str(error.get("message") or "").lower()
-    kind = _KINDS.get(str(error.get("type") or ""), ErrorKind.SERVER_ERROR)
+def kind_of(error: Any, status: int = 200) -> ErrorKind:
+    """What an `error` object means; `status` decides where it says nothing, as in an answer of a proxy on the way."""
+    told = error if isinstance(error, dict) else {}
+    message = str(told.get("message") or "").lower()
+    kind = _KINDS.get(str(told.get("type") or "")) or _kind_of_status(status)
     if kind is ErrorKind.INVALID_REQUEST:
         if any(text in message for text in _TOO_LONG):
             return ErrorKind.CONTEXT_TOO_LONG
@@ -48,6 +51,13 @@ def kind_of(error: JSONObject) -> ErrorKind:
         if "content filtering policy" in message:
             return ErrorKind.CONTENT_POLICY
     return kind
+
+
+def _kind_of_status(status: int) -> ErrorKind:
+    named = _KINDS.get(_BY_STATUS.get(status, ""))
+    if named is not None:
+        return named
+    return ErrorKind.INVALID_REQUEST if 400 <= status < 500 and status != 408 else ErrorKind.SERVER_ERROR
 
 
 def error_object(error: WireError) -> JSONObject:

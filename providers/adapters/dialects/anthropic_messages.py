@@ -27,7 +27,7 @@ from providers.adapters.dialects.base import (
 from providers.adapters.dialects.conversation import Conversation
 from providers.adapters.dialects.reply import Reply
 from providers.adapters.errors import MalformedBodyError
-from providers.adapters.types import JSONObject, Operation, Usage
+from providers.adapters.types import Headers, JSONObject, Operation, Usage
 
 
 class _Metadata(msgspec.Struct):
@@ -47,6 +47,7 @@ class AnthropicMessages(Dialect):
     translates = True
     output_cap_fields = ("max_tokens",)
     own_headers = (b"anthropic-",)
+    needed_headers: ClassVar[Headers] = ((b"anthropic-version", b"2023-06-01"),)
 
     def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:
         head = read_head(body)

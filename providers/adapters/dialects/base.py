@@ -15,7 +15,7 @@ import msgspec
 from providers.adapters.body import RequestHead, read_head, replace_model, with_output_cap
 from providers.adapters.dialects.conversation import Conversation
 from providers.adapters.dialects.reply import Event, Reply
-from providers.adapters.types import ErrorKind, JSONObject, Operation, Usage
+from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation, Usage
 
 
 class StreamScanner(Protocol):
@@ -112,6 +112,8 @@ class Dialect:
     """The fields of `RequestHead` in which a request may cap its output."""
     own_headers: ClassVar[tuple[bytes, ...]] = ()
     """How request headers begin that mean something in this dialect alone: they are not sent on in another."""
+    needed_headers: ClassVar[Headers] = ()
+    """Headers that no request may lack, as they are sent where the caller has none of that name."""
     media_type: ClassVar[bytes] = b"application/json"
     """Of whole answers."""
     stream_media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"
