@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,14 +11,16 @@ from providers.adapters.base import Adapter
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import JSONObject, Operation
 
-_SCANNED = frozenset({"openai.chat", "openai.completions", "openai.embeddings"})
 _SAFE_PARTS = frozenset({"text", "refusal", "input_text", "output_text"})
 _SAFE_TOOLS = frozenset({"function", "custom"})
 _STORED = ("previous_response_id", "conversation", "web_search_options", "search_parameters", "plugins")
 # Other caps, other tokens or other prices than those that are known here.
 _UNCOUNTED = ("n_predict", "prediction", "chat_template", "mm_processor_kwargs", "cached_content")
 _USUAL_TIERS = frozenset({"auto", "default", "flex", "standard", "standard_only"})
-_NAMES = (*_STORED, *_UNCOUNTED, "service_tier", "audio", "input_audio", "tools")
+_NAMES = (
+    *_STORED, *_UNCOUNTED, "service_tier", "audio", "input_audio", "tools", "source", "speed", "inference_geo",
+    "mcp_servers", "container", "fallbacks", "thread", "compaction", "context_management",
+)  # fmt: skip
 # Without any of these a body is text alone: a part has a type, or at least an address. Escaped letters might spell all
 # of them.
 _MARKERS = (b'"type"', b'_url"', *[b'"%s"' % name.encode() for name in _NAMES], b"\\u00")
@@ -47,14 +50,15 @@ def bound(body: bytes, dialect: Dialect, adapter: Adapter, *, choices: int) -> B
         NotBoundableError: it refers to something whose size is not in it (an image's address, a stored file or
             conversation, tools that the provider runs), or asks for another cap or price than the gateway knows.
     """
-    if dialect.name not in _SCANNED:
+    beyond_text = _BEYOND_TEXT.get(dialect.name)
+    if beyond_text is None:
         raise NotBoundableError(f"the format '{dialect.name}' has no bound")
     tokens = len(body) + adapter.hidden_input_tokens
     completes = dialect.operation is Operation.TEXT_COMPLETION
     if completes or _may_hold_more_than_text(body):
         request = _decode(body)
         choices *= _prompts(request.get("prompt")) if completes else 1
-        tokens += _beyond_text(request, adapter)
+        tokens += beyond_text(request, adapter)
     return Bound(tokens, choices)
 
 
@@ -116,6 +120,65 @@ def _part(part: JSONObject, adapter: Adapter) -> int:
     if kind == "input_audio":
         return 0  # Sound has fewer tokens than bytes, and its bytes are counted.
     raise NotBoundableError(f"the size of a part of type '{kind}' is unknown")
+
+
+# ── Anthropic's messages ──
+
+_MESSAGES_STORED = ("mcp_servers", "container", "fallbacks", "thread", "compaction", "context_management")
+_MESSAGES_PRICED = ("speed", "inference_geo")
+_MESSAGES_TEXT = frozenset({"text", "tool_use", "thinking", "redacted_thinking"})
+# Tools that the caller runs and the provider describes to the model.
+_DESCRIBED_TOOLS = ("bash_", "text_editor_", "memory_", "computer_")
+_DESCRIPTION_TOKENS = 2_000
+"""The most that the provider says of one of them."""
+
+
+def _beyond_text_of_messages(request: JSONObject, adapter: Adapter) -> int:
+    for name in _MESSAGES_STORED:
+        if request.get(name) is not None:
+            raise NotBoundableError(f"`{name}` brings in what is not part of the request")
+    for name in _MESSAGES_PRICED:
+        if request.get(name) not in (None, "standard", "global"):
+            raise NotBoundableError(f"the `{name}` {request[name]!r} may have prices of its own")
+    _refuse_uncounted(request)
+    extra = sum(_described(tool) for tool in _objects(request.get("tools")))
+    for message in _objects(request.get("messages")):
+        extra += _blocks(message.get("content"), adapter)
+    return extra + _blocks(request.get("system"), adapter)
+
+
+def _described(tool: JSONObject) -> int:
+    kind = tool.get("type")
+    if kind is None or kind == "custom":
+        return 0
+    if isinstance(kind, str) and kind.startswith(_DESCRIBED_TOOLS):
+        return _DESCRIPTION_TOKENS
+    raise NotBoundableError(f"the provider runs the tool '{kind}' itself")
+
+
+def _blocks(content: Any, adapter: Adapter) -> int:
+    return sum(_block(block, adapter) for block in _objects(content))
+
+
+def _block(block: JSONObject, adapter: Adapter) -> int:
+    kind, source = block.get("type"), _object(block.get("source"))
+    if kind in _MESSAGES_TEXT or (kind == "document" and source.get("type") == "text"):
+        return 0
+    if kind == "tool_result":
+        return _blocks(block.get("content"), adapter)
+    if kind == "image" and isinstance(source.get("data"), str) and source.get("type") == "base64":
+        return adapter.max_image_tokens - len(source["data"])
+    raise NotBoundableError(
+        f"the size of a block of type '{kind}' with a source of type '{source.get('type')}' is unknown"
+    )
+
+
+_BEYOND_TEXT: dict[str, Callable[[JSONObject, Adapter], int]] = {
+    "openai.chat": _beyond_text,
+    "openai.completions": _beyond_text,
+    "openai.embeddings": _beyond_text,
+    "anthropic.messages": _beyond_text_of_messages,
+}
 
 
 def _object(value: Any) -> JSONObject:

@@ -108,3 +108,59 @@ def test_functions_and_talk_of_images_are_text() -> None:
 def test_each_prompt_of_a_completion_is_answered(prompt: Any, choices: int) -> None:
     assert of({"prompt": prompt}, COMPLETIONS).choices == choices
     assert of({"prompt": prompt}, COMPLETIONS, choices=2).choices == 2 * choices
+
+
+MESSAGES = get_dialect("anthropic.messages")
+
+
+def of_messages(**request: Any) -> Bound:
+    return bound(json.dumps({"model": "m", **request}).encode(), MESSAGES, ADAPTER, choices=1)
+
+
+def blocks(*content: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(content)}]}
+
+
+PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 400_000}}
+
+
+@pytest.mark.parametrize("content", [PNG, {"type": "tool_result", "tool_use_id": "t", "content": [PNG]}])
+def test_an_image_in_a_message_counts_its_maximum_wherever_it_is(content: dict[str, Any]) -> None:
+    found = of_messages(**blocks(content))
+
+    assert ADAPTER.max_image_tokens < found.input_tokens < ADAPTER.max_image_tokens + 300
+
+
+def test_messages_of_text_tools_and_thoughts_have_no_more_tokens_than_bytes() -> None:
+    request = {
+        "system": [{"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}, {"type": "bash_20250124", "name": "bash"}],
+        **blocks({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "A" * 1000}}),
+        "service_tier": "auto",
+    }
+    found = of_messages(**request)
+
+    assert 1000 < found.input_tokens - 2_000 < 1400
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        blocks({"type": "image", "source": {"type": "url", "url": "https://example.org/cat.png"}}),
+        blocks({"type": "image", "source": {"type": "file", "file_id": "file_1"}}),
+        blocks({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}),
+        blocks({"type": "document", "source": {"type": "url", "url": "https://example.org/a.pdf"}}),
+        blocks({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "search_result"}]}),
+        blocks({"type": "web_search_tool_result", "tool_use_id": "t", "content": []}),
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}], "messages": []},
+        {"mcp_servers": [{"type": "url", "url": "https://x"}], "messages": []},
+        {"container": "container_1", "messages": []},
+        {"context_management": {"edits": []}, "messages": []},
+        {"speed": "fast", "messages": []},
+        {"inference_geo": "us", "messages": []},
+        {"service_tier": "priority", "messages": []},
+    ],
+)
+def test_what_is_not_in_a_request_for_messages_cannot_be_bounded(request_body: dict[str, Any]) -> None:
+    with pytest.raises(NotBoundableError):
+        of_messages(**request_body)
