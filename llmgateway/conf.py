@@ -7,6 +7,7 @@ values that an admin may also set there say so by having no default (`None` mean
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import zoneinfo
 from collections.abc import Callable, Iterator
@@ -112,6 +113,31 @@ def at_least_one(text: str) -> int:
     if number < 1:
         raise ValueError("expected a number of at least 1")
     return number
+
+
+def between(least: float, most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise ValueError(f"expected a number from {least:g} to {most:g}")
+        return number
+
+    return read
+
+
+FULL_JITTER = "full"
+
+
+def share_or_full(text: str) -> float:
+    if text.lower() == FULL_JITTER:
+        return 1.0
+    try:
+        return between(0, 1)(text)
+    except ValueError:
+        raise ValueError("expected `full`, or a fraction from 0 to 1") from None
 
 
 def port_number(text: str) -> int:
@@ -223,6 +249,15 @@ class Conf:
     max_backoff = Setting(
         "MAX_BACKOFF", optional(positive), None, "Longest wait before a retry, in ms. Unset: the settings row, 8000."
     )
+    backoff_factor = Setting(
+        "BACKOFF_FACTOR", optional(between(1, 10)), None,
+        "How many times longer each wait before a retry is than the one before. Unset: the settings row, 2.",
+    )  # fmt: skip
+    jitter = Setting(
+        "JITTER", optional(share_or_full), None,
+        "The share of a wait before a retry that is left to chance: `full`, or a fraction from 0 to 1. Unset: the settings "
+        "row, `full`.",
+    )  # fmt: skip
     journal_fsync = Setting(
         "JOURNAL_FSYNC", one_of("interval", "always", "never"), "interval",
         "When the usage journal is forced to disk: every 100 ms, before each answer, or never.",

@@ -229,6 +229,18 @@ class GatewaySettings(models.Model):
     retry_attempts = models.PositiveSmallIntegerField("retries", default=2, help_text="0 switches retries off.")
     retry_initial_ms = models.PositiveIntegerField("first wait (ms)", default=250)
     retry_max_ms = models.PositiveIntegerField("longest wait (ms)", default=8000)
+    retry_factor = models.FloatField(
+        "factor of waits",
+        default=2,
+        validators=[MinValueValidator(1), MaxValueValidator(10)],
+        help_text="How many times longer each wait is than the one before.",
+    )
+    retry_jitter = models.FloatField(
+        "jitter of waits",
+        default=1,
+        validators=[MinValueValidator(0), MaxValueValidator(1)],
+        help_text="The share of a wait that is left to chance, so that callers do not come back all at once: 1 is full jitter, 0 none.",
+    )
     hold_wait_ms = models.PositiveIntegerField(
         "wait for holds (ms)",
         default=200,

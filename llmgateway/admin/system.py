@@ -53,7 +53,7 @@ class GatewaySettingsAdmin(GatewayAdmin):
     form = SettingsForm
     fieldsets = (
         ("Requests", {"fields": ("request_body_limit_mb",)}),
-        ("Retries", {"fields": ("retry_attempts", "retry_initial_ms", "retry_max_ms")}),
+        ("Retries", {"fields": ("retry_attempts", "retry_initial_ms", "retry_max_ms", "retry_factor", "retry_jitter")}),
         (
             "Limits and budgets",
             {"fields": ("quota_status", "hold_wait_ms", "strict_min_output_tokens", "absent_cap_share")},
@@ -86,6 +86,8 @@ class GatewaySettingsAdmin(GatewayAdmin):
         "retry_attempts": "MAX_RETRIES",
         "retry_initial_ms": "INITIAL_BACKOFF",
         "retry_max_ms": "MAX_BACKOFF",
+        "retry_factor": "BACKOFF_FACTOR",
+        "retry_jitter": "JITTER",
     }
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from billing.models import TOKEN_BUCKETS, Budget, BudgetCredit, Price, UsageReporter
 from billing.money import plain, usd, usd_per_million
 from llmgateway import services
+from llmgateway.conf import FULL_JITTER
 from llmgateway.config_file.report import as_text
 from llmgateway.config_file.reporter_export import DEFAULTS as REPORTER_DEFAULTS
 from llmgateway.config_file.reporter_export import reporter_fields
@@ -305,7 +306,13 @@ def _settings() -> Object:
         return {}
     by_provider = row.chars_per_token_by_provider
     return {
-        "retries": {"attempts": row.retry_attempts, "initial_ms": row.retry_initial_ms, "max_ms": row.retry_max_ms},
+        "retries": {
+            "attempts": row.retry_attempts,
+            "initial_ms": row.retry_initial_ms,
+            "max_ms": row.retry_max_ms,
+            "factor": _number(row.retry_factor),
+            "jitter": FULL_JITTER if row.retry_jitter == 1 else _number(row.retry_jitter),
+        },
         "request_body_limit_mb": row.request_body_limit_mb,
         "admission": {
             "hold_wait_ms": row.hold_wait_ms,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import TypeVar
 
 from billing.pricing import PriceVersion, default_price
 from llmgateway.conf import Conf
@@ -11,6 +12,8 @@ from llmgateway.config_loader._values import as_text
 from llmgateway.models import GatewaySettings
 from llmgateway.pipeline.snapshot import AdmissionRules, ConfigProblem, Estimation, Retries
 from providers.adapters.registry import usual_chars_per_token
+
+Number = TypeVar("Number", int, float)
 
 TABLE = "llmgateway_gatewaysettings"
 
@@ -49,6 +52,9 @@ def load_settings(conf: Conf, problems: list[ConfigProblem]) -> LiveSettings:
             _first(conf.max_retries, row.retry_attempts),
             _first(conf.initial_backoff, row.retry_initial_ms),
             _first(conf.max_backoff, row.retry_max_ms),
+            # A row that was written past every check must not turn the waits around.
+            max(1.0, _first(conf.backoff_factor, row.retry_factor)),
+            min(1.0, max(0.0, _first(conf.jitter, row.retry_jitter))),
         ),
         admission=AdmissionRules(
             hold_wait_ms=row.hold_wait_ms,
@@ -72,7 +78,7 @@ def _default_price(row: GatewaySettings) -> PriceVersion | None:
     )
 
 
-def _first(wins: int | None, otherwise: int) -> int:
+def _first(wins: Number | None, otherwise: Number) -> Number:
     return otherwise if wins is None else wins
 
 

@@ -28,6 +28,8 @@ from llmgateway.pipeline.streaming import Answer, Failure, deliver, obtain, repo
 from llmgateway.pipeline.telemetry import Telemetry
 from llmgateway.pipeline.upstream import FailureCause, Upstream
 
+MOST_ROUNDS_APART = 300
+"""Waits grow no further then: a factor of ten would leave what a float can hold."""
 BUDGETS_READY_S = 2.0
 """How long a request waits for a new budget to be counted."""
 
@@ -141,7 +143,9 @@ class Gateway:
 
     async def _admitted(self, request: ModelRequest, key: Key, presence: Presence) -> Call:
         snapshot, clock = self.snapshot, self.clock
-        alias, candidates = self._router.route(snapshot, key, request.head.model, request.dialect)
+        alias, candidates = self._router.route(
+            snapshot, key, request.head.model, request.dialect, provider=request.provider
+        )
         routed = clock.monotonic()
         rules = self._rules.of(request, key, alias)
         if rules.budgets and not self.budgets_ready.is_set():
@@ -245,9 +249,10 @@ class Gateway:
 
 
 def _pause(retries: Retries, rounds: int, failure: Failure) -> float | None:
-    """Seconds to wait before the next round: full jitter, or what the provider asked for. None: it asks for too long."""
+    """Seconds to wait before the next round: its backoff, or what the provider asked for. None: it asks for too long."""
     longest = retries.max_ms / 1000
-    backoff = random.uniform(0, min(longest, retries.initial_ms / 1000 * 2 ** (rounds - 1)))  # noqa: S311
+    backoff = min(longest, retries.initial_ms / 1000 * retries.factor ** min(rounds - 1, MOST_ROUNDS_APART))
+    backoff = random.uniform(backoff * (1 - retries.jitter), backoff)  # noqa: S311
     if failure.retry_after_s is None:
         return backoff
     return None if failure.retry_after_s > longest else max(backoff, failure.retry_after_s)

@@ -226,9 +226,9 @@ class Deployment:
     """The provider's name for the model."""
     headers: Headers = field(repr=False)
     """What authenticates us, and nothing of the client's."""
-    timeouts: Timeouts = Timeouts()
     signer: Signer | None = field(default=None, repr=False, compare=False)
     """Makes the headers that differ from request to request; None: there are none."""
+    timeouts: Timeouts = Timeouts()
     inject_usage: bool = True
     prices: tuple[PriceVersion, ...] = ()
     """Sorted by `effective_from`."""
@@ -275,6 +275,10 @@ class Retries:
     attempts: int = 2
     initial_ms: int = 250
     max_ms: int = 8000
+    factor: float = 2.0
+    """How many times longer each wait is than the one before."""
+    jitter: float = 1.0
+    """The share of a wait that is left to chance; 1: all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +320,8 @@ class Snapshot:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     providers: tuple[str, ...] = ()
     """Names of enabled providers."""
+    deployments: tuple[Deployment, ...] = ()
+    """All enabled ones by name, whether or not an alias leads there."""
     request_body_limit: int = 32 * 2**20
     """Bytes."""
     retries: Retries = Retries()

@@ -15,6 +15,9 @@ from llmgateway.conf import Conf
         ("TRUSTED_PROXIES", "trusted_proxies", "10.0.0.0/8, 2001:db8::1", ["10.0.0.0/8", "2001:db8::1"]),
         ("METRICS_ACCESS", "metrics_access", "loopback,192.0.2.7", ["loopback", "192.0.2.7"]),
         ("METRICS_ACCESS", "metrics_access", "open", ["open"]),
+        ("BACKOFF_FACTOR", "backoff_factor", "1.5", 1.5),
+        ("JITTER", "jitter", "Full", 1.0),
+        ("JITTER", "jitter", "0.25", 0.25),
     ],
 )
 def test_a_usable_value_is_read(name: str, attribute: str, text: str, value: object) -> None:
@@ -31,6 +34,9 @@ def test_a_usable_value_is_read(name: str, attribute: str, text: str, value: obj
         ("TRUSTED_PROXIES", "trusted_proxies", "loopback", "'loopback' does not appear to be"),
         ("TIME_ZONE", "time_zone", "Mars/Olympus", "expected a time zone such as Europe/Berlin"),
         ("METRICS_ACCESS", "metrics_access", "10.0.0.1/8", "has host bits set"),
+        ("BACKOFF_FACTOR", "backoff_factor", "0.5", "expected a number from 1 to 10"),
+        ("BACKOFF_FACTOR", "backoff_factor", "nan", "expected a number from 1 to 10"),
+        ("JITTER", "jitter", "half", "expected `full`, or a fraction from 0 to 1"),
     ],
 )
 def test_an_unusable_value_is_told_by_name_before_anything_starts(

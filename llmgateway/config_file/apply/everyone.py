@@ -18,6 +18,8 @@ SETTINGS_FIELDS = {
     "retry_attempts": "retries.attempts",
     "retry_initial_ms": "retries.initial_ms",
     "retry_max_ms": "retries.max_ms",
+    "retry_factor": "retries.factor",
+    "retry_jitter": "retries.jitter",
     "hold_wait_ms": "admission.hold_wait_ms",
     "strict_min_output_tokens": "admission.strict_min_output_tokens",
     "absent_cap_share": "admission.absent_cap_share",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from billing.money import pico_from_usd, pico_per_token
+from llmgateway.conf import FULL_JITTER
 from llmgateway.config_file.entries import SettingsEntry
 from llmgateway.config_file.fields import FieldReader, check_value
 from llmgateway.models import GatewaySettings
@@ -59,6 +60,8 @@ def _read_retries(reader: FieldReader) -> dict[str, object]:
         "retry_attempts": reader.integer("attempts", at_most=_SMALL_INTEGER),
         "retry_initial_ms": reader.integer("initial_ms", at_most=_INTEGER),
         "retry_max_ms": reader.integer("max_ms", at_most=_INTEGER),
+        "retry_factor": reader.number("factor", at_least=1, at_most=10),
+        "retry_jitter": 1.0 if reader.says("jitter", FULL_JITTER) else reader.number("jitter", at_least=0, at_most=1),
     }
 
 

@@ -300,7 +300,11 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         "limits": draw(LIMITS),
         "budgets": draw(BUDGETS),
         "settings": {
-            "retries": {"attempts": draw(st.integers(0, 32_767))},
+            "retries": {
+                "attempts": draw(st.integers(0, 32_767)),
+                "factor": draw(st.sampled_from([1, 1.5, 10])),
+                "jitter": draw(st.sampled_from(["full", 0, 0.25])),
+            },
             "admission": {"quota_status": draw(st.sampled_from([402, 403, 429]))},
             "estimation": {"chars_per_token_by_provider": draw(st.sampled_from([{}, {"openai": 4.5}]))},
         },

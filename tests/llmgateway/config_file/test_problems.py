@@ -107,6 +107,8 @@ def only(text: str) -> str:
             "budgets: [{window: total, limit_usd: 3000000, credits: [{amount_usd: 1000001}]}]",
             "budgets[0].credits[0].amount_usd",
         ),
+        ("settings: {retries: {factor: 0.5}}", "settings.retries.factor"),
+        ("settings: {retries: {jitter: half}}", "settings.retries.jitter"),
         ("settings: {admission: {quota_status: 500}}", "settings.admission.quota_status"),
         ("settings: {admission: {absent_cap_share: 0}}", "settings.admission.absent_cap_share"),
         ("settings: {admission: {patience: 1}}", "settings.admission.patience"),

@@ -409,6 +409,21 @@ class TestSettings:
 
         assert (snapshot.request_body_limit, snapshot.retries) == (2**20, Retries(0, 5, 6))
 
+    def test_waits_of_retries_come_from_the_row_and_the_environment_wins(
+        self, db: None, with_values: Callable[..., Conf]
+    ) -> None:
+        GatewaySettings.objects.create(pk=1, retry_factor=3, retry_jitter=0.5)
+        assert load_snapshot().retries == Retries(2, 250, 8000, 3.0, 0.5)
+
+        with_values(BACKOFF_FACTOR="1.5", JITTER="full")
+
+        assert load_snapshot().retries == Retries(2, 250, 8000, 1.5, 1.0)
+
+    def test_waits_that_were_written_past_every_check_are_still_waits(self, db: None) -> None:
+        GatewaySettings.objects.create(pk=1, retry_factor=-3, retry_jitter=7)
+
+        assert load_snapshot().retries == Retries(2, 250, 8000, 1.0, 1.0)
+
     def test_the_environment_wins_over_the_row(self, db: None, with_values: Callable[..., Conf]) -> None:
         GatewaySettings.objects.create(pk=1, request_body_limit_mb=1, retry_attempts=9)
         with_values(REQUEST_BODY_LIMIT_MB="3", MAX_RETRIES="0", INITIAL_BACKOFF="7", MAX_BACKOFF="8")
