@@ -205,7 +205,7 @@ class AdmissionStore(Protocol):
         ...
 
     def seed_limit(self, limit: Limit, *, window_start: float, used: int) -> None:
-        """The same for a limit over a calendar window or a total."""
+        """The same for a limit over a calendar window or a total; of a bucket, how much it lacks now."""
         ...
 
     def restart(self, budget: BudgetRule) -> None:

@@ -460,9 +460,15 @@ function operations.settle(id, cost, used, others, unsure, reserved)
   return true
 end
 
--- Takes what was taken already, room or not. {id, windows ({budget, amount, of target}), limits, lease}
-function operations.keep(id, windows, limits, lease)
-  if call('EXISTS', prefix .. 'hold:' .. id) == 1 then return false end
+-- Whether the call with this number was not made yet: its answer may have been lost, and it is made again.
+local function is_new(number)
+  return call('SET', prefix .. 'done:' .. number, '1', 'NX', 'PX', SETTLED_FOR_MS) and true or false
+end
+
+-- Takes what was taken already, room or not. {number, id, windows ({budget, amount, of target}), limits, lease}
+function operations.keep(number, id, windows, limits, lease)
+  local kept = call('GET', prefix .. 'hold:' .. id)
+  if not is_new(number) or (kept and kept ~= SETTLED) then return false end
   local held = {}
   for index, window in ipairs(windows) do
     local key = relimit(window[1])
@@ -476,11 +482,6 @@ function operations.keep(id, windows, limits, lease)
   end
   keep_hold(id, held, taken)
   return true
-end
-
--- Whether the call with this number was not made yet: its answer may have been lost, and it is made again.
-local function is_new(number)
-  return call('SET', prefix .. 'done:' .. number, '1', 'NX', 'PX', SETTLED_FOR_MS) and true or false
 end
 
 -- Every worker learns of a new budget and says what was spent before; the first one is listened to.

@@ -203,6 +203,8 @@ class MemoryStore:
         counter = self._counter(limit, now, _microseconds(self._clock))
         if isinstance(counter, Quota):
             counter.seed(window_start, used, now)
+        elif isinstance(counter, Bucket):
+            counter.take(used)
 
     def restart(self, budget: BudgetRule) -> None:
         self._window(budget, self._clock.time()).settled = 0

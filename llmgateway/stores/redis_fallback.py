@@ -25,29 +25,12 @@ from llmgateway.pipeline.protocols import (
 )
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
 from llmgateway.stores.memory import MemoryStore
-from llmgateway.stores.redis_terms import LARGEST_AMOUNT, WINDOW, Asked, Frames, is_quota, kind_of
+from llmgateway.stores.redis_seen import Seen
+from llmgateway.stores.redis_terms import BUCKET, LARGEST_AMOUNT, UNIT, WINDOW, Asked, Frames, is_quota, kind_of
 
 Policy = Literal["local", "closed", "open"]
 
 AWAY = "The counters of limits and budgets cannot be reached"
-LARGEST_MEMORY = 50_000
-
-
-class Seen:
-    """What Redis last said of windows: what remains of them, and of which limit."""
-
-    def __init__(self) -> None:
-        self._rooms: dict[str, tuple[int, int]] = {}
-
-    def note(self, window: str, limit: int, remaining: int) -> None:
-        if len(self._rooms) >= LARGEST_MEMORY:
-            self._rooms.clear()
-        self._rooms[window] = limit, remaining
-
-    def taken(self, window: str) -> int | None:
-        """How much of it was taken; None: Redis was never asked about it."""
-        known = self._rooms.get(window)
-        return None if known is None else known[0] - known[1]
 
 
 class Local(msgspec.Struct):
@@ -60,9 +43,20 @@ class Local(msgspec.Struct):
 class Fallback:
     """Admits without Redis. `begin` when it is lost; what is settled meanwhile the store reports to it afterwards."""
 
-    def __init__(self, policy: Policy, clock: Clock, *, frames: Frames, seen: Seen, workers: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        clock: Clock,
+        *,
+        frames: Frames,
+        seen: Seen,
+        workers: Callable[[], int],
+        now: Callable[[], float],
+    ) -> None:
+        """`now` is Redis's time, as far as it is known."""
         self.policy: Policy = policy
         self._clock = clock
+        self._now = now
         self._frames = frames
         self._seen = seen
         self._workers = workers
@@ -73,10 +67,12 @@ class Fallback:
         self._store = MemoryStore(self._clock)
         self._shares: dict[int, tuple[Limit, Limit]] = {}
         self._parts: dict[int, tuple[BudgetRule, BudgetRule | None]] = {}
+        self._filled: set[str] = set()
+        """Buckets that go on from the level they had in Redis."""
 
     async def admit(self, asked: Asked) -> tuple[Reservation, Local | None] | Refusal:
         """The reservation by the rules as they are, and what is to be settled here."""
-        now = self._clock.time()
+        now = self._now()
         refused = self._closed(asked.limits, asked.budgets, now)
         if refused is not None:
             return refused
@@ -100,7 +96,7 @@ class Fallback:
 
     def refuses_move(self, target: TargetTerms, budgets: Sequence[BudgetRule]) -> StoreRefusal | None:
         """Whether a request that runs may not go on to another target."""
-        now = self._clock.time()
+        now = self._now()
         return self._closed((), budgets, now) or self._closed(target.limits, target.budgets, now)
 
     def _closed(self, limits: Sequence[Limit], budgets: Sequence[BudgetRule], now: float) -> StoreRefusal | None:
@@ -179,9 +175,22 @@ class Fallback:
             return limit
         if kind != WINDOW:
             # Never nothing at all: a rate that lets nobody pass would be an outage of its own.
-            return structs.replace(limit, amount=max(1, limit.amount // workers), burst=max(1, limit.burst // workers))
+            share = structs.replace(limit, amount=max(1, limit.amount // workers), burst=max(1, limit.burst // workers))
+            if kind == BUCKET:
+                self._fill(share, limit, workers, now)
+            return share
         taken = self._seen.taken(self._frames.limit(limit, now).name) or 0
         return structs.replace(limit, amount=max(0, limit.amount - taken) // workers)
+
+    def _fill(self, share: Limit, limit: Limit, workers: int, now: float) -> None:
+        """Leave room in this worker's bucket for no more than its share of what there was room for."""
+        if limit.counter in self._filled:
+            return
+        self._filled.add(limit.counter)
+        level = self._seen.level(self._frames.limit(limit, now).name, limit, now)
+        room = max(0, limit.burst * UNIT - level) // workers // UNIT
+        if level and room < share.burst:
+            self._store.seed_limit(share, window_start=0.0, used=share.burst - room)
 
     def _part(self, budget: BudgetRule, now: float) -> BudgetRule | None:
         """This worker's part of what was left of a budget; None: nobody has said what that is."""

@@ -9,6 +9,7 @@ import msgspec
 
 from llmgateway.pipeline.protocols import HeldWindow, Reservation, Tokens
 from llmgateway.pipeline.snapshot import BudgetRule
+from llmgateway.stores.redis_debts import Numbers
 from llmgateway.stores.redis_fallback import Local
 from llmgateway.stores.redis_link import Call
 from llmgateway.stores.redis_terms import GRACE_S, Frames, Packed, amount_text, budget_sums
@@ -48,8 +49,9 @@ class Orphan(msgspec.Struct, frozen=True):
 class OpenRequests(dict[str, OpenRequest]):
     """By request id."""
 
-    def __init__(self, frames: Frames, lease_us: int) -> None:
+    def __init__(self, frames: Frames, numbers: Numbers, lease_us: int) -> None:
         super().__init__()
+        self._numbers = numbers
         self.outside = 0
         """How many of them Redis knows nothing of."""
         self._frames = frames
@@ -60,9 +62,18 @@ class OpenRequests(dict[str, OpenRequest]):
         return [self._window(window, now) for window in opened.reservation.windows[: opened.callers]]
 
     def kept(self, now: float) -> Iterator[Call]:
-        """What tells new counters of every request that the old ones knew."""
+        """What tells new counters of every request that runs."""
         for request_id, opened in self.items():
-            if not opened.outside:
+            self._let_in(opened)
+            yield self._kept(request_id, opened, now)
+
+    def let_in(self, now: float) -> Iterator[Call]:
+        """What tells Redis of every request that it knows nothing of."""
+        if not self.outside:
+            return
+        for request_id, opened in self.items():
+            if opened.outside:
+                self._let_in(opened)
                 yield self._kept(request_id, opened, now)
 
     def renewals(self) -> Iterator[Call]:
@@ -76,6 +87,11 @@ class OpenRequests(dict[str, OpenRequest]):
                     running.setdefault(self._frames.limit(limit, 0.0).name, []).append(request_id)
         for counter, ids in running.items():
             yield "renew", counter, ids, self._lease_us
+
+    def _let_in(self, opened: OpenRequest) -> None:
+        if opened.outside:
+            opened.outside, opened.local = False, None
+            self.outside -= 1
 
     def _window(self, window: HeldWindow, now: float) -> Packed:
         """The budget as of the window it was admitted in, which may be over by now."""
@@ -97,7 +113,7 @@ class OpenRequests(dict[str, OpenRequest]):
                 [limit for limit in some if limit not in reservation.shadowed], reservation.demand, now
             )
         ]
-        return "keep", request_id, windows, limits, self._lease_us
+        return "keep", self._numbers.next(), request_id, windows, limits, self._lease_us
 
 
 def _counter(budget: BudgetRule) -> tuple[Any, ...]:

@@ -12,35 +12,30 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
-
 from llmgateway.pipeline.protocols import (
     BudgetState,
     Clock,
-    HeldWindow,
     Refusal,
     Reservation,
-    StoreRefusal,
     TargetTerms,
     Tokens,
 )
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from llmgateway.stores.redis_answers import Answers
 from llmgateway.stores.redis_comparison import ComparedJournal, Comparisons
 from llmgateway.stores.redis_debts import Debts, Numbers
 from llmgateway.stores.redis_epoch import POLL_S, Epoch, Recount, Totals
-from llmgateway.stores.redis_fallback import Fallback, Policy, Seen
+from llmgateway.stores.redis_fallback import Fallback, Policy
 from llmgateway.stores.redis_link import Call, EpochChangedError, LinkLostError, RedisLink, RoundTrips
 from llmgateway.stores.redis_newcomers import Newcomers
 from llmgateway.stores.redis_open import OpenRequest, OpenRequests, Orphan
 from llmgateway.stores.redis_returns import Returns
+from llmgateway.stores.redis_seen import Seen
 from llmgateway.stores.redis_sowing import Sowing
 from llmgateway.stores.redis_terms import (
     Asked,
     Frames,
     amount_text,
-    budget_refusal,
-    headrooms,
-    limit_refusal,
     used_by_metric,
 )
 from llmgateway.stores.waiting import Waiters
@@ -81,7 +76,6 @@ class RedisStore:
         """How far the server's clock is ahead of ours."""
         self.frames = Frames()
         self._seen = Seen()
-        self._open = OpenRequests(self.frames, self._lease_us)
         self._waiters = Waiters()
         self._tasks: list[asyncio.Task[None]] = []
         self._link = RedisLink(
@@ -93,19 +87,28 @@ class RedisStore:
             now_us=now_us,
         )
         self._returns = Returns(self._link, self._waiters)
+        self._answers = Answers(self.frames, self._seen, self._waiters)
         self._worker = secrets.token_hex(4)
         self._numbers = Numbers(self._worker)
-        self._debts = Debts(self.frames, self._numbers)
+        self._open = OpenRequests(self.frames, self._numbers, self._lease_us)
+        self._debts = Debts(self.frames, self._numbers, seen=self._seen, workers=lambda: self._epoch.workers)
         self._sowing = Sowing(self.frames, self._numbers, self._now)
         self._epoch = Epoch(self._link, self, recount, self._worker, namespace)
         self._fallback = Fallback(
-            policy, clock, frames=self.frames, seen=self._seen, workers=lambda: self._epoch.workers
+            policy,
+            clock,
+            frames=self.frames,
+            seen=self._seen,
+            workers=lambda: self._epoch.workers,
+            now=self._now,
         )
         self.newcomers = Newcomers(self._link, self.frames, self._epoch, seeds=self.seeds, now=self._now)
         self.comparisons = Comparisons(
             self._link, worker=self._worker, prefix=self._epoch.prefix, journal=journal, told=self._knows_all
         )
         self._joining = False
+        self._shares = False
+        """Counts in Redis, or did before it was lost just now."""
 
     # Life.
 
@@ -212,64 +215,10 @@ class RedisStore:
         if self._waiters:
             self._waiters.tried(admitted=answer[0] == "taken")
         if answer[0] != "taken":
-            return self._refusal(answer, asked, now)
-        _, number, granted, rooms, target_rooms, left, shadowed = answer
-        target, limits, budgets = asked.targets[number - 1], asked.limits, asked.budgets
-        requests, tokens = headrooms(limits, rooms, now) if limits else (None, None)
-        if target.limits:
-            limits, rooms = limits + target.limits, [*rooms, *target_rooms]
-        if target.budgets:
-            budgets += target.budgets
-        reservation = Reservation(
-            asked.id,
-            asked.demand,
-            asked.limits,
-            target.limits,
-            self._held(budgets, left, target, granted, now) if budgets else (),
-            number - 1,
-            int(granted) if granted else None,
-            requests,
-            tokens,
-            self._named(limits, shadowed, now) if shadowed else (),
-        )
+            return self._answers.refusal(answer, asked, now)
+        reservation = self._answers.reservation(answer, asked, now)
         self._open[asked.id] = OpenRequest(reservation, len(asked.budgets))
-        for limit, room in zip(limits, rooms, strict=True):
-            if limit.per != "minute":
-                self._seen.note(self.frames.limit(limit, now).name, limit.amount, room[0])
         return reservation
-
-    def _held(
-        self, budgets: Sequence[BudgetRule], left: Sequence[str], target: TargetTerms, granted: str, now: float
-    ) -> tuple[HeldWindow, ...]:
-        windows = []
-        for budget, remaining in zip(budgets, left, strict=True):
-            frame = self.frames.budget(budget, now)
-            held = int(granted) if budget.strict and granted else target.expected_pico_usd
-            windows.append(HeldWindow(frame.name, budget, held))
-            self._seen.note(frame.name, int(frame.packed[1]), int(remaining))
-        return tuple(windows)
-
-    def _named(self, limits: Sequence[Limit], names: Sequence[str], now: float) -> tuple[Limit, ...]:
-        return tuple([limit for limit in limits if self.frames.limit(limit, now).name in names])
-
-    def _refusal(self, answer: list[Any], asked: Asked, now: float) -> Refusal:
-        if answer[0] == "limit":
-            _, index, number, room, wait_us = answer
-            limit = asked.limit(number, index)
-            return limit_refusal(limit, asked.demand.amount(limit.metric), room, wait_us, now)
-        if answer[0] == "budget":
-            _, index, number, remaining, held = answer
-            budget = asked.budget(number, index)
-            frame = self.frames.budget(budget, now)
-            self._seen.note(frame.name, int(frame.packed[1]), int(remaining))
-            if budget.strict:
-                self._waiters.refused(frame.name)
-            return budget_refusal(budget, remaining, held, now)
-        if answer[0] == "closed":
-            return StoreRefusal(
-                "The counters are being made anew, so strict budgets and token quotas are closed for a moment."
-            )
-        return StoreRefusal("Redis does not know what this request holds; send it again.")
 
     async def _admit_without(self, asked: Asked) -> Reservation | Refusal:
         decision = await self._fallback.admit(asked)
@@ -303,35 +252,11 @@ class RedisStore:
             # Whether it moved is unknown. What it holds stands in Redis, and its settling returns that.
             return self._fallback.refuses_move(target, callers) or reservation
         if answer[0] != "taken":
-            return self._refusal(answer, Asked(reservation.id, reservation.demand, (), callers, (target,)), now)
-        moved = self._moved(opened, target, answer, now)
+            asked = Asked(reservation.id, reservation.demand, (), callers, (target,))
+            return self._answers.refusal(answer, asked, now)
+        moved = self._answers.moved(opened, target, answer, now)
         opened.reservation = moved
         return moved
-
-    def _moved(self, opened: OpenRequest, target: TargetTerms, answer: list[Any], now: float) -> Reservation:
-        _, _, granted, _, _, left, shadowed = answer
-        before = opened.reservation
-        callers = before.windows[: opened.callers]
-        held = self._held(target.budgets, left[opened.callers :], target, granted, now)
-        strict = int(granted) if granted else None
-        kept = tuple(
-            [
-                HeldWindow(
-                    window.name,
-                    window.budget,
-                    strict if window.budget.strict and strict is not None else target.expected_pico_usd,
-                )
-                for window in callers
-            ]
-        )
-        of_caller = tuple([limit for limit in before.shadowed if limit not in before.target_limits])
-        return msgspec.structs.replace(
-            before,
-            target_limits=target.limits,
-            windows=kept + held,
-            granted_pico_usd=strict,
-            shadowed=of_caller + self._named(target.limits, shadowed, now),
-        )
 
     # Settling.
 
@@ -432,13 +357,15 @@ class RedisStore:
         return self._sowing.all(totals)
 
     def begin(self) -> None:
+        self._shares = True
         self._link.forget_posted()
         self._debts.forget()
         for call in self._open.kept(self._now()):
             self._link.post(call)
 
     def resume(self) -> None:
-        for call in self._debts.take():
+        self._shares = True
+        for call in (*self._debts.take(self._now()), *self._open.let_in(self._now())):
             self._link.post(call)
 
     # In the background.
@@ -469,7 +396,9 @@ class RedisStore:
 
     def _lost(self) -> None:
         self._epoch.opened.clear()
-        self._fallback.begin()
+        if self._shares:  # Else it was lost before, and what was left then is being used.
+            self._shares = False
+            self._fallback.begin()
 
     async def _watch(self) -> None:
         """Say that this worker lives and renew its slots, while there is Redis."""
