@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 REMEDIES = {
-    "rate_limit_exceeded": "Callers must wait as `Retry-After` says; or raise the limit.",
+    "rate_limit_exceeded": "Callers must wait as long as the answer says; or raise the limit.",
     "concurrency_limit_exceeded": "Fewer at the same time; or raise the limit.",
     "request_exceeds_limit": "One request is larger than the whole limit; no wait helps.",
     "insufficient_quota": "A budget or a quota of tokens is used up.",
@@ -18,7 +18,7 @@ REMEDIES = {
     "key_not_yet_valid": "The key's time has not begun.",
     "ip_not_allowed": "The key was used from an address that it does not allow.",
     "model_not_allowed": "The key does not allow the model.",
-    "model_not_found": "There is no such model; `GET /v1/models` lists those there are.",
+    "model_not_found": "There is no such model; the list of models has those there are.",
     "invalid_json": "The body is not JSON.",
     "invalid_value": "A field of the request is missing or wrong; the answer names it.",
     "request_too_large": "The body is larger than allowed.",
