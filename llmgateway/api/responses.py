@@ -11,7 +11,7 @@ import orjson
 from llmgateway.api.asgi_types import RawHeaders, Receive, Send
 from llmgateway.api.http_protocol import Exchange
 from llmgateway.pipeline.errors import GatewayError
-from llmgateway.pipeline.header_lines import HeaderLines, pairs
+from llmgateway.pipeline.header_lines import HeaderLines, line, pairs
 from providers.adapters.dialects.base import Dialect, WireError
 
 JSON = (b"content-type", b"application/json")
@@ -34,6 +34,11 @@ class Responder:
         self.dialect = dialect
         """In which errors are told."""
         self.started = False
+
+    def tell_request_id(self, request_id: str) -> None:
+        """Also under the name that clients of the dialect look for."""
+        if name := self.dialect.request_id_header:
+            self._always += line(name, request_id.encode())
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]], lines: HeaderLines = b"") -> None:
         if self._cross_origin:

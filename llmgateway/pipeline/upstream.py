@@ -36,7 +36,9 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _NOT_FOR_CLIENTS = _HOP_BY_HOP | {b"content-length", b"set-cookie", b"server", b"date", b"alt-svc", b"via"}
-_RENAMED_PREFIXES = (b"x-ratelimit-", b"x-request-id", b"x-gateway-", b"x-budget-", b"x-llm-", b"server-timing")
+_RENAMED_PREFIXES = (
+    b"x-ratelimit-", b"x-request-id", b"request-id", b"x-gateway-", b"x-budget-", b"x-llm-", b"server-timing",
+)  # fmt: skip
 
 
 class FailureCause(enum.StrEnum):

@@ -47,6 +47,7 @@ class AnthropicMessages(Dialect):
     translates = True
     output_cap_fields = ("max_tokens",)
     own_headers = (b"anthropic-",)
+    request_id_header = b"request-id"
     needed_headers: ClassVar[Headers] = ((b"anthropic-version", b"2023-06-01"),)
 
     def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:

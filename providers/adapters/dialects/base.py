@@ -114,6 +114,10 @@ class Dialect:
     """How request headers begin that mean something in this dialect alone: they are not sent on in another."""
     needed_headers: ClassVar[Headers] = ()
     """Headers that no request may lack, as they are sent where the caller has none of that name."""
+    json_requests: ClassVar[bool] = True
+    """Bodies of requests are JSON; others are refused before they are read."""
+    request_id_header: ClassVar[bytes] = b""
+    """Where its clients look for the id of a request, besides `x-request-id`."""
     media_type: ClassVar[bytes] = b"application/json"
     """Of whole answers."""
     stream_media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"
