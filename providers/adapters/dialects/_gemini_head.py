@@ -1,0 +1,129 @@
+"""What decisions need of Gemini's requests, and the little in their bytes that must change."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from providers.adapters.body import MAX_CHOICES, RequestHead
+from providers.adapters.dialects._fields import Fields
+from providers.adapters.dialects._gemini_fields import camel, proto
+from providers.adapters.errors import MalformedBodyError
+from providers.adapters.types import JSONObject
+
+_CONFIG = "generationConfig"
+# Names that decide what is admitted and billed. A string inside the body has its quotes escaped, so it cannot match.
+_DECIDING = re.compile(
+    rb'"(generationConfig|generation_config|maxOutputTokens|max_output_tokens|candidateCount|candidate_count'
+    rb'|thinkingConfig|thinking_config|thinkingBudget|thinking_budget)"'
+)
+_MODEL_NAME = re.compile(rb'"model"[ \t\r\n]*:|\\u00')
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode = msgspec.json.Decoder(Any).decode
+
+
+def read_generate_head(body: bytes, *, model: str, stream: bool | None) -> RequestHead:
+    """Raises MalformedBodyError; `param` names the field."""
+    fields = read_fields(body)
+    if not model:
+        raise MalformedBodyError("The path names no model; call /v1beta/models/MODEL:generateContent.", param="model")
+    _refuse_repeated(body)
+    raw = fields.get(_CONFIG)
+    config = proto(Fields.of_value({} if raw is None else _decode(raw) or {}, _CONFIG))
+    cap, choices = config.integer("maxOutputTokens"), config.integer("candidateCount")
+    if choices is not None and choices > MAX_CHOICES:
+        raise config.wrong("candidateCount", f"{MAX_CHOICES} at most")
+    thinking = config.object("thinkingConfig")
+    budget = None if thinking is None else proto(thinking).integer("thinkingBudget")
+    return RequestHead(
+        model,
+        stream=stream,
+        stream_options={"include_usage": True},
+        max_tokens=cap,
+        max_completion_tokens=cap,
+        thinking=None if budget is None else {"budget_tokens": budget},
+        n=choices,
+    )
+
+
+def read_fields(body: bytes) -> dict[str, msgspec.Raw]:
+    """The fields of the body by their names with capitals, unread."""
+    try:
+        found = _decode_fields(body)
+    except msgspec.ValidationError:
+        raise MalformedBodyError("The request body must be a JSON object.", param="") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedBodyError(f"The request body is not valid JSON: {error}.") from None
+    fields: dict[str, msgspec.Raw] = {}
+    for name, value in found.items():
+        if camel(name) in fields:
+            raise _twice(camel(name))
+        fields[camel(name)] = value
+    return fields
+
+
+def _refuse_repeated(body: bytes) -> None:
+    """What is admitted by one `maxOutputTokens` might be answered and billed by another."""
+    names = [match[1] for match in _DECIDING.finditer(body)]
+    if len(names) == len({camel(name.decode()) for name in names}) and b"\\u00" not in body:
+        return
+    # Rare enough for a full parse. Objects come from the inside out, and the outermost is the last.
+    repeated: dict[int, str] = {}
+    kept: list[JSONObject] = []
+
+    def gathered(pairs: list[tuple[str, Any]]) -> JSONObject:
+        found = {camel(name): value for name, value in pairs}
+        kept.append(found)  # Else another one may be made where this one was.
+        if len(found) < len(pairs):
+            repeated[id(found)] = Counter([camel(name) for name, _ in pairs]).most_common(1)[0][0]
+        return found
+
+    outermost = json.loads(body, object_pairs_hook=gathered)
+    config = outermost.get(_CONFIG)
+    thinking = config.get("thinkingConfig") if isinstance(config, dict) else None
+    for deciding, path in ((outermost, ""), (config, f"{_CONFIG}."), (thinking, f"{_CONFIG}.thinkingConfig.")):
+        if id(deciding) in repeated:
+            raise _twice(path + repeated[id(deciding)])
+
+
+def _twice(param: str) -> MalformedBodyError:
+    return MalformedBodyError(f"The request body has more than one `{param}`; send one.", param=param)
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """`body` with `model` wherever it repeats what the path says; most often nowhere."""
+    if not _MODEL_NAME.search(body):
+        return body
+    fields = _decode_fields(body)
+    if "model" not in fields:
+        return body
+    fields["model"] = msgspec.Raw(msgspec.json.encode(resource(model)))
+    return joined(fields)
+
+
+def resource(model: str) -> str:
+    """As Google names it."""
+    return model if "/" in model else f"models/{model}"
+
+
+def capped(body: bytes, cap: int) -> bytes:
+    """`body` with a `maxOutputTokens` of 1 to `cap`."""
+    fields = _decode_fields(body)
+    holder = next((name for name in fields if camel(name) == _CONFIG), _CONFIG)
+    value = _decode(fields[holder]) if holder in fields else None
+    config: JSONObject = value if isinstance(value, dict) else {}
+    name = next((name for name in config if camel(name) == "maxOutputTokens"), "maxOutputTokens")
+    present = config.get(name)
+    if present is None or not 0 < present <= cap:
+        config[name] = cap
+        fields[holder] = msgspec.Raw(msgspec.json.encode(config))
+    return joined(fields)
+
+
+def joined(fields: dict[str, msgspec.Raw]) -> bytes:
+    return b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in fields.items()) + b"}"

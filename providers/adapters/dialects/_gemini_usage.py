@@ -1,0 +1,87 @@
+"""Usage as Gemini reports it: https://ai.google.dev/api/generate-content#UsageMetadata.
+
+Cached tokens are part of the prompt; thoughts, and what tools read, are counted beside it and the candidates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from providers.adapters.dialects._gemini_fields import plain_names
+from providers.adapters.dialects._openai_wire import count
+from providers.adapters.errors import MalformedUsageError
+from providers.adapters.types import JSONObject, Usage
+
+_PICTURES = ("IMAGE", "VIDEO")
+
+
+def read_usage(raw: JSONObject) -> Usage:
+    """Raises MalformedUsageError."""
+    raw = plain_names(raw)
+    prompt, tool_prompt = count(raw, "promptTokenCount"), count(raw, "toolUsePromptTokenCount")
+    cached = count(raw, "cachedContentTokenCount")
+    output, thoughts = count(raw, "candidatesTokenCount"), count(raw, "thoughtsTokenCount")
+    total = count(raw, "totalTokenCount")
+    reads = _by_kind(raw, "promptTokensDetails"), _by_kind(raw, "toolUsePromptTokensDetails")
+    cache_reads, said = _by_kind(raw, "cacheTokensDetails"), _by_kind(raw, "candidatesTokensDetails")
+    audio = _uncached("AUDIO", reads, cache_reads)
+    pictures = sum(_uncached(kind, reads, cache_reads) for kind in _PICTURES)
+    if cached and not cache_reads:
+        # Nobody says what was cached; text comes first in most prompts.
+        media = max(0, prompt + tool_prompt - cached)
+        audio = min(audio, media)
+        pictures = min(pictures, media - audio)
+    text, spoken = prompt + tool_prompt - cached - audio - pictures, said.get("AUDIO", 0)
+    if text < 0 or output < spoken:
+        # Details that exceed their own total cannot be split: bill the totals, flag the row.
+        return Usage(input=prompt + tool_prompt, output=output, reasoning=thoughts, consistent=False)
+    return Usage(
+        input=text,
+        cache_read=cached,
+        audio_input=audio,
+        image_input=pictures,
+        output=output - spoken,
+        reasoning=thoughts,
+        audio_output=spoken,
+        consistent=total in {0, prompt + tool_prompt + output + thoughts},
+    )
+
+
+def _uncached(kind: str, reads: tuple[dict[str, int], ...], cache_reads: dict[str, int]) -> int:
+    return max(0, sum(read.get(kind, 0) for read in reads) - cache_reads.get(kind, 0))
+
+
+def _by_kind(raw: JSONObject, name: str) -> dict[str, int]:
+    """Tokens of each modality."""
+    details: Any = raw.get(name)
+    if details is None:
+        return {}
+    if not isinstance(details, list) or not all(isinstance(detail, dict) for detail in details):
+        raise MalformedUsageError(f"{name} is not a list of objects")
+    counts: dict[str, int] = {}
+    for detail in map(plain_names, details):
+        kind = str(detail.get("modality", ""))
+        counts[kind] = counts.get(kind, 0) + count(detail, "tokenCount")
+    return counts
+
+
+def write_usage(usage: Usage) -> JSONObject:
+    written = {
+        "promptTokenCount": usage.input_tokens,
+        "candidatesTokenCount": usage.output + usage.audio_output,
+        "totalTokenCount": usage.total_tokens,
+    }
+    parts = {"cachedContentTokenCount": usage.cache_read, "thoughtsTokenCount": usage.reasoning}
+    written |= {name: tokens for name, tokens in parts.items() if tokens}
+    details = {"AUDIO": usage.audio_input, "IMAGE": usage.image_input}
+    text = usage.input_tokens - sum(details.values())
+    return {
+        **written,
+        **_details("promptTokensDetails", {"TEXT": text, **details}),
+        **_details("candidatesTokensDetails", {"TEXT": usage.output, "AUDIO": usage.audio_output}),
+    }
+
+
+def _details(name: str, counts: dict[str, int]) -> JSONObject:
+    found = [{"modality": kind, "tokenCount": tokens} for kind, tokens in counts.items() if tokens]
+    return {name: found} if found else {}
