@@ -19,7 +19,7 @@ from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E40
 
 from dashboard.routing import websocket_urlpatterns  # noqa: E402
 from llmgateway import wiring  # noqa: E402
-from llmgateway.api.app import is_data_plane  # noqa: E402
+from llmgateway.api.app import is_data_plane, is_ours  # noqa: E402
 from llmgateway.api.asgi_types import Receive, Scope, Send  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -32,15 +32,19 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Sorts by protocol and path. Servers without lifespan support (daphne) start the data plane by the first request."""
     kind = scope["type"]
     if kind == "http":
-        if is_data_plane(scope["path"]):
-            runtime = wiring.current() or await wiring.start()
-            await runtime.data_plane(scope, receive, send)
+        path = scope["path"]
+        if is_data_plane(path) or (not is_ours(path) and (await _runtime()).data_plane.serves(path)):
+            await (await _runtime()).data_plane(scope, receive, send)
         else:
             await django_application(scope, receive, send)
     elif kind == "websocket":
         await websocket_application(scope, receive, send)
     elif kind == "lifespan":
         await _lifespan(receive, send)
+
+
+async def _runtime() -> wiring.Runtime:
+    return wiring.current() or await wiring.start()
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

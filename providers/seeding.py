@@ -14,10 +14,10 @@ from billing.catalogue import CataloguePrice, prices_at
 from billing.models import Price
 from llmgateway import conf as conf_module
 from llmgateway.audit import acting_as
+from providers.adapters.addresses import RESERVED_NAMES
 from providers.adapters.base import Adapter
 from providers.adapters.registry import adapter_names, api_key_variables, get_adapter
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
-from providers.validators import RESERVED_NAMES
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 

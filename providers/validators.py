@@ -9,11 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from django.core.exceptions import ValidationError
 
+from providers.adapters.addresses import RESERVED_NAMES
 from providers.adapters.registry import adapter_names, get_adapter
-
-RESERVED_NAMES = frozenset(
-    {"admin", "api", "health", "manage", "metrics", "playground", "static", "v1", "v1beta", "ws"}
-)
 
 
 def validate_adapter(value: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import unquote
 
 from msgspec import structs
 
@@ -189,7 +190,8 @@ class Caller:
         scope = {
             "type": "http",
             "method": method,
-            "path": plain_path,
+            "path": unquote(plain_path),
+            "raw_path": plain_path.encode(),
             "query_string": query.encode(),
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
             "client": (self.address, 50_000),

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 
-from llmgateway.api import health, metrics, openai
+from llmgateway.api import anthropic, health, metrics, native, openai
 from llmgateway.api.addresses import ClientAddress
 from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.cors import Cors
@@ -20,15 +20,19 @@ from llmgateway.conf import Conf
 from llmgateway.pipeline.errors import GatewayError, MethodNotAllowedError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.protocols import Record
+from providers.adapters.addresses import RESERVED_NAMES
 
 logger = logging.getLogger(__name__)
-
-_FINDERS: tuple[Finder, ...] = (openai.find,)
 
 
 def is_data_plane(path: str) -> bool:
     """Whether a path is answered here rather than by Django."""
     return path.startswith(("/v1/", "/health/")) or path in {"/v1", "/health", "/metrics"}
+
+
+def is_ours(path: str) -> bool:
+    """Whether a path is certainly a page, and no provider's: its first segment cannot be a provider's name."""
+    return path.count("/") < 2 or path[1:].partition("/")[0] in RESERVED_NAMES
 
 
 class DataPlane:
@@ -42,6 +46,8 @@ class DataPlane:
         self._ids = RequestIds()
         self._body_timeout_s = conf.request_body_timeout_s
         health_pages = health.HealthPages(status, details=conf.health_details)
+        self._native = native.NativeSurface(gateway)
+        self._finders: tuple[Finder, ...] = (openai.find, self._native.find)
         pages: dict[str, Endpoint] = {
             "/health": health_pages.overview,
             "/health/live": health_pages.live,
@@ -50,8 +56,13 @@ class DataPlane:
         }
         self._routes: dict[str, Route] = {
             **openai.routes(),
+            **anthropic.routes(),
             **{path: Route(READ, page, openai.CHAT, path) for path, page in pages.items()},
         }
+
+    def serves(self, path: str) -> bool:
+        """Whether a path that is none of the gateway's own belongs to a provider."""
+        return self._native.serves(path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = self._begin(scope, receive, send)
@@ -82,6 +93,8 @@ class DataPlane:
             request_id=request_id,
             method=scope["method"],
             path=scope["path"],
+            raw_path=scope.get("raw_path", b"").decode("latin-1") or scope["path"],
+            query=scope["query_string"],
             client_ip=self._addresses.of(scope, inbound.forwarded_for),
             started_at=self._gateway.clock.time(),
             received=self._gateway.clock.monotonic(),
@@ -95,11 +108,12 @@ class DataPlane:
         path = exchange.path
         route = self._routes.get(path)
         if route is None:
-            route = next((found for find in _FINDERS if (found := find(path)) is not None), None)
+            route = next((found for find in self._finders if (found := find(path)) is not None), None)
         if route is None:
             raise NotFoundError(f"There is no {exchange.method} {path}. See the documentation for what there is.")
         exchange.label = route.label
         exchange.responder.dialect = route.dialect
+        exchange.responder.tell_request_id(exchange.request_id)
         if exchange.method not in route.methods:
             raise MethodNotAllowedError(
                 f"{path} does not take {exchange.method}; use {route.methods[0]}.",

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, require_json
 from llmgateway.api.responses import DisconnectWatch
 from llmgateway.pipeline.errors import BadRequestError
 from llmgateway.pipeline.gateway import Gateway
-from llmgateway.pipeline.requests import ModelRequest
+from llmgateway.pipeline.requests import ModelRequest, Verbatim
 from providers.adapters.body import RequestHead
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.errors import MalformedBodyError
 
 
-async def call_model(gateway: Gateway, exchange: HttpExchange) -> None:
-    """A `POST` whose body is written in the route's dialect and names its model."""
-    await call_named_model(gateway, exchange, model="", stream=None)
+class Named(msgspec.Struct, frozen=True):
+    """What the path says of a call, in place of or beside its body."""
+
+    model: str = ""
+    stream: bool | None = None
+    provider: str = ""
+    verbatim: Verbatim | None = None
 
 
-async def call_named_model(gateway: Gateway, exchange: HttpExchange, *, model: str, stream: bool | None) -> None:
-    """The same where the path says which `model`, and whether the answer is a `stream`."""
+FROM_THE_BODY = Named()
+
+
+async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FROM_THE_BODY) -> None:
+    """Answer a call that is written in the route's dialect."""
     inbound, dialect = exchange.inbound, exchange.responder.dialect
     key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
     authenticated = gateway.clock.monotonic()
-    require_json(inbound)
+    if dialect.json_requests:
+        require_json(inbound)
     limit = gateway.snapshot.request_body_limit
     body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
     if inbound.body is None:
         # It came in pieces, as slowly as the caller liked: what the key may do can have changed meanwhile.
         key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
-    head = exchange.head = parse_head(dialect, body, model=model, stream=stream)
+    head = exchange.head = parse_head(dialect, body, model=named.model, stream=named.stream)
     request = ModelRequest(
         id=exchange.request_id,
         path=exchange.label,
@@ -43,6 +53,8 @@ async def call_named_model(gateway: Gateway, exchange: HttpExchange, *, model: s
         started_at=exchange.started_at,
         received=exchange.received,
         authenticated=authenticated,
+        provider=named.provider,
+        verbatim=named.verbatim,
         strict=inbound.strict,
     )
     watch = exchange.watch = DisconnectWatch(exchange.receive)

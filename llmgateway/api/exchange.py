@@ -17,6 +17,9 @@ class HttpExchange(msgspec.Struct):
     request_id: str
     method: str
     path: str
+    raw_path: str
+    """As it was sent, escapes and all."""
+    query: bytes
     client_ip: str
     started_at: float
     """Seconds since the epoch."""

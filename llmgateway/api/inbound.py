@@ -40,6 +40,8 @@ class Inbound(msgspec.Struct):
     end_user: str = ""
     forwarded_for: bytes | None = None
     requested_headers: bytes | None = None
+    model: str = ""
+    """`x-gateway-model`: whose limits and prices hold for a call that names no model otherwise."""
     strict: bool = False
     """`x-gateway-strict: true`: refuse what a provider's dialect cannot say, rather than leave it out."""
 
@@ -62,6 +64,8 @@ class InboundReader:
                     inbound.forwarded_for = value
                 elif name == b"access-control-request-headers":
                     inbound.requested_headers = value
+                elif name == b"x-gateway-model":
+                    inbound.model = value.decode("utf-8", "replace")[:200]
                 elif name == b"x-gateway-strict":
                     inbound.strict = value.strip().lower() in {b"true", b"1"}
             elif name in self._key_headers:

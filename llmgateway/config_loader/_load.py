@@ -58,6 +58,7 @@ def _load(revision: int, conf: Conf, pause: Pause, before: Snapshot) -> Snapshot
         keys=keys,
         aliases=routing.aliases,
         providers=routing.providers,
+        deployments=routing.deployments,
         request_body_limit=settings.request_body_limit,
         retries=settings.retries,
         admission=settings.admission,

@@ -191,6 +191,7 @@ class _Patch:
             new,
             aliases=routing.aliases,
             providers=routing.providers,
+            deployments=routing.deployments,
             request_body_limit=settings.request_body_limit,
             retries=settings.retries,
             admission=settings.admission,

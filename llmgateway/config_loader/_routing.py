@@ -31,6 +31,7 @@ Prices = dict[tuple[int, str], tuple[PriceVersion, ...]]
 @dataclass(frozen=True, slots=True)
 class Routing:
     aliases: dict[str, Alias]
+    deployments: tuple[Deployment, ...]
     providers: tuple[str, ...]
     files: tuple[str, ...]
     """Files that credentials refer to."""
@@ -67,8 +68,10 @@ def load_routing(problems: list[ConfigProblem], settings: LiveSettings) -> Routi
     secrets = _load_secrets(problems)
     rules = _Rules(load_place_limits(problems), load_place_budgets(problems))
     loader = _DeploymentLoader(providers, secrets, _load_prices(problems), rules, settings)
+    deployments = loader.load(problems)
     return Routing(
-        aliases=_load_aliases(loader.load(problems), rules, problems),
+        aliases=_load_aliases(deployments, rules, problems),
+        deployments=tuple(sorted(deployments.values(), key=lambda each: each.name)),
         providers=tuple(sorted(provider.name for provider in providers.values())),
         files=tuple(sorted({secret.file for secret in secrets.values() if secret.file})),
         budgets={rule.id: rule for group in rules.budgets.by_owner.values() for rule in group},

@@ -10,7 +10,7 @@ from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.errors import MalformedUsageError
-from providers.adapters.types import JSONObject, Usage
+from providers.adapters.types import JSONObject, Operation, Usage
 
 NOTHING = Usage()
 
@@ -37,12 +37,17 @@ def metered(
 ) -> Metered:
     """The provider's figures where it gave any, else the estimate, priced. `dialect` is the one that `raw` came in."""
     usage, source = estimate, "estimated"
+    if raw is None and dialect is not None and dialect.operation is Operation.PASSTHROUGH:
+        return NOT_METERED
     if raw is not None and dialect is not None:
         try:
             usage, source = deployment.adapter.usage(raw, dialect), "provider"
         except MalformedUsageError:
             source = "estimated"
     return Metered(usage, source, raw, cost(price, usage) if price else 0, response_model)
+
+
+NOT_METERED = Metered()
 
 
 class Progress(msgspec.Struct):

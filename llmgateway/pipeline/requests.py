@@ -51,8 +51,10 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Monotonic seconds."""
     authenticated: float
     """Monotonic seconds."""
+    provider: str = ""
+    """The provider row under whose native prefix it came; its models may be called by their own names there."""
     verbatim: Verbatim | None = None
-    """None: the provider's adapter knows the path."""
+    """Where it goes at `provider`; None, and at any other provider: where the adapter knows."""
     strict: bool = False
     """Refuse what a provider's dialect cannot say, rather than leave it out and report it."""
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from llmgateway.pipeline.errors import BadRequestError, NoTargetAvailableError, NotFoundError, PermissionDeniedError
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Snapshot, Target
 from providers.adapters.dialects.base import Dialect
+from providers.adapters.types import Operation
 
 
 class SmoothWeighted:
@@ -35,9 +39,15 @@ class Router:
 
     def __init__(self) -> None:
         self._balancers: dict[str, SmoothWeighted] = {}
+        self._natives = Natives(())
 
-    def route(self, snapshot: Snapshot, key: Key, model: str, dialect: Dialect) -> tuple[Alias, tuple[Deployment, ...]]:
+    def route(
+        self, snapshot: Snapshot, key: Key, model: str, dialect: Dialect, *, provider: str = ""
+    ) -> tuple[Alias, tuple[Deployment, ...]]:
         """The alias called `model` and its deployments that can answer, in the order in which to try them.
+
+        Under the native prefix of a `provider`, what is no alias may be a model of its own, and a call that the gateway
+        does not understand goes to this provider alone.
 
         Raises:
             NotFoundError: there is no such alias.
@@ -46,19 +56,29 @@ class Router:
             NoTargetAvailableError: none can be called now.
         """
         alias = snapshot.aliases.get(model)
+        if alias is None and provider:
+            alias = self._natives_of(snapshot).alias(provider, model, key, snapshot.aliases)
         if alias is None:
             raise NotFoundError(
                 f"The model '{model}' does not exist. GET /v1/models lists the models of this key.",
                 code="model_not_found",
                 param="model",
             )
-        if key.models is not None and model not in key.models:
+        if key.models is not None and alias.name not in key.models:
             raise PermissionDeniedError(
                 f"API key '{key.name}' may not use the model '{model}'. Ask an admin to allow it.",
                 code="model_not_allowed",
                 param="model",
             )
-        return alias, _able(alias, self._order(alias), dialect)
+        ordered = self._order(alias)
+        if dialect.operation is Operation.PASSTHROUGH:
+            ordered = tuple([deployment for deployment in ordered if deployment.provider == provider])
+        return alias, _able(alias, ordered, dialect)
+
+    def _natives_of(self, snapshot: Snapshot) -> Natives:
+        if self._natives.deployments is not snapshot.deployments:
+            self._natives = Natives(snapshot.deployments)
+        return self._natives
 
     def _order(self, alias: Alias) -> tuple[Deployment, ...]:
         if alias.strategy == "priority" or len(alias.targets) < 2:
@@ -67,6 +87,46 @@ class Router:
         if balancer is None or balancer.targets is not alias.targets:
             balancer = self._balancers[alias.name] = SmoothWeighted(alias.targets)
         return balancer.order()
+
+
+class Natives:
+    """The models of providers by their own names, for requests under a native prefix."""
+
+    def __init__(self, deployments: tuple[Deployment, ...]) -> None:
+        self.deployments = deployments
+        self._aliases: dict[tuple[str, str], Alias] = {}
+        self._parts: dict[tuple[str, str], tuple[Alias, Alias | None]] = {}
+        for deployment in deployments:
+            for model in (deployment.model, ""):
+                self._add(deployment, model)
+
+    def alias(self, provider: str, model: str, key: Key, aliases: Mapping[str, Alias]) -> Alias | None:
+        """The deployments of `provider`'s `model` as an alias; of all its models, if the request names none.
+
+        For a key whose models are listed it is one of those that are listed, as far as it leads there.
+        """
+        found = self._aliases.get((provider, model))
+        if found is None or key.models is None:
+            return found
+        allowed = sorted(name for name in key.models if name in aliases)
+        return next((part for name in allowed if (part := self._part(aliases[name], found)) is not None), None)
+
+    def _part(self, alias: Alias, native: Alias) -> Alias | None:
+        """`alias` without the targets that are not in `native`. The same object every time: rules are kept by it."""
+        place = alias.name, native.name
+        kept = self._parts.get(place)
+        if kept is None or kept[0] is not alias:
+            there = {target.deployment.id for target in native.targets}
+            targets = tuple([target for target in alias.targets if target.deployment.id in there])
+            kept = self._parts[place] = alias, replace(alias, targets=targets) if targets else None
+        return kept[1]
+
+    def _add(self, deployment: Deployment, model: str) -> None:
+        place = deployment.provider, model
+        known = self._aliases.get(place)
+        targets = (*(known.targets if known else ()), Target(deployment))
+        name = f"{deployment.provider}/{model or '*'}"
+        self._aliases[place] = Alias(id=0, name=name, created=0, strategy="priority", targets=targets)
 
 
 def _able(alias: Alias, ordered: tuple[Deployment, ...], dialect: Dialect) -> tuple[Deployment, ...]:

@@ -19,7 +19,7 @@ from llmgateway.pipeline.errors import (
     UpstreamAuthenticationError,
 )
 from llmgateway.pipeline.own_headers import gateway_lines, usage_lines
-from llmgateway.pipeline.requests import Client
+from llmgateway.pipeline.requests import Client, ModelRequest, Verbatim
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.translation import Outgoing, outgoing, translated_headers
 from llmgateway.pipeline.upstream import (
@@ -127,7 +127,7 @@ async def obtain(call: Call, deployment: Deployment, upstream: Upstream) -> Answ
             body=sent.body,
             headers=sent.headers,
             streamed=bool(request.head.stream),
-            verbatim=request.verbatim if sent.translation is None else None,
+            verbatim=_verbatim(request, deployment),
         )
     except UpstreamError as error:
         return Failure(error.cause, deployment, detail=str(error))
@@ -139,6 +139,10 @@ async def obtain(call: Call, deployment: Deployment, upstream: Upstream) -> Answ
     except BaseException:
         await answer.stream.aclose()
         raise
+
+
+def _verbatim(request: ModelRequest, deployment: Deployment) -> Verbatim | None:
+    return request.verbatim if request.provider == deployment.provider else None
 
 
 async def _first_piece(call: Call, deployment: Deployment, answer: UpstreamAnswer, sent: Outgoing) -> Answer | Failure:
@@ -227,9 +231,12 @@ def _headers(answer: Answer) -> RawHeaders:
     return [*headers, (b"x-gateway-dropped-params", ", ".join(sent.dropped).encode())] if sent.dropped else headers
 
 
+_WITHOUT_OUTPUT = {Operation.EMBEDDINGS, Operation.PASSTHROUGH}
+
+
 def _estimate_output(call: Call, size: int) -> int:
     """Tokens of an answer whose provider did not say; embeddings have none."""
-    if not size or call.request.dialect.operation is Operation.EMBEDDINGS or call.progress.deployment is None:
+    if not size or call.request.dialect.operation in _WITHOUT_OUTPUT or call.progress.deployment is None:
         return 0
     return max(1, int(size / call.progress.deployment.estimation.chars_per_token))
 

@@ -19,6 +19,7 @@ EXPECTED_OUTPUT_TOKENS = 1024
 """Expected of a model that nothing was learned about, when the request names no smaller cap."""
 ADDED_CAP_TOKENS = 8_192
 """A strict budget never adds a larger cap than this, unless the deployment says that its model can say more."""
+_FREE = {"GET", "HEAD", "OPTIONS", "DELETE"}
 LARGEST_HOLD = 2**62
 """More than any budget, and still a number that every store can keep."""
 
@@ -76,7 +77,10 @@ class Terms:
             BudgetExceededError: a budget is concerned, and no candidate's cost has a price and a bound.
         """
         first = candidates[0]
-        demand = Tokens(estimated_input(request.body, first), self._expected_output(request, rules.key.id, first))
+        opaque = request.dialect.operation is Operation.PASSTHROUGH
+        demand = Tokens(
+            0 if opaque else estimated_input(request.body, first), self._expected_output(request, rules.key.id, first)
+        )
         able, targets, strict = [], [], []
         unable: BudgetExceededError | None = None
         for deployment in candidates:
@@ -94,7 +98,7 @@ class Terms:
 
     def _expected_output(self, request: ModelRequest, key_id: str, deployment: Deployment) -> int:
         """Output tokens that a request probably takes, over all its choices."""
-        if request.dialect.operation is Operation.EMBEDDINGS:
+        if request.dialect.operation in {Operation.EMBEDDINGS, Operation.PASSTHROUGH}:
             return 0
         head = request.head
         expected = self.learner.expected(key_id, deployment.model) or EXPECTED_OUTPUT_TOKENS
@@ -111,6 +115,8 @@ def _target(
     *,
     now: float,
 ) -> tuple[TargetTerms, StrictTerms | None]:
+    if request.dialect.operation is Operation.PASSTHROUGH:
+        return _opaque(request, rules, deployment), None
     price = in_force(deployment.prices, now)
     if price is None:
         if rules.budgets or deployment.budgets:
@@ -121,6 +127,19 @@ def _target(
         return TargetTerms(_counted(deployment.limits), deployment.budgets, expected), None
     hold, terms = _strict(request, deployment, price, settings)
     return TargetTerms(_counted(deployment.limits), deployment.budgets, expected, hold), terms
+
+
+def _opaque(request: ModelRequest, rules: Rules, deployment: Deployment) -> TargetTerms:
+    """Terms of a call that the gateway does not understand: reading is free, anything else may cost who knows what."""
+    limits = _counted(deployment.limits)
+    if not (rules.budgets or deployment.budgets):
+        return TargetTerms(limits)
+    if request.verbatim is not None and request.verbatim.method in _FREE:
+        return TargetTerms(limits, deployment.budgets, 0, StrictHold(wanted=0, least=0))
+    whole = deployment.max_request_pico_usd
+    if whole is None:
+        raise _not_boundable(deployment, "the gateway does not understand this call of the provider's own API")
+    return TargetTerms(limits, deployment.budgets, whole, StrictHold(wanted=whole, least=whole))
 
 
 def output_cap_fields(request: ModelRequest, deployment: Deployment) -> tuple[str, ...]:

@@ -1,9 +1,31 @@
-"""Where a path of a provider's own API is, for a provider row whose address may end in that path's beginning."""
+"""Paths of providers' own APIs: which name they may have here, and where they are there."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import urlsplit
+
+RESERVED_NAMES = frozenset(
+    {
+        "admin",
+        "api",
+        "favicon.ico",
+        "health",
+        "live",
+        "login",
+        "logout",
+        "manage",
+        "metrics",
+        "playground",
+        "requests",
+        "static",
+        "teams",
+        "v1",
+        "v1beta",
+        "ws",
+    }
+)
+"""First segments of the gateway's own paths: no provider can be called so."""
 
 _VERSION = re.compile(r"v\d+(?:(?:alpha|beta)\d*)?")
 

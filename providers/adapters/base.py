@@ -8,7 +8,7 @@ from typing import ClassVar
 from providers.adapters.addresses import native_url
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.dialects.registry import get_dialect
-from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation, Signer, Usage
+from providers.adapters.types import ErrorKind, Headers, JSONObject, NativeCall, Operation, Signer, Usage
 
 
 class Adapter:
@@ -69,6 +69,13 @@ class Adapter:
         """The whole address, for a provider row's `base_url`."""
         return base_url + self.path(dialect, model, stream=stream)
 
+    def native_call(self, path: str) -> NativeCall | None:
+        """What a `POST` to `path` of its own API asks; None: nothing that the gateway understands."""
+        for name in self.dialects():
+            if path.endswith(self.path(get_dialect(name), "")):
+                return NativeCall(name, path)
+        return None
+
     def native_url(self, base_url: str, target: str) -> str:
         """The whole address of a path, query included, of the provider's own API."""
         return native_url(base_url, target)
@@ -109,6 +116,8 @@ class Adapter:
 
 @functools.cache
 def _outbound(adapter: Adapter, inbound: Dialect) -> Dialect | None:
+    if inbound.operation is Operation.PASSTHROUGH:
+        return inbound
     spoken = [get_dialect(name) for name in adapter.dialects()]
     if inbound in spoken:
         return inbound

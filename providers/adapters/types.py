@@ -14,6 +14,8 @@ class Operation(enum.StrEnum):
     CHAT = "chat"
     TEXT_COMPLETION = "text_completion"
     EMBEDDINGS = "embeddings"
+    PASSTHROUGH = "passthrough"
+    """Whatever the caller asks of a provider's own API, and the gateway does not understand."""
 
     # That of its text: Enum's own is a Python function, and operations are looked up several times in a request.
     __hash__ = str.__hash__
@@ -91,6 +93,19 @@ class ErrorKind(enum.StrEnum):
 JSONObject = dict[str, Any]
 Headers = tuple[tuple[bytes, bytes], ...]
 """Lower-case names and values, as they go on the wire."""
+
+
+class NativeCall(msgspec.Struct, frozen=True):
+    """What a `POST` to a path of a provider's own API asks, as far as the path tells."""
+
+    dialect: str
+    before_model: str
+    """The path, up to the model that it names."""
+    model: str = ""
+    after_model: str | None = None
+    """What follows the model; None: the path names none."""
+    stream: bool | None = None
+    """None: the body says it."""
 
 
 class TokenRequest(msgspec.Struct, frozen=True):

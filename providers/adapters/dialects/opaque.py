@@ -1,0 +1,41 @@
+"""A call that the gateway does not understand: its bytes pass through, and usage is read if the answer has any."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from providers.adapters.body import RequestHead, replace_model
+from providers.adapters.dialects._openai_wire import OpenAIWire
+from providers.adapters.errors import MalformedBodyError
+from providers.adapters.types import Operation
+
+
+class _Named(msgspec.Struct):
+    model: str = ""
+    stream: bool | None = None
+
+
+_read = msgspec.json.Decoder(_Named).decode
+
+
+class Opaque(OpenAIWire):
+    """Bodies of any type; a JSON object may name its model."""
+
+    name = "native.opaque"
+    operation: ClassVar[Operation] = Operation.PASSTHROUGH
+    json_requests = False
+
+    def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:
+        try:
+            named = _read(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            named = _Named()  # No JSON, or nothing that names a model: none of our business.
+        return RequestHead(model=model or named.model, stream=stream or named.stream)
+
+    def with_model(self, body: bytes, head: RequestHead, model: str) -> bytes:
+        try:
+            return replace_model(body, head.model, model) if _read(body).model == head.model != "" else body
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MalformedBodyError):
+            return body

@@ -1,0 +1,175 @@
+"""Providers' own APIs under their names: understood calls are ordinary ones, everything else passes through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from billing.money import PICO_PER_USD
+from llmgateway.api.native import forwarded_query
+from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from tests.fakes import Reply, ScriptedUpstream
+from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
+
+MAIN = deployment(provider="acme")
+OTHER = deployment("other", 2, provider="rival", model="rival-large")
+FILES: dict[str, Any] = {"object": "list", "data": [{"id": "file-1"}]}
+DAY = BudgetRule(1, "day", "key", "1", "day", PICO_PER_USD, "UTC")
+
+
+def house(*replies: Reply, who: Any = None, deployments: Any = (MAIN, OTHER), aliases: Any = None) -> House:
+    named = aliases or (alias("gpt", MAIN, OTHER), alias("rival", OTHER))
+    return House(ScriptedUpstream(*replies), snapshot(*named, who=who, deployments=deployments))
+
+
+async def test_an_understood_call_keeps_its_path_and_query_and_is_metered() -> None:
+    place = house(Reply.json(CHAT))
+
+    response = await place.post(f"/acme/v1/chat/completions?beta=true&key={SECRET}", {"model": "gpt", "messages": []})
+
+    assert response.status_code == 200
+    assert str(place.upstream.requests[0].url) == "http://main.test/v1/chat/completions?beta=true"
+    assert place.upstream.bodies == [{"model": "gpt-upstream", "messages": []}]
+    assert (place.row["input"], place.row["output"], place.row["alias"]) == (11, 5, "gpt")
+
+
+async def test_a_model_may_be_called_by_the_provider_s_name_for_it() -> None:
+    place = house(Reply.json(CHAT))
+
+    response = await place.post("/rival/v1/chat/completions", {"model": "rival-large", "messages": []})
+
+    assert response.status_code == 200
+    assert place.row["deployment"] == "other"
+    assert place.row["alias"] == "rival/rival-large"
+    assert place.row["cost_pico_usd"] == 11 * 2 + 5 * 10
+
+
+async def test_a_provider_s_name_for_a_model_means_nothing_elsewhere() -> None:
+    place = house()
+
+    bare = await place.post("/v1/chat/completions", {"model": "rival-large", "messages": []})
+    elsewhere = await place.post("/acme/v1/chat/completions", {"model": "rival-large", "messages": []})
+
+    assert [bare.status_code, elsewhere.status_code] == [404, 404]
+    assert bare.json()["error"]["code"] == "model_not_found"
+
+
+async def test_a_key_with_a_list_of_models_reaches_only_where_they_lead() -> None:
+    place = house(Reply.json(CHAT), who=key(models=frozenset({"rival"})))
+
+    allowed = await place.post("/rival/v1/chat/completions", {"model": "rival-large", "messages": []})
+    refused = await place.post("/acme/v1/chat/completions", {"model": "gpt-upstream", "messages": []})
+    files = await place.get("/acme/v1/files")
+
+    assert [allowed.status_code, refused.status_code, files.status_code] == [200, 404, 404]
+    assert place.row["alias"] == "rival"
+
+
+async def test_whatever_else_there_is_passes_through_as_it_is() -> None:
+    place = house(Reply(201, {"content-type": "text/plain", "x-odd": "kept"}, (b"done",)))
+    body = b"--b\r\ncontent-disposition: form-data; name=purpose\r\n\r\nbatch\r\n--b--\r\n"
+
+    response = await place.post(
+        "/acme/v1/odd/path%20x?a=1&b=%2F", body, content_type="multipart/form-data; boundary=b", x_strange="yes"
+    )
+
+    sent = place.upstream.requests[0]
+    assert (response.status_code, response.content, response.headers["x-odd"]) == (201, b"done", "kept")
+    assert (sent.method, sent.content) == ("POST", body)
+    assert sent.url.raw_path == b"/v1/odd/path%20x?a=1&b=%2F"
+    assert sent.headers["content-type"] == "multipart/form-data; boundary=b"
+    assert sent.headers["x-strange"] == "yes"
+    assert sent.headers["authorization"] == "Bearer provider-secret"
+    assert (place.row["operation"], place.row["usage_source"], place.row["cost_pico_usd"]) == ("passthrough", "none", 0)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "PATCH"])
+async def test_any_method_passes_through(method: str) -> None:
+    place = house(Reply.json(FILES))
+
+    response = await place.request(method, "/acme/v1/files/file-1", b"", {"x-api-key": SECRET})
+
+    sent = place.upstream.requests[0]
+    assert (response.status_code, response.json()) == (200, FILES)
+    assert (sent.method, sent.url.path) == (method, "/v1/files/file-1")
+    assert "x-api-key" not in sent.headers
+
+
+async def test_a_body_that_names_its_model_goes_to_that_model_and_is_metered_if_the_answer_says_usage() -> None:
+    place = house(Reply.json({"usage": {"prompt_tokens": 3, "completion_tokens": 4}}))
+
+    await place.post("/rival/v1/novelty", {"model": "rival", "input": "x"})
+
+    assert place.upstream.bodies == [{"model": "rival-large", "input": "x"}]
+    assert (place.row["usage_source"], place.row["cost_pico_usd"]) == ("provider", 3 * 2 + 4 * 10)
+
+
+async def test_the_adapter_s_name_leads_there_where_no_row_is_called_so() -> None:
+    place = house(Reply.json(CHAT))
+
+    response = await place.post("/openai_compatible/v1/chat/completions", {"model": "gpt", "messages": []})
+
+    assert response.status_code == 200
+
+
+async def test_nobody_gets_through_without_a_key() -> None:
+    place = house()
+
+    response = await place.request("GET", "/acme/v1/files", b"", {})
+
+    assert response.status_code == 401
+    assert not place.upstream.requests
+
+
+async def test_limits_count_calls_that_nobody_understands() -> None:
+    limit = Limit("limit:1", "1 request per minute", "key", 1, 1)
+    place = house(Reply.json(FILES), who=key(limits=(limit,)))
+
+    answers = [await place.get("/acme/v1/files") for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 429]
+
+
+async def test_a_budget_pays_for_no_call_of_unknown_cost_unless_an_admin_says_how_much_it_can_be() -> None:
+    bounded = deployment("bounded", 3, provider="bounded", max_request_pico_usd=PICO_PER_USD // 2)
+    place = house(
+        Reply.json({}), Reply.json(FILES), who=key(budgets=(DAY,)), deployments=(MAIN, bounded),
+        aliases=(alias("gpt", MAIN), alias("bounded", bounded)),
+    )  # fmt: skip
+
+    refused = await place.post("/acme/v1/images/generations", {"prompt": "x"})
+    paid = await place.post("/bounded/v1/images/generations", {"prompt": "x"})
+    read = await place.get("/acme/v1/files")
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "cost_not_boundable")
+    assert [paid.status_code, read.status_code] == [200, 200]
+
+
+async def test_a_header_says_whose_limits_hold_for_a_call_without_a_model() -> None:
+    place = house(Reply.json(FILES))
+
+    await place.get("/rival/v1/files", x_gateway_model="rival")
+
+    assert place.row["alias"] == "rival"
+    assert "x-gateway-model" not in place.upstream.requests[0].headers
+
+
+async def test_a_path_that_is_no_provider_s_is_a_404() -> None:
+    response = await house().get("/nobody/v1/files")
+
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_endpoint")
+
+
+@pytest.mark.parametrize(
+    ("query", "forwarded"),
+    [
+        (b"", ""),
+        (b"beta=true", "?beta=true"),
+        (b"key=sk-gw-1", ""),
+        (b"alt=sse&key=sk-gw-1", "?alt=sse"),
+        (b"monkey=1&a=%2F", "?monkey=1&a=%2F"),
+    ],
+)
+def test_the_caller_s_key_leaves_the_query(query: bytes, forwarded: str) -> None:
+    assert forwarded_query(query) == forwarded
