@@ -60,6 +60,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "llmgateway.middleware.ContentSecurityPolicyMiddleware",
+    "llmgateway.management_api.middleware.ManagementApiMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -174,6 +175,19 @@ CHANNEL_LAYERS: dict[str, Any] = {
     )
 }
 
+_LOCAL_CACHE = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+CACHES = {
+    "default": _LOCAL_CACHE,
+    # Counts of the management API's brakes, which all processes should share.
+    "counting": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": conf.redis_url,
+        "KEY_PREFIX": "llmgateway",
+        "OPTIONS": {"socket_timeout": 0.25, "socket_connect_timeout": 0.25},
+    }
+    if conf.redis_url
+    else _LOCAL_CACHE,
+}
 CELERY_BROKER_URL = conf.redis_url or "filesystem://localhost"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BEAT_SCHEDULE_FILENAME = str(conf.data_dir / "beat-schedule")

@@ -3,6 +3,8 @@
 from django.contrib import admin
 from django.urls import include, path
 
+handler500 = "llmgateway.management_api.middleware.server_error"
+
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("manage/api/v1/", include("llmgateway.management_api.urls")),

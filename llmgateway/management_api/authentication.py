@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-import time
 
 from django.contrib.auth.models import AnonymousUser
-from django.core.cache import cache
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, Throttled
 from rest_framework.request import Request
 
 from llmgateway import key_secrets
 from llmgateway.audit import remote_address
+from llmgateway.management_api.counting import count_this_minute
 from llmgateway.management_api.models import ManagementToken
 from llmgateway.management_api.tokens import PREFIX, token_of, token_used
 
@@ -53,15 +52,9 @@ def count_failure(address: str) -> None:
     Raises:
         Throttled: there were too many from this address in this minute.
     """
-    minute, second = divmod(int(time.time()), 60)
-    name = f"management-api-failures:{_network(address)}:{minute}"
-    cache.add(name, 0, timeout=120)
-    try:
-        failures = cache.incr(name)
-    except ValueError:  # Another process emptied the cache in between.
-        failures = 1
+    failures, wait_s = count_this_minute(f"failures:{_network(address)}")
     if failures > FAILURES_PER_MINUTE:
-        raise Throttled(wait=60 - second, detail="Too many attempts with tokens that are not valid.")
+        raise Throttled(wait=wait_s, detail="Too many attempts with tokens that are not valid.")
 
 
 def _network(address: str) -> str:

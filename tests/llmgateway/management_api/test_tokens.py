@@ -150,7 +150,7 @@ def test_who_guesses_is_slowed_down_and_who_knows_is_not(client: Any, operator: 
 
 
 def test_a_program_that_went_wild_is_slowed_down(operator: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmgateway.management_api.throttles.PrincipalThrottle.rate", "2/min")
+    monkeypatch.setattr("llmgateway.management_api.throttles.PrincipalThrottle.per_minute", 2)
 
     statuses = [operator.get("/models").status_code for _ in range(3)]
 
