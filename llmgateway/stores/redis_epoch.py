@@ -191,7 +191,10 @@ class Epoch:
         await self._link.command("ZREM", self.prefix + "workers", self.worker)
 
     async def _check_server(self) -> str:
-        """Its run id. A replica's counters are not for counting."""
+        """What tells its data from any other's: its run, and its history, which is another one after it was a replica.
+
+        A replica's counters are not for counting.
+        """
         facts: dict[str, str] = {}
         for section in ("server", "replication"):
             text = (await self._link.command("INFO", section)).decode()
@@ -199,7 +202,7 @@ class Epoch:
         if facts.get("role") != "master":
             self._link.break_off(f"its role is {facts.get('role')}, and only a master's counters are valid")
             raise LinkLostError("a replica")
-        return facts["run_id"]
+        return f"{facts['run_id']}:{facts.get('master_replid', '')}"
 
     async def _known(self) -> dict[str, str]:
         raw = await self._link.command("HGETALL", self._link.epoch_key)

@@ -6,7 +6,6 @@ It knows batches of calls, answers, timeouts and reconnecting; nothing of limits
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from bisect import bisect_left
@@ -295,6 +294,8 @@ class RedisLink:
                 if not self._pending or isinstance(error, RedisConnectionError):
                     raise
                 answer = error
+            if self._broken.is_set():
+                return  # Whoever asked was told so.
             asked = self._pending.popleft()
             if isinstance(asked, _Batch):
                 self.round_trips.observe(time.perf_counter() - asked.sent_at)
@@ -314,7 +315,12 @@ class RedisLink:
             self._give_up(batch, LinkLostError(str(answer)))
             self.break_off(f"refused: {answer}")
             return
-        for call, future, result in zip(batch.calls, batch.answers, self._decode(answer), strict=True):
+        results = self._decode(answer)
+        if any(type(result) is list and result and _is_read_only(result) for result in results):
+            self._give_up(batch, LinkLostError("a replica"))
+            self.break_off("it is a replica by now, and only a master's counters are valid")
+            return
+        for call, future, result in zip(batch.calls, batch.answers, results, strict=True):
             if type(result) is list and result and result[0] == "error":
                 self._failed(call, future, result[1])
             elif future is not None and not future.done():
@@ -412,6 +418,10 @@ class RedisLink:
         return str((await connection.read_response()).decode())
 
 
+def _is_read_only(result: list[Any]) -> bool:
+    return result[0] == "error" and "READONLY" in result[1]
+
+
 def _packed(words: Words) -> bytes:
     packed: bytes = hiredis.pack_command(cast("Any", words))  # Its declaration knows tuples of one word only.
     return packed
@@ -420,5 +430,4 @@ def _packed(words: Words) -> bytes:
 async def _end(task: asyncio.Task[None] | None) -> None:
     if task is not None:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, OSError, RedisError):
-            await task
+        await asyncio.gather(task, return_exceptions=True)  # Why it ended has been told by `_ended`.

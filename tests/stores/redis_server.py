@@ -20,9 +20,9 @@ def free_port() -> int:
 
 
 class RedisServer:
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, port: int = 0) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -46,6 +46,23 @@ class RedisServer:
     def ask(self, *words: str | int) -> object:
         with redis.Redis(port=self.port) as client:
             return client.execute_command(*words)
+
+    def follow(self, master: RedisServer) -> None:
+        """Become its replica. Returns when it has what the master has."""
+        self.ask("REPLICAOF", "127.0.0.1", master.port)
+        until = time.monotonic() + 20
+        while "master_link_status:up" not in self.facts() or "master_sync_in_progress:0" not in self.facts():
+            if time.monotonic() > until:
+                raise TimeoutError("the replica does not reach its master")
+            threading.Event().wait(0.02)
+
+    def promote(self) -> None:
+        self.ask("REPLICAOF", "NO", "ONE")
+
+    def facts(self) -> str:
+        """On replication."""
+        with redis.Redis(port=self.port) as client:
+            return "\n".join(f"{name}:{value}" for name, value in client.info("replication").items())
 
     def kill(self) -> None:
         """As a crash does."""
