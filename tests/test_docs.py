@@ -52,7 +52,13 @@ def test_every_route_is_documented() -> None:
 
 
 def test_every_header_of_an_answer_is_documented_and_the_documented_exist() -> None:
-    sent = set(re.findall(r'\(b"(x-[a-z-]+[a-z])",', source("llmgateway/pipeline", "llmgateway/api")))
+    code = source("llmgateway/pipeline", "llmgateway/api")
+    # As a name of its own, or within lines that are formatted together; `%b` stands for requests and for tokens.
+    sent = set(re.findall(r'\(b"(x-[a-z-]+[a-z])",', code))
+    for name in re.findall(r'(?:b"|\\n|%b)(x-[a-z%-]+): ', code):
+        sent |= {name.replace("%b", kind) for kind in ("requests", "tokens")}
+    # Those that a caller sends.
+    sent |= {"x-gateway-strict", "x-gateway-model"}
     documented = set(re.findall(r"`(x-(?:gateway|llm|ratelimit|budget|should)-[a-z-]+)", text_of("api.md")))
 
     # Proxies read this one, not applications.
