@@ -7,6 +7,7 @@ A histogram is a mapping from bucket number (as text, for JSON) to count. Bucket
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
 GROWTH = 1.08
@@ -15,9 +16,29 @@ _LOG_GROWTH = math.log(GROWTH)
 Histogram = dict[str, int]
 
 
+def _computed(microseconds: int) -> int:
+    return 0 if microseconds <= 1 else math.ceil(math.log(microseconds) / _LOG_GROWTH)
+
+
+def _last_of(number: int) -> int:
+    """The largest value in a bucket. What floats make of its bound decides, so that it is asked and not computed."""
+    value = int(GROWTH**number)
+    while _computed(value + 1) <= number:
+        value += 1
+    while _computed(value) > number:
+        value -= 1
+    return value
+
+
+_BOUNDS = [_last_of(number) for number in range(330)]
+"""Up to more than a day: to look a bucket up is quicker than to compute it."""
+_BUCKETS = [str(number) for number in range(len(_BOUNDS))]
+
+
 def bucket(microseconds: int) -> str:
     """The bucket of a value; everything up to one microsecond is in bucket 0."""
-    return "0" if microseconds <= 1 else str(math.ceil(math.log(microseconds) / _LOG_GROWTH))
+    place = bisect_left(_BOUNDS, microseconds)
+    return _BUCKETS[place] if place < len(_BOUNDS) else str(_computed(microseconds))
 
 
 def add(histogram: Histogram, microseconds: int) -> None:

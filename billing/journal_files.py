@@ -16,7 +16,7 @@ import re
 import secrets
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 HEADER, OPEN, ATTEMPT, PROGRESS, CLOSE, REFUSED = b"H", b"O", b"A", b"P", b"C", b"R"
 KINDS = (HEADER, OPEN, ATTEMPT, PROGRESS, CLOSE, REFUSED)
+ALL_KINDS = frozenset(KINDS)
 
 MAGIC = b"\xffJ"
 """Its first byte occurs in no UTF-8 text, so a search for it does not stop inside a payload."""
@@ -87,6 +88,24 @@ def read_records(
     Stops at a torn tail; goes on after corrupt bytes at the next record whose checksum is right. `final` says that
     nobody appends any more, so that a torn tail is reported as skipped too.
     """
+    return map(StoredRecord._make, _read(path, offset, limit=limit, final=final, skipped=skipped))
+
+
+Raw = tuple[bytes, bytes, int]
+"""The fields of a `StoredRecord`: to make one of it takes as long as to read it."""
+
+
+def _read(
+    path: Path,
+    offset: int,
+    *,
+    limit: int | None = None,
+    final: bool = True,
+    skipped: Skipped = report_skipped,
+    wanted: frozenset[bytes] = ALL_KINDS,
+) -> Iterator[Raw]:
+    """As `read_records`. Kinds that are not `wanted` are checked and left out; where they come last, a step without a
+    kind says where they end."""
     with path.open("rb") as file:
         # The size is taken first: bytes below it are complete, while later ones may be seen in part.
         size = os.fstat(file.fileno()).st_size
@@ -94,10 +113,7 @@ def read_records(
         window, base = WINDOW, offset
         while base < end:
             data = os.pread(file.fileno(), min(window, end - base), base)
-            place = 0
-            while (record := _record_at(data, place, base)) is not None:
-                yield record
-                place = record.end - base
+            place = yield from _records_in(data, base, wanted)
             if base + len(data) < end:
                 # Cut by the window, or broken: a larger window that holds all the rest tells which.
                 base, window = base + place, WINDOW if place else window * 4
@@ -109,6 +125,31 @@ def read_records(
                 return
             skipped(path, base + place, base + found)
             base, window = base + found, WINDOW
+
+
+def _records_in(data: bytes, base: int, wanted: frozenset[bytes]) -> Generator[Raw, None, int]:
+    """The records at the beginning of `data`; returns where the last of them ends. The drain's inner loop."""
+    unpack, size, checksum_of = FRAME.unpack_from, len(data) - FRAME.size, zlib.crc32
+    view = memoryview(data)
+    place = told = 0
+    while place < size:
+        magic, length, checksum = unpack(data, place)
+        start = place + FRAME.size
+        end = start + length
+        if magic != MAGIC or not 0 < length <= MAX_PAYLOAD or end > len(data):
+            break
+        if checksum_of(view[start:end]) != checksum:
+            break
+        kind = data[start : start + 1]
+        if kind not in ALL_KINDS:
+            break
+        place = end
+        if kind in wanted:
+            told = end
+            yield kind, data[start + 1 : end], base + end
+    if told < place:
+        yield b"", b"", base + place
+    return place
 
 
 def _record_at(data: bytes, place: int, base: int) -> StoredRecord | None:
@@ -191,21 +232,38 @@ def walk(
     skipped: Skipped = report_skipped,
 ) -> Iterator[Step]:
     """Every record of a journal from `start` to `until`, in order. `live`: its owner may still be writing."""
+    return map(Step._make, walk_kinds(folder, start, until, live=live, skipped=skipped))
+
+
+def walk_kinds(
+    folder: Path,
+    start: Position,
+    until: Position | None = None,
+    *,
+    live: bool = False,
+    skipped: Skipped = report_skipped,
+    wanted: frozenset[bytes] = ALL_KINDS,
+) -> Iterator[tuple[bytes, bytes, int, int]]:
+    """`walk` for who reads much: the fields of each `Step`.
+
+    Other kinds than the `wanted` are checked and left out; where they come last, a step without a kind moves past them.
+    """
     numbers = [number for number in segment_numbers(folder) if number >= start.segment]
     if until is not None:
         numbers = [number for number in numbers if number <= until.segment]
     if numbers and numbers[0] > start.segment:
-        yield Step(b"", b"", numbers[0], 0)
+        yield b"", b"", numbers[0], 0
     for number, following in zip_longest(numbers, numbers[1:]):
         offset = start.offset if number == start.segment else 0
         limit = None if following is None else _void_after(folder, number, following)
         if until is not None and number == until.segment:
             limit = until.offset if limit is None else min(limit, until.offset)
         final = following is not None or not live
-        for record in read_records(segment_path(folder, number), offset, limit=limit, final=final, skipped=skipped):
-            yield Step(record.kind, record.payload, number, record.end)
+        path = segment_path(folder, number)
+        for kind, payload, end in _read(path, offset, limit=limit, final=final, skipped=skipped, wanted=wanted):
+            yield kind, payload, number, end
         if following is not None:
-            yield Step(b"", b"", following, 0)
+            yield b"", b"", following, 0
 
 
 START = Position(1, 0)

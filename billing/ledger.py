@@ -19,13 +19,13 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from billing.adoption import adopt_orphans
 from billing.journal import Journal
-from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, from_json, walk
+from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, from_json, walk_kinds
 from billing.models import JournalOffset
 from billing.partitions import ensure_partitions
 from billing.rejected import UNUSABLE, set_aside
 from billing.reporters.outbox import Outbox
 from billing.rollups import add_rollups, sums
-from billing.usage_rows import decoded, insert
+from billing.usage_rows import Row, as_record, decoded, insert
 from llmgateway.pipeline.protocols import Record
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,12 @@ ADOPT_EVERY_S = 5.0
 QUIET_COMMIT_S = 1.0
 """How often an offset is written that moved past no row: `open` records alone are worth no commit each."""
 LONGEST_BACKOFF_S = 5.0
+
+_COMPARE_AND_SET = (
+    'UPDATE billing_journaloffset SET segment = %s, "offset" = %s, updated_at = %s '
+    'WHERE journal = %s AND segment = %s AND "offset" = %s'
+)
+_DRAINED = frozenset((CLOSE, REFUSED))
 
 OnCommit = Callable[[list[Record]], None]
 """Told the completed rows of each batch after its commit, in the draining thread."""
@@ -67,11 +73,13 @@ def read_batch(
 ) -> Batch:
     batch = Batch(start, start)
     segment, offset = start
-    for kind, payload, segment, offset in walk(folder, start, until, live=live):  # noqa: B007  # The last ones count.
+    for kind, payload, segment, offset in walk_kinds(folder, start, until, live=live, wanted=_DRAINED):  # noqa: B007  # The last ones count.
+        if not kind:
+            continue
         if kind == CLOSE:
             batch.closes.append(payload)
             batch.taken += 1
-        elif kind == REFUSED:
+        else:
             batch.refused += from_json(payload)
             batch.taken += 1
         if batch.taken >= most:
@@ -92,6 +100,8 @@ class JournalDrain:
         self._on_commit = on_commit
         self._using = using
         self._outbox = Outbox(using)
+        self._prepared: object = None
+        """The connection that has been told what it must be."""
         self._position: Position | None = None
         self._most = BATCH_ROWS
         self.lags = False
@@ -160,12 +170,12 @@ class JournalDrain:
         self._tell_journal(batch.end)
         self._tell_listener(rows)
 
-    def _store(self, batch: Batch) -> list[Record]:
+    def _store(self, batch: Batch) -> list[Row]:
         """The one transaction. Returns the rows as they were stored."""
         rows = [decoded(payload) for payload in batch.closes]
-        self._ensure_days({row["day"] for row in rows})
+        self._ensure_days({row.day for row in rows})
         connection = connections[self._using]
-        _make_durable(connection)
+        self._prepare(connection)
         with transaction.atomic(using=self._using, durable=True):
             if connection.vendor == "postgresql":
                 with connection.cursor() as cursor:
@@ -178,14 +188,28 @@ class JournalDrain:
         self.rows += len(rows)
         return rows
 
+    def _prepare(self, connection: BaseDatabaseWrapper) -> None:
+        """Once for each connection: what is committed is durable."""
+        if connection.vendor != "sqlite" or connection.in_atomic_block:
+            return
+        connection.ensure_connection()
+        if connection.connection is self._prepared:
+            return
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA synchronous=FULL")
+            # It writes at the ends of tables and reads little: a large cache would only be memory.
+            cursor.execute("PRAGMA cache_size=-4000")
+            # Pages that several batches change are copied into the database once for all of them.
+            cursor.execute("PRAGMA wal_autocheckpoint=4000")
+        self._prepared = connection.connection
+
     def _advance(self, batch: Batch) -> None:
-        moved = (
-            JournalOffset.objects.using(self._using)
-            .filter(journal=self.folder.name, segment=batch.start.segment, offset=batch.start.offset)
-            .update(segment=batch.end.segment, offset=batch.end.offset, updated_at=datetime.now(UTC))
-        )
-        if moved != 1:
-            raise OffsetMovedError(self.folder.name)
+        connection = connections[self._using]
+        now = connection.ops.adapt_datetimefield_value(datetime.now(UTC))
+        with connection.cursor() as cursor:
+            cursor.execute(_COMPARE_AND_SET, [*batch.end, now, self.folder.name, *batch.start])
+            if cursor.rowcount != 1:
+                raise OffsetMovedError(self.folder.name)
 
     def _stored_position(self) -> Position:
         stored, _ = JournalOffset.objects.using(self._using).get_or_create(
@@ -222,22 +246,14 @@ class JournalDrain:
         if self._journal is not None:
             self._journal.drained_to(position)
 
-    def _tell_listener(self, rows: list[Record]) -> None:
+    def _tell_listener(self, rows: list[Row]) -> None:
         if self._on_commit is None or not rows:
             return
         try:
-            self._on_commit(rows)
+            self._on_commit([as_record(row) for row in rows])
         except Exception:
             # The rows are stored; a listener's fault must not look like the ledger's.
             log.exception("A listener failed on %d stored usage rows", len(rows))
-
-
-def _make_durable(connection: BaseDatabaseWrapper) -> None:
-    if connection.vendor == "sqlite" and not connection.in_atomic_block:
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA synchronous=FULL")
-            # It writes at the ends of tables and reads little: a large cache would only be memory.
-            cursor.execute("PRAGMA cache_size=-4000")
 
 
 def drain_orphans(root: Path, *, on_commit: OnCommit | None = None, using: str = "default") -> int:

@@ -24,7 +24,7 @@ from billing.models import Reconciliation, TeamHour, UsageRecord, UsageRollup
 from billing.rollups import HISTOGRAMS, KEY, REFUSED, SUMS, Key, Sum, add_rollups, sums
 from billing.standing import LONGEST_ADMISSION
 from billing.team_hours import TeamHourSum, team_hour_sums
-from llmgateway.pipeline.protocols import Record
+from billing.usage_rows import Row, row_of
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ def _settle(connection: BaseDatabaseWrapper, hour: datetime, report: Report, *, 
             )
 
 
-def _rows(connection: BaseDatabaseWrapper, hour: datetime) -> Iterator[Record]:
+def _rows(connection: BaseDatabaseWrapper, hour: datetime) -> Iterator[Row]:
     """The hour's rows as the drain knew them."""
     rows = UsageRecord.objects.using(connection.alias).filter(
         started_at__gte=hour - LONGEST_ADMISSION, started_at__lt=hour + HOUR
@@ -250,7 +250,7 @@ def _rows(connection: BaseDatabaseWrapper, hour: datetime) -> Iterator[Record]:
         admitted = row["admitted_at"] or row["started_at"]
         if hour <= admitted < hour + HOUR:
             row["started_at"] = row["admitted_at"] = admitted.timestamp()
-            yield row
+            yield row_of({"id": "", **row})
 
 
 def _stored_sums(connection: BaseDatabaseWrapper, hour: datetime) -> dict[Key, Sum]:

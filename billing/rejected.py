@@ -22,7 +22,7 @@ from billing.journal_files import from_json, to_json
 from billing.models import JournalOffset, UsageRecord
 from billing.partitions import ensure_partitions
 from billing.rollups import add_rollups, sums
-from billing.usage_rows import UnusableRecordError, completed, insert
+from billing.usage_rows import UnusableRecordError, completed, insert, row_of
 from llmgateway.pipeline.protocols import Record
 
 FILE = "rejected.jsonl"
@@ -109,8 +109,8 @@ def _locked(path: Path) -> Iterator[IO[bytes] | None]:
 def _store(line: bytes, using: str) -> int | None:
     """The rows that were added; None: this very line was stored before."""
     content = from_json(line)
-    rows = [completed(record) for record in content["close"]]
-    ensure_partitions(using, {row["day"] for row in rows})
+    rows = [row_of(completed(record)) for record in content["close"]]
+    ensure_partitions(using, {row.day for row in rows})
     with transaction.atomic(using=using, durable=True):
         _, fresh = JournalOffset.objects.using(using).get_or_create(
             journal=MARK + hashlib.sha256(line).hexdigest()[:32], defaults={"updated_at": datetime.now(UTC)}
@@ -118,9 +118,9 @@ def _store(line: bytes, using: str) -> int | None:
         if not fresh:
             return None
         known = set(
-            UsageRecord.objects.using(using).filter(pk__in=[row["id"] for row in rows]).values_list("pk", flat=True)
+            UsageRecord.objects.using(using).filter(pk__in=[row.id for row in rows]).values_list("pk", flat=True)
         )
-        rows = [row for row in rows if row["id"] not in known]
+        rows = [row for row in rows if row.id not in known]
         if rows:
             insert(connections[using], rows)
         add_rollups(connections[using], sums(rows, content["refused"]))

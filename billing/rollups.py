@@ -16,7 +16,7 @@ from billing.histogram import Histogram, add, merge
 from billing.journal_files import from_json, to_json
 from billing.models import UsageRecord
 from billing.team_hours import add_team_hours
-from billing.usage_rows import admission
+from billing.usage_rows import Row
 from llmgateway.pipeline.protocols import Record
 
 KEY = ("hour", "team_id", "key_id", "alias", "provider", "deployment", "model", "status", "code")
@@ -33,6 +33,7 @@ SUMS = (
 )
 HISTOGRAMS = ("ttft_histogram", "duration_histogram", "overhead_histogram")
 REFUSED = "refused"
+ESTIMATED = UsageRecord.UsageSource.ESTIMATED.value
 CHUNK = 500
 """Keys per statement: nine parameters each stay below SQLite's limit."""
 
@@ -59,22 +60,24 @@ class Sum:
     duration_histogram: Histogram = field(default_factory=dict)
     overhead_histogram: Histogram = field(default_factory=dict)
 
-    def count(self, row: Record) -> None:
+    def count(self, row: Row) -> None:
         self.requests += 1
-        self.counted_requests += bool(row["counted"])
-        self.input_tokens += input_tokens(row)
-        self.output_tokens += output_tokens(row)
-        self.cache_read_tokens += row["cache_read"]
-        self.reasoning_tokens += row["reasoning"]
-        self.cost_pico_usd += row["cost_pico_usd"]
-        if row["usage_source"] == UsageRecord.UsageSource.ESTIMATED.value:
+        self.counted_requests += row.counted
+        self.cache_read_tokens += row.cache_read
+        self.reasoning_tokens += row.reasoning
+        self.input_tokens += (
+            row.input + row.cache_read + row.cache_write_5m + row.cache_write_1h + row.audio_input + row.image_input
+        )
+        self.output_tokens += row.output + row.reasoning + row.audio_output
+        self.cost_pico_usd += row.cost_pico_usd
+        if row.usage_source == ESTIMATED:
             self.estimated_requests += 1
-        if not row["priced"]:
+        if not row.priced:
             self.unpriced_requests += 1
-        if row["ttft_us"] is not None:
-            add(self.ttft_histogram, row["ttft_us"])
-        add(self.duration_histogram, row["duration_us"])
-        add(self.overhead_histogram, row["overhead_us"])
+        if row.ttft_us is not None:
+            add(self.ttft_histogram, row.ttft_us)
+        add(self.duration_histogram, row.duration_us)
+        add(self.overhead_histogram, row.overhead_us)
 
 
 def input_tokens(row: Record) -> int:
@@ -96,24 +99,25 @@ def output_tokens(row: Record) -> int:
     return total
 
 
-def sums(rows: Iterable[Record], refused: Iterable[Record] = ()) -> dict[Key, Sum]:
+def sums(rows: Iterable[Row], refused: Iterable[Record] = ()) -> dict[Key, Sum]:
     """What completed ledger rows and counts of refusals add up to, by rollup."""
     total: dict[Key, Sum] = {}
     for row in rows:
+        admitted = row.started_at if row.admitted_at is None else row.admitted_at
         key = (
-            int(admission(row) // 3600) * 3600,
-            row["team_id"],
-            row["key_id"],
-            row["alias"],
-            row["provider"],
-            row["deployment"],
-            row["model"],
-            row["status"],
+            int(admitted // 3600) * 3600,
+            row.team_id,
+            row.key_id,
+            row.alias,
+            row.provider,
+            row.deployment,
+            row.model,
+            row.status,
             "",
         )
         found = total.get(key)
         if found is None:
-            found = total[key] = Sum(row["team_name"], row["key_name"])
+            found = total[key] = Sum(row.team_name, row.key_name)
         found.count(row)
     for count in refused:
         key = (int(count["hour"]), *_texts(count), "", "", "", REFUSED, str(count.get("code", ""))[:64])

@@ -38,5 +38,5 @@ def test_its_records_are_like_the_pipelines() -> None:
     opened, closed = records(7)
 
     assert {"windows", "input_estimate", "request_price"} <= opened.keys()
-    assert decoded(to_json(closed))["usage_source"] == "provider"
+    assert decoded(to_json(closed)).usage_source == "provider"
     assert closed.keys() <= set(COLUMNS)

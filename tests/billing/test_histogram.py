@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.histogram import Histogram, add, merge, percentile
+from billing.histogram import GROWTH, Histogram, add, bucket, merge, percentile
 
 latencies = st.lists(st.integers(1, 10**10), min_size=1, max_size=200)
 
@@ -43,3 +43,11 @@ def test_no_values_have_no_percentile() -> None:
 
 def test_nothing_takes_less_than_a_microsecond() -> None:
     assert percentile(_of([0, 0, 1]), 0.5) == 1.0
+
+
+@pytest.mark.parametrize("number", range(2, 360))
+def test_a_value_is_in_the_bucket_that_its_logarithm_says(number: int) -> None:
+    """Also beyond the bounds that are kept, and at the bounds themselves."""
+    for microseconds in (int(GROWTH**number) - 1, int(GROWTH**number), int(GROWTH**number) + 1):
+        expected = math.ceil(math.log(microseconds) / math.log(GROWTH)) if microseconds > 1 else 0
+        assert bucket(microseconds) == str(expected)

@@ -58,6 +58,7 @@ def test_usage_prints_every_named_field(make_journal: MakeJournal) -> None:
         "alias": "gpt-4o-mini", "provider": "openai", "deployment": "main", "model": "gpt-4o-mini",
         "input_tokens": 107, "output_tokens": 26, "cache_read_input_tokens": 10, "cache_creation_input_tokens": 7,
         "reasoning_output_tokens": 5, "usage_source": "provider", "cost_pico_usd": 30_000_000, "price_id": 5,
+        "priced": True, "default_price": False,
         "started_at": "2026-03-14T12:00:00+00:00", "duration_ms": 400.0, "ttft_ms": 90.0,
         "attempts": [{"deployment": "main", "status": 200}],
     }  # fmt: skip

@@ -13,6 +13,7 @@ from billing.histogram import merge
 from billing.models import TeamHour, UsageRollup
 from billing.rollups import add_rollups, sums
 from billing.team_hours import merged_models
+from billing.usage_rows import row_of
 from tests.conftest import NOON
 from tests.dashboard.seeding import Traffic, row, traffic
 
@@ -27,7 +28,7 @@ def test_hours_equal_the_rollups_over_many_batches() -> None:
                "key_name": "web-app", "count": 3}  # fmt: skip
 
     for start in range(0, len(rows), 7):
-        add_rollups(connection, sums(rows[start : start + 7], [refused]))
+        add_rollups(connection, sums(map(row_of, rows[start : start + 7]), [refused]))
 
     for hour in TeamHour.objects.all():
         rollups = UsageRollup.objects.filter(team_id=hour.team_id, hour=hour.hour)
@@ -41,7 +42,8 @@ def test_hours_equal_the_rollups_over_many_batches() -> None:
 
 
 def test_teams_are_kept_apart() -> None:
-    add_rollups(connection, sums([row(NOON, id="a", team_id=1), row(NOON, id="b", team_id=2, cost_pico_usd=9)]))
+    both = [row(NOON, id="a", team_id=1), row(NOON, id="b", team_id=2, cost_pico_usd=9)]
+    add_rollups(connection, sums(map(row_of, both)))
 
     hours = {hour.team_id: hour.by_model for hour in TeamHour.objects.all()}
 
@@ -51,7 +53,7 @@ def test_teams_are_kept_apart() -> None:
 
 def test_what_is_rolled_back_is_in_no_hour() -> None:
     with transaction.atomic():
-        add_rollups(connection, sums([row(NOON)]))
+        add_rollups(connection, sums([row_of(row(NOON))]))
         transaction.set_rollback(True)
 
     assert not TeamHour.objects.exists()

@@ -12,6 +12,7 @@ from django.db import connection
 
 from billing.models import UsageRecord
 from billing.rollups import add_rollups, sums
+from billing.usage_rows import row_of
 
 MODELS = (
     ("gpt-4o-mini", "openai", 150_000, 600_000),
@@ -85,7 +86,7 @@ def row(at: datetime, **fields: Any) -> dict[str, Any]:
 def save(rows: Iterable[dict[str, Any]], refused: Iterable[dict[str, Any]] = ()) -> None:
     """Writes ledger rows and rollups as the drain does."""
     kept = list(rows)
-    add_rollups(connection, sums(kept, refused))
+    add_rollups(connection, sums(map(row_of, kept), refused))
     UsageRecord.objects.bulk_create([_record(one) for one in kept], batch_size=500)
 
 

@@ -63,7 +63,7 @@ def rows_of(folder: Path) -> dict[str, str]:
     """Status by request, of what an adopter would store. Fails for a request with two rows."""
     settle_interrupted(folder)
     rows = [decoded(payload) for payload in read_batch(folder, START, None).closes]
-    statuses = {row["id"]: row["status"] for row in rows}
+    statuses = {row.id: row.status for row in rows}
     assert len(statuses) == len(rows)
     return statuses
 

@@ -59,9 +59,20 @@ def test_adopters_of_several_workers_share_what_the_dead_left(scene: Scene) -> N
     scene.books().check()
 
 
+HOW_OFTEN = {"open": 36, "attempt": 6, "close": 32, "drain.commit": 11, "segment.create": 8, "segment.delete": 6}
+"""Each time that a worker comes to a point while it plays its part."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("nth", range(1, 12))
-@pytest.mark.parametrize("point", _both_sides(("open", "close", "drain.commit", "segment.create", "segment.delete")))
+@pytest.mark.parametrize(
+    ("point", "nth"),
+    [
+        (side, nth)
+        for point, times in HOW_OFTEN.items()
+        for side in _both_sides((point,))
+        for nth in range(1, times + 1)
+    ],
+)
 def test_a_worker_killed_at_any_time(scene: Scene, point: str, nth: int) -> None:
     [status] = scene.forks.run(scene.order("worker", point, nth))
     assert status == -9
