@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import aiohttp
 import msgspec
@@ -93,6 +95,7 @@ class Upstream:
         self._transport = transport
         self._lean = transport if isinstance(transport, LeanTransport) else None
         self._routes: dict[tuple[int, str, bool], tuple[Deployment, _Route]] = {}
+        self._token_locks: WeakKeyDictionary[Signer, asyncio.Lock] = WeakKeyDictionary()
 
     async def send(
         self,
@@ -163,17 +166,24 @@ class Upstream:
         Raises:
             UpstreamError: the token could not be had.
         """
-        needed = signer.token_request(time.time())
-        if needed is not None:
-            answer = await self._transport.handle_async_request(
-                httpx.Request("POST", needed.url, headers=list(needed.headers), content=needed.body)
-            )
-            content = await answer.aread()
-            try:
-                signer.take_token(answer.status_code, content, time.time())
-            except ValueError as error:
-                raise UpstreamError(FailureCause.NO_TOKEN, str(error)) from None
+        if signer.token_request(time.time()) is not None:
+            async with self._token_locks.setdefault(signer, asyncio.Lock()):
+                await self._fetch_token(signer)
         return signer.headers(method, url, body, time.time())
+
+    async def _fetch_token(self, signer: Signer) -> None:
+        """Unless another request has done so while this one waited."""
+        needed = signer.token_request(time.time())
+        if needed is None:
+            return
+        answer = await self._transport.handle_async_request(
+            httpx.Request("POST", needed.url, headers=list(needed.headers), content=needed.body)
+        )
+        content = await answer.aread()
+        try:
+            signer.take_token(answer.status_code, content, time.time())
+        except ValueError as error:
+            raise UpstreamError(FailureCause.NO_TOKEN, str(error)) from None
 
     def _route(self, deployment: Deployment, dialect: Dialect, *, stream: bool) -> _Route:
         cached = self._routes.get((deployment.id, dialect.name, stream))
