@@ -36,6 +36,7 @@ class MessageReader:
         self._turns: list[Turn] = []
         self._results: list[ToolResult] = []
         self._legacy_call = ""
+        self._custom_calls: set[str] = set()
 
     def read(self, fields: Fields) -> tuple[Turn, ...]:
         for number, message in enumerate(fields.objects("messages")):
@@ -72,7 +73,8 @@ class MessageReader:
             block for block in read_parts(message, "content") if isinstance(block, (Text, Image, File, Audio))
         )
         call_id = self._legacy_call if role == "function" else message.required_text("tool_call_id")
-        return ToolResult(call_id, content, message.text("name"), cache=read_cache(message))
+        is_custom = call_id in self._custom_calls
+        return ToolResult(call_id, content, message.text("name"), custom=is_custom, cache=read_cache(message))
 
     def _said(self, message: Fields, number: int) -> tuple[Block, ...]:
         blocks: list[Block] = [*read_reasoning(message.raw), *read_parts(message, "content")]
@@ -80,7 +82,9 @@ class MessageReader:
             blocks.append(Refusal(refusal))
         if audio := message.object("audio"):
             blocks.append(Audio(Source(), id=audio.required_text("id")))
-        blocks.extend(read_call(call) for call in message.objects("tool_calls"))
+        calls = [read_call(call) for call in message.objects("tool_calls")]
+        self._custom_calls.update(call.id for call in calls if call.custom)
+        blocks += calls
         if legacy := message.object("function_call"):
             self._legacy_call = _LEGACY_ID.format(number)
             blocks.append(ToolCall(self._legacy_call, legacy.required_text("name"), legacy.text("arguments")))

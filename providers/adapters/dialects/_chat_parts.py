@@ -83,7 +83,7 @@ def _part(part: Fields) -> Block:
             return _image(part)
         case "input_audio":
             sound = part.required_object("input_audio")
-            return Audio(Source(data=sound.required_text("data"), media_type=_sound_type(sound.text("format"))))
+            return Audio(Source(data=sound.required_text("data"), media_type=sound_type(sound.text("format"))))
         case "file":
             return _file(part)
         case _:
@@ -108,8 +108,14 @@ def _file(part: Fields) -> File:
     return File(source, name, cache=read_cache(part))
 
 
-def _sound_type(name: str) -> str:
+def sound_type(name: str) -> str:
+    """The media type of what this format calls `name`."""
     return {"mp3": "audio/mpeg", "": ""}.get(name, f"audio/{name}")
+
+
+def sound_format(media_type: str) -> str:
+    """What this format calls sounds of `media_type`."""
+    return _SOUNDS.get(media_type, media_type.removeprefix("audio/") or "wav")
 
 
 class PartWriter:
@@ -161,11 +167,7 @@ class PartWriter:
     def _sound(self, sound: Audio) -> JSONObject:
         if not sound.source.data:
             raise self._inexpressible("sound that is not in the request itself")
-        media_type = sound.source.media_type
-        return {
-            "data": sound.source.data,
-            "format": _SOUNDS.get(media_type, media_type.removeprefix("audio/") or "wav"),
-        }
+        return {"data": sound.source.data, "format": sound_format(sound.source.media_type)}
 
     def _file(self, file: File) -> JSONObject:
         if file.source.url or file.source.file_id:

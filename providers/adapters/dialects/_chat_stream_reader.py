@@ -109,7 +109,7 @@ class ChatStreamReader:
             raise MalformedAnswerError("the provider sent an event that is not a JSON object")
         error = chunk.get("error")
         if error or event.name == "error":
-            yield from self._fail(*_failure(error or chunk))
+            yield from self._fail(*failure_of(error or chunk))
         else:
             yield from self._chunk(chunk)
 
@@ -149,7 +149,7 @@ class ChatStreamReader:
             decoded = _decode(body)
             answer: JSONObject = decoded if isinstance(decoded, dict) else {}
             if error := answer.get("error"):
-                yield from self._fail(*_failure(error))
+                yield from self._fail(*failure_of(error))
                 return
             reply = self._read_reply(body)
         except (MalformedAnswerError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -160,7 +160,7 @@ class ChatStreamReader:
         yield from events_of(reply)
 
 
-def _failure(error: Any) -> tuple[str, ErrorKind]:
+def failure_of(error: Any) -> tuple[str, ErrorKind]:
     if not isinstance(error, dict):
         return str(error), ErrorKind.SERVER_ERROR
     words = [str(error.get(name)) for name in ("code", "type")]

@@ -32,9 +32,16 @@ _decode_proof = msgspec.json.Decoder(_Proof).decode
 
 def read_thinking(text: str, signature: str, dialect: str) -> Reasoning:
     """A `thinking` block of `dialect`. Without a signature it is nobody's."""
-    if signature.startswith(_MARK) and (proof := _read_proof(signature)) is not None:
-        return Reasoning(text, proof.signature, proof.encrypted, proof.id, proof.summary, proof.dialect)
+    if (foreign := read_proof(text, signature)) is not None:
+        return foreign
     return Reasoning(text, signature, dialect=dialect if signature else "")
+
+
+def read_proof(text: str, signature: str) -> Reasoning | None:
+    """The thoughts whose proof another dialect hid in `signature`; None: it is no such proof."""
+    if not signature.startswith(_MARK) or (proof := _read_proof(signature)) is None:
+        return None
+    return Reasoning(text, proof.signature, proof.encrypted, proof.id, proof.summary, proof.dialect)
 
 
 def read_redacted(data: str, dialect: str) -> Reasoning:

@@ -53,6 +53,7 @@ class Says:
     result_images: bool = True
     result_errors: bool = True
     cache: bool = True
+    tool_cache: bool = True
     custom_tools: bool = True
     allowed_tools: bool = True
     strict: bool = True
@@ -166,7 +167,7 @@ def _result(draw: st.DrawFn, says: Says, call: ToolCall) -> ToolResult:
     if says.result_images:
         content += draw(st.lists(images(Says(cache=False)), max_size=1))
     failed = draw(st.booleans()) if says.result_errors else False
-    return ToolResult(call.id, tuple(content), is_error=failed)
+    return ToolResult(call.id, tuple(content), is_error=failed, custom=call.custom)
 
 
 @st.composite
@@ -178,7 +179,8 @@ def tool_lists(draw: st.DrawFn, says: Says) -> tuple[Tool, ...]:
             tools.append(Tool(name, draw(WORDS), custom={"type": "text"}))
             continue
         strict = draw(_maybe(says.strict, st.booleans()))
-        tools.append(Tool(name, draw(st.one_of(st.just(""), WORDS)), draw(SCHEMAS), strict, cache=draw(_hints(says))))
+        hint = draw(_hints(says)) if says.tool_cache else None
+        tools.append(Tool(name, draw(st.one_of(st.just(""), WORDS)), draw(SCHEMAS), strict, cache=hint))
     return tuple(tools)
 
 
@@ -345,5 +347,15 @@ def merged(conversation: Conversation) -> Conversation:
 
 
 def plain(reply: Reply) -> Reply:
-    """Without what names the dialect."""
-    return msgspec.structs.replace(reply, dialect="", extra={})
+    """Without what names the dialect, and without what is said of thoughts that nobody wants to see again."""
+    told = tuple(
+        msgspec.structs.replace(choice, blocks=tuple(_plain_block(block) for block in choice.blocks))
+        for choice in reply.choices
+    )
+    return msgspec.structs.replace(reply, choices=told, dialect="", extra={})
+
+
+def _plain_block(block: Block) -> Block:
+    if isinstance(block, Reasoning) and not (block.signature or block.encrypted):
+        return Reasoning(block.text)
+    return block

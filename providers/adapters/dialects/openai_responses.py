@@ -1,0 +1,60 @@
+"""OpenAI's Responses: https://platform.openai.com/docs/api-reference/responses."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from providers.adapters.dialects._openai_wire import OpenAIWire
+from providers.adapters.dialects._responses_parts import DIALECT
+from providers.adapters.dialects._responses_reply import read_reply, read_usage, write_reply
+from providers.adapters.dialects._responses_request import read_request, write_request
+from providers.adapters.dialects._responses_scanner import ResponsesScanner
+from providers.adapters.dialects._responses_stream_reader import ResponsesStreamReader
+from providers.adapters.dialects._responses_stream_writer import ResponsesStreamWriter
+from providers.adapters.dialects.base import Limits, StreamReader, StreamScanner, StreamWriter, WireError, Written
+from providers.adapters.dialects.conversation import Conversation
+from providers.adapters.dialects.reply import Reply
+from providers.adapters.types import JSONObject, Operation, Usage
+
+
+class OpenAIResponses(OpenAIWire):
+    name = DIALECT
+    operation: ClassVar[Operation] = Operation.CHAT
+    translates = True
+    output_cap_fields = ("max_output_tokens",)
+
+    def scanner(self, *, strip_usage: bool) -> StreamScanner:
+        return ResponsesScanner()
+
+    def usage(self, raw: JSONObject) -> Usage:
+        return read_usage(raw)
+
+    def error_event(self, error: WireError) -> bytes:
+        said = {
+            "type": "error",
+            "sequence_number": 0,
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+        }
+        return b"\n\nevent: error\ndata: " + msgspec.json.encode(said) + b"\n\n"
+
+    def read_request(self, body: bytes, *, model: str = "", stream: bool | None = None) -> Conversation:
+        return read_request(body, model=model, stream=stream)
+
+    def write_request(self, conversation: Conversation, limits: Limits) -> Written:
+        return write_request(conversation, limits)
+
+    def read_reply(self, body: bytes) -> Reply:
+        return read_reply(body)
+
+    def write_reply(self, reply: Reply, asked: Conversation) -> bytes:
+        return write_reply(reply, asked)
+
+    def stream_reader(self) -> StreamReader:
+        return ResponsesStreamReader()
+
+    def stream_writer(self, asked: Conversation) -> StreamWriter:
+        return ResponsesStreamWriter(asked)
