@@ -6,6 +6,7 @@ Requests, upgrades, pipelining and limits stay uvicorn's. What differs saves 6 Â
 - A header's name is examined once per process, and all values together by counting line breaks, where uvicorn runs
   two regular expressions for each header.
 - A connection has one keep-alive timer that looks at its clock, not one that is made and cancelled for each request.
+- What several requests say in one turn of the event loop is sent one after the other at its end.
 - A body that arrived whole with its head is handed over in the scope, so that nobody has to wait for it.
 """
 
@@ -23,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llmgateway.api.asgi_types import WHOLE_BODY, Message, Scope
 from llmgateway.pipeline.header_lines import HeaderLines
+from llmgateway.pipeline.outbox import Departing
 
 MAX_REMEMBERED = 1000
 """Header names of which we remember what they mean."""
@@ -214,6 +216,19 @@ class GatewayProtocol(HttpToolsProtocol):
     """When the last answer ended, by the event loop's clock; 0: a request is on its way."""
     _answering: RequestResponseCycle | None = None
     """The request that is being answered; `cycle` is the one that came last."""
+    _departing: Departing
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        self._departing = Departing(transport)
+        super().connection_made(cast("asyncio.Transport", self._departing))
+
+    def eof_received(self) -> None:
+        """The event loop closes the connection next; what was said before must be on its way."""
+        self._departing.laid_off()
+
+    def handle_websocket_upgrade(self) -> None:
+        self.transport = self._departing.laid_off()
+        super().handle_websocket_upgrade()
 
     def on_headers_complete(self) -> None:
         """As in uvicorn, with `Exchange` in place of its own cycle."""

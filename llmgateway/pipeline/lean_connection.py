@@ -13,6 +13,7 @@ from typing import cast
 import httptools
 
 from llmgateway.http import httpx
+from llmgateway.pipeline.outbox import Outbox
 
 MAX_HEAD_BYTES = 65_536
 """Of a response's head; also of trailers, chunk extensions and interim responses between two pieces of body."""
@@ -37,14 +38,15 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body_length", "_is_head", "_is_reading_paused", "_is_writing_paused", "_loop", "_on_closed", "_overhead",
-        "_parser", "_pieces", "_transport", "_unsent", "_unsent_from", "_waiter", "_wants_close", "error", "has_begun",
+        "_body_length", "_is_head", "_is_reading_paused", "_is_writing_paused", "_loop", "_on_closed", "_outbox",
+        "_overhead", "_parser", "_pieces", "_transport", "_unsent", "_unsent_from", "_waiter", "_wants_close", "error", "has_begun",
         "has_head", "headers", "idle_since", "is_busy", "is_closed", "is_complete", "is_reusable", "is_stale", "served",
         "status",
     )  # fmt: skip
 
     def __init__(self, on_closed: Callable[[Connection], None]) -> None:
         self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox.of(self._loop)
         self._on_closed = on_closed
         self._transport: asyncio.Transport
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -80,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._is_head = is_head
         self._wants_close = wants_close
         if len(body) <= SLICE_BYTES:
-            self._transport.write(head + body)
+            self._outbox.put(self._transport, head + body)
         else:
             self._transport.write(head)
             self._unsent = memoryview(body)

@@ -405,3 +405,48 @@ def test_clients_read_what_uvicorn_would_have_sent(
     assert ours == theirs
     if not request.startswith(b"HEAD"):
         assert Parsed(ours[0]).body == b"".join(pieces)
+
+
+async def test_answers_of_one_turn_leave_at_its_end() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Responder(send, b"", CHAT).whole(200, b"hi", [])
+        assert not wire.pipe.writes
+
+    wire = Wire(app)
+
+    assert (await wire.send(GET)).endswith(b"\r\n\r\nhi")
+    assert len(wire.pipe.writes) == 1
+
+
+async def test_an_answer_leaves_before_its_connection_is_closed() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Responder(send, b"", CHAT).whole(200, b"hi", [])
+        wire.protocol.shutdown()
+        assert wire.pipe.closed
+
+    wire = Wire(app)
+
+    assert (await wire.send(GET)).endswith(b"\r\n\r\nhi")
+
+
+async def test_an_answer_leaves_before_the_client_is_known_to_be_gone() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Responder(send, b"", CHAT).whole(200, b"hi", [])
+        wire.protocol.eof_received()
+        wire.pipe.close()
+
+    wire = Wire(app)
+
+    assert (await wire.send(GET)).endswith(b"\r\n\r\nhi")
+
+
+async def test_an_answer_leaves_before_the_complaint_about_what_follows() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Responder(send, b"", CHAT).whole(200, b"hi", [])
+        wire.protocol.data_received(b"nonsense\r\n\r\n")
+
+    wire = Wire(app)
+    answer = await wire.send(GET)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.index(b"\r\n\r\nhi") < answer.index(b"HTTP/1.1 400 ")
