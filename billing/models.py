@@ -15,6 +15,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from billing.alerts.models import Alert
+from billing.day_models import DayMark, KeyDay, TeamDay
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd
 from billing.reporters.models import Delivery, ReporterState, UsageReporter
 from llmgateway.limit_terms import OWNERS, start_number
@@ -482,11 +483,14 @@ __all__ = [
     "Alert",
     "Budget",
     "BudgetCredit",
+    "DayMark",
     "Delivery",
     "JournalOffset",
+    "KeyDay",
     "Price",
     "Reconciliation",
     "ReporterState",
+    "TeamDay",
     "TeamHour",
     "UsageRecord",
     "UsageReporter",

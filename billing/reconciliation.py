@@ -18,6 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Q
 from django.utils import timezone
 
+from billing.day_sums import differing, repair_day, sum_again, summed_until
 from billing.histogram import Histogram
 from billing.journal_files import to_json
 from billing.models import Reconciliation, TeamHour, UsageRecord, UsageRollup
@@ -58,7 +59,7 @@ class Drift:
     """One figure that is not what the ledger's rows say."""
 
     table: str
-    """`rollup`, `team hour` or `record`."""
+    """`rollup`, `team hour`, `day` or `record`."""
     name: str
     column: str
     stored: str
@@ -112,6 +113,7 @@ def reconcile(
             report.drifts += odd
             report.drifted += len(odd)
         begin = end
+    _compare_days(connection, report, repair=repair)
     _remember(report, using)
     return report
 
@@ -227,6 +229,7 @@ def _settle(connection: BaseDatabaseWrapper, hour: datetime, report: Report, *, 
             UsageRollup.objects.using(connection.alias).filter(hour=hour).delete()
             TeamHour.objects.using(connection.alias).filter(hour=hour).delete()
             add_rollups(connection, expected)
+            sum_again(connection, hour)
     report.drifts += drifts
     rows = len({(drift.table, drift.name) for drift in drifts})
     report.drifted += rows
@@ -289,6 +292,21 @@ def _team_drifts(connection: BaseDatabaseWrapper, hour: datetime, expected: dict
         for column, before, after in zip(HISTOGRAMS, one.histograms, other.histograms, strict=True):
             if before != after:
                 yield Drift("team hour", name, column, _shown(before), _shown(after))
+
+
+def _compare_days(connection: BaseDatabaseWrapper, report: Report, *, repair: bool) -> None:
+    """Days that are summed against their hours, which are right by now, or are known not to be."""
+    mark = summed_until(connection.alias)
+    day = report.since.replace(hour=0)
+    while mark is not None and day < min(mark, report.until):
+        for table, rows in differing(connection, day).items():
+            report.drifts.append(Drift("day", f"{day:%Y-%m-%d}", table, f"{rows} rows", "what its hours add up to"))
+            report.drifted += rows
+            if repair:
+                repair_day(connection, day)
+                report.repaired += rows
+                log.warning("Repaired day %s: %d rows of %s were not what its hours add up to", day.date(), rows, table)
+        day += CHUNK
 
 
 def _attempts_drift(using: str, begin: datetime, end: datetime) -> Iterator[Drift]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from billing.day_sums import add_late
 from billing.histogram import Histogram, add, merge
 from billing.journal_files import from_json, to_json
 from billing.models import UsageRecord
@@ -137,6 +138,7 @@ def add_rollups(connection: BaseDatabaseWrapper, added: dict[Key, Sum]) -> None:
     for start in range(0, len(keys), CHUNK):
         _add(connection, keys[start : start + CHUNK], added)
     add_team_hours(connection, added)
+    add_late(connection, added)
 
 
 def _parameters(connection: BaseDatabaseWrapper, key: Key) -> tuple[Any, ...]:

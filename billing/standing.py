@@ -1,8 +1,9 @@
 """What requests have used since a moment, for counters to start from and to be compared with.
 
-Whole hours come from the rollups, so that a total costs little and survives the ledger's retention. The part of an
-hour before them comes from the ledger's rows, for not every zone's midnight is a whole hour of UTC; so do addresses
-and end users, which rollups do not know. What is not in the database yet is added from the journal.
+Whole hours come from the rollups, and days that are over from their sums, so that a total costs little and survives
+the ledger's retention. The part of an hour before them comes from the ledger's rows, for not every zone's midnight is a
+whole hour of UTC; so do addresses and end users, which rollups do not know. What is not in the database yet is added
+from the journal.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from msgspec import structs
 
+from billing.day_sums import END_OF_TIME, Parts, summed_until
 from billing.journal import Journal
 from billing.journal_files import CLOSE, START, Position, from_json, walk
 from billing.models import JournalOffset
@@ -220,8 +222,20 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
                 yield from self._rows(_ROW_SUMS, owners, connection, whole_hour)
 
     def _rollups(self, owners: list[str], connection: BaseDatabaseWrapper, hour: float) -> Iterator[tuple[Name, Used]]:
-        conditions, parameters = ["hour >= %s"], [_moment(connection, hour)]
-        yield from self._ask(connection, "billing_usagerollup", _ROLLUP_SUMS, owners, (conditions, parameters))
+        """Days that are summed, and the hours around them: in one statement, so that all are of one moment."""
+        since = datetime.fromtimestamp(hour, UTC)
+        parts = Parts.of(since, END_OF_TIME, summed_until(connection.alias))
+        bounds = [("billing_usagerollup", "hour", each) for each in parts.hours]
+        if parts.days is not None:
+            bounds.append(("billing_keyday" if self.column == "key_id" else "billing_teamday", "day", parts.days))
+        columns = ", ".join((*(name for name in dict.fromkeys(self._names) if name), *_ROLLUP_COLUMNS))
+        wanted, asked = self._of_owners(owners)
+        selects, parameters = [], []
+        for table, column, (start, end) in bounds:
+            conditions = [f"{column} >= %s", f"{column} < %s", *wanted]
+            selects.append(f"SELECT {columns} FROM {table} WHERE {' AND '.join(conditions)}")  # noqa: S608  # our own
+            parameters += [*(connection.ops.adapt_datetimefield_value(moment) for moment in (start, end)), *asked]
+        yield from self._ask(connection, f"({' UNION ALL '.join(selects)}) AS parts", _ROLLUP_SUMS, ([], parameters))
 
     def _rows(
         self, sums: str, owners: list[str], connection: BaseDatabaseWrapper, until: float | None, *also: str
@@ -237,21 +251,31 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
         if until is not None:
             conditions += ["started_at < %s", "COALESCE(admitted_at, started_at) < %s"]
             parameters += [_moment(connection, until)] * 2
-        yield from self._ask(connection, "billing_usagerecord", sums, owners, (conditions, parameters))
+        wanted, asked = self._of_owners(owners)
+        where = [*conditions, *wanted], [*parameters, *asked]
+        yield from self._ask(connection, "billing_usagerecord", sums, where)
+
+    def _of_owners(self, owners: list[str]) -> tuple[list[str], list[Any]]:
+        """The condition that leaves out others than these; none for all there are."""
+        if not owners:
+            return [], []
+        values = [int(owner) if self.column == "team_id" else owner for owner in owners]
+        return [f"{self.column} IN ({', '.join(['%s'] * len(values))})"], values
+
+    @property
+    def _names(self) -> tuple[str, str, str]:
+        """The columns of a `Name`; empty where it does not matter."""
+        return self.column, "alias" if self.by_alias else "", self.each
 
     def _ask(
         self,
         connection: BaseDatabaseWrapper,
         table: str,
         sums: str,
-        owners: list[str],
         where: tuple[list[str], list[Any]],
     ) -> Iterator[tuple[Name, Used]]:
         conditions, parameters = where
-        if owners:
-            conditions = [*conditions, f"{self.column} IN ({', '.join(['%s'] * len(owners))})"]
-            parameters = [*parameters, *(int(owner) if self.column == "team_id" else owner for owner in owners)]
-        names = (self.column, "alias" if self.by_alias else "", self.each)
+        names = self._names
         selected = ", ".join(name or "''" for name in names)
         only = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         # Rows to be reviewed are added up here: grouping would lure SQLite away from the index that has them alone.
@@ -288,6 +312,7 @@ def _in_parts(column: str) -> str:
 
 _COUNTED = "CASE WHEN counted THEN 1 ELSE 0 END"
 _INPUT = "input + cache_read + cache_write_5m + cache_write_1h + audio_input + image_input"
+_ROLLUP_COLUMNS = ("counted_requests", "input_tokens", "output_tokens", "cost_pico_usd")
 _ROLLUP_SUMS = f"SUM(counted_requests), SUM(input_tokens), SUM(output_tokens), {_in_parts('cost_pico_usd')}"
 _ROW_SUMS = f"SUM({_COUNTED}), SUM({_INPUT}), SUM(output + reasoning + audio_output), {_in_parts('cost_pico_usd')}"
 _RESERVED_SUMS = "0, 0, 0, 0, reserved_pico_usd"

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from billing.alerts.check import delete_old_alerts, raise_alerts
 from billing.alerts.notice import notify
+from billing.day_sums import sum_days
 from billing.reconciliation import reconcile
 from billing.reporters.courier import Courier
 from billing.reporters.retention import delete_old_deliveries
@@ -66,3 +67,9 @@ def forget_old_usage() -> None:
 def reconcile_recent_days() -> None:
     """Holds the sums of the last days against the ledger every night, and puts them right. What was is in the log."""
     reconcile(since=timezone.now() - RECONCILED, repair=True)
+
+
+@shared_task(name="billing.sum_days")  # type: ignore[untyped-decorator]
+def sum_days_that_are_over() -> None:
+    """Sums up yesterday; and, after the first migration to such sums, every day before."""
+    sum_days(timezone.now())

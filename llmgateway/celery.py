@@ -33,6 +33,7 @@ app.conf.beat_schedule = {
     "heartbeat": {"task": "llmgateway.heartbeat", "schedule": HEARTBEAT_S, "options": {"expires": HEARTBEAT_S}},
     "events": {"task": "billing.deliver_events", "schedule": 2, "options": {"expires": 2}},
     "budget alerts": {"task": "billing.check_budget_alerts", "schedule": 15, "options": {"expires": 15}},
+    "days": {"task": "billing.sum_days", "schedule": crontab(minute=7)},
     "reconciliation": {"task": "billing.reconcile", "schedule": crontab(hour=3, minute=17)},
     "old usage": {"task": "billing.forget_old_usage", "schedule": crontab(hour=2, minute=37)},
     "old events": {"task": "billing.forget_old_events", "schedule": 3600, "options": {"expires": 3600}},

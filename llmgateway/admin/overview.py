@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import F, Sum
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
 from billing.models import UsageRollup
-from billing.money import format_usd
+from billing.money import PICO_PER_USD, format_usd
 from llmgateway import change_log
 from llmgateway.models import ApiKey
 from llmgateway.selectors import usable_keys
@@ -74,10 +75,10 @@ def _today(request: HttpRequest) -> list[Figure]:
         return []
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     rows = UsageRollup.objects.filter(hour__gte=midnight).exclude(status=REFUSED).order_by()
-    requests = cost = 0
-    for row_requests, row_cost in rows.values_list("requests", "cost_pico_usd").iterator():
-        requests += row_requests
-        cost += row_cost
+    # A sum of 64-bit integers may leave 64 bits, at which SQLite gives up: so it is of two parts.
+    whole, rest = Sum(F("cost_pico_usd") / PICO_PER_USD), Sum(F("cost_pico_usd") % PICO_PER_USD)
+    found = rows.aggregate(requests=Sum("requests"), whole=whole, rest=rest)
+    requests, cost = found["requests"] or 0, int(found["whole"] or 0) * PICO_PER_USD + int(found["rest"] or 0)
     url = reverse("admin:billing_usagerecord_changelist")
     return [Figure("requests today", f"{requests:,}", url), Figure("cost today", format_usd(cost), url)]
 

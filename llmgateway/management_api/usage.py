@@ -224,10 +224,10 @@ class UsageViewSet(mixins.ListModelMixin, Resource[UsageRecord]):
         query = SumsQuerySerializer(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         span = Span.of(query.validated_data["since"], query.validated_data["until"])
-        filterset = UsageFilters(request.query_params, within(span.rollups(), "team_id", self.reach))
-        if not filterset.is_valid():
-            raise ValidationError(filterset.errors.as_data())
-        found = usage_sums(filterset.qs, query.validated_data["group_by"])
+        group_by = query.validated_data["group_by"]
+        of_keys = not {"key", "key_id"}.isdisjoint(request.query_params)
+        sources = [self._filtered(request, rows) for rows in span.sources(group_by, of_keys=of_keys)]
+        found = usage_sums(sources, group_by)
         answer = {
             "since": span.since,
             "until": span.until,
@@ -235,3 +235,10 @@ class UsageViewSet(mixins.ListModelMixin, Resource[UsageRecord]):
             "results": found[:MAX_GROUPS],
         }
         return Response(UsageSummarySerializer(answer).data)
+
+    def _filtered(self, request: Request, rows: QuerySet[Any]) -> QuerySet[Any]:
+        filterset = UsageFilters(request.query_params, within(rows, "team_id", self.reach))
+        if not filterset.is_valid():
+            raise ValidationError(filterset.errors.as_data())
+        found: QuerySet[Any] = filterset.qs
+        return found

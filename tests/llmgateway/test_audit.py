@@ -23,7 +23,8 @@ from providers.models import Credential, Provider
 from tests.cast import Cast
 
 OBSERVED = {
-    "Alert", "ConfigChange", "Delivery", "JournalOffset", "Reconciliation", "ReporterState", "TeamHour", "UsageRecord", "UsageRollup",
+    "Alert", "ConfigChange", "DayMark", "Delivery", "JournalOffset", "KeyDay", "Reconciliation", "ReporterState", "TeamDay",
+    "TeamHour", "UsageRecord", "UsageRollup",
 }  # fmt: skip
 
 

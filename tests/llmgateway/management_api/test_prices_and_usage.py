@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from billing.day_sums import sum_days
 from billing.models import Price, UsageRollup
 from billing.money import PICO_PER_USD
 from llmgateway.management_api import usage_sums
@@ -183,6 +184,25 @@ def test_sums_are_exact_beyond_64_bits(operator: Caller, world: World) -> None:
     assert total["cost_pico_usd"] == 2 * (2**63 - 1)
 
 
+@pytest.mark.parametrize("group_by", ["team", "key", "day,model", "status,alias", "provider,deployment"])
+@pytest.mark.parametrize(
+    "of", ["", "&team=platform", "&key=platform-key", "&deployment=openai%2Fgpt-4o-mini", "&team=x"]
+)
+def test_sums_are_the_same_of_days_and_of_hours(operator: Caller, world: World, group_by: str, of: str) -> None:
+    for day in range(1, 5):
+        for hour in (0, 1, 23):
+            at = datetime(2026, 3, day, hour, 30, tzinfo=UTC)
+            create_record(world.key, record_id=f"a-{day}-{hour}", at=at, cost_pico_usd=day * 10**6 - 1)
+            create_record(world.cast.research_key, record_id=f"b-{day}-{hour}", at=at, status="failed")
+    asked = f"/usage/summary?group_by={group_by}{of}&since=2026-03-01T01:00:00Z&until=2026-03-04T01:00:00Z"
+    before = operator.get(asked).json()
+
+    sum_days(timezone.now())
+    UsageRollup.objects.filter(hour__day__in=(2, 3)).delete()  # So that days are what is read.
+
+    assert operator.get(asked).json() == before
+
+
 def test_sums_are_of_whole_hours_and_days(operator: Caller, world: World) -> None:
     UsageRollup.objects.all().delete()
     for day, hour in ((1, 22), (1, 23), (2, 0)):
@@ -194,6 +214,8 @@ def test_sums_are_of_whole_hours_and_days(operator: Caller, world: World) -> Non
 
     assert (by_hour["since"], by_hour["until"]) == ("2026-03-01T22:00:00Z", "2026-03-02T01:00:00Z")
     assert len(by_hour["results"]) == 3
+    sum_days(timezone.now())
+    assert operator.get(f"/usage/summary?group_by=day&{span}").json()["results"] == by_day
     assert [(row["group"]["day"], row["requests"]) for row in by_day] == [
         ("2026-03-01T00:00:00+00:00", 2), ("2026-03-02T00:00:00+00:00", 1),
     ]  # fmt: skip
