@@ -51,6 +51,20 @@ _ALL = (
     ),
     Scope("prices:read", "see prices", ("billing.view_price",)),
     Scope("prices:write", "add prices", ("billing.add_price",), frozenset(), in_one_team=False),
+    Scope(
+        "reporters:read",
+        "see who is told of requests, never the secrets",
+        ("billing.view_usagereporter",),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope(
+        "reporters:write",
+        "create, change, delete and try reporters",
+        ("billing.add_usagereporter", "billing.change_usagereporter", "billing.delete_usagereporter"),
+        frozenset(),
+        in_one_team=False,
+    ),
     Scope("usage:read", "see the ledger and its sums", ("billing.view_usagerecord",)),
     Scope("models:read", "see model aliases and their targets", ("providers.view_modelalias",)),
 )

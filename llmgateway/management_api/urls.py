@@ -11,6 +11,7 @@ from llmgateway.management_api.keys import KeyViewSet
 from llmgateway.management_api.limits import LimitViewSet
 from llmgateway.management_api.pages import DocsView, NotFoundView, SchemaView
 from llmgateway.management_api.prices import PriceViewSet
+from llmgateway.management_api.reporters import ReporterViewSet
 from llmgateway.management_api.teams import TeamViewSet
 from llmgateway.management_api.usage import UsageViewSet
 
@@ -20,6 +21,7 @@ router.register("teams", TeamViewSet, "management-team")
 router.register("limits", LimitViewSet, "management-limit")
 router.register("budgets", BudgetViewSet, "management-budget")
 router.register("prices", PriceViewSet, "management-price")
+router.register("reporters", ReporterViewSet, "management-reporter")
 router.register("usage", UsageViewSet, "management-usage")
 router.register("models", ModelViewSet, "management-model")
 
