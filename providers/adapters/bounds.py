@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from providers.adapters.base import Adapter
+from providers.adapters.dialects._gemini_fields import plain_names
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import JSONObject, Operation
 
@@ -86,7 +87,7 @@ def bound(body: bytes, dialect: Dialect, adapter: Adapter, *, choices: int) -> B
         raise NotBoundableError(f"the format '{dialect.name}' has no bound")
     tokens = len(body) + adapter.hidden_input_tokens
     completes = dialect.operation is Operation.TEXT_COMPLETION
-    if completes or _may_hold_more_than_text(body):
+    if completes or dialect.name in _WITHOUT_MARKERS or _may_hold_more_than_text(body):
         request = _decode(body)
         choices *= _prompts(request.get("prompt")) if completes else 1
         tokens += beyond_text(request, adapter)
@@ -212,11 +213,67 @@ def _block(block: JSONObject, adapter: Adapter) -> int:
     )
 
 
+# ── Gemini's contents ──
+
+_CONTENTS_KNOWN = frozenset(
+    {"contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "safetySettings", "labels", "model"}
+    | {"serviceTier", "store", "requests", "content", "taskType", "title", "outputDimensionality", "embedContentConfig"}
+)
+_CONTENTS_TEXT = frozenset(
+    {"text", "thought", "thoughtSignature", "functionCall", "executableCode", "codeExecutionResult"}
+)
+_CONTENTS_PRICED = ("routingConfig", "modelSelectionConfig", "imageConfig")
+
+
+def _beyond_text_of_contents(request: JSONObject, adapter: Adapter) -> int:
+    request = plain_names(request)
+    for name, value in request.items():
+        if name not in _CONTENTS_KNOWN and value is not None:
+            raise NotBoundableError(f"`{name}` brings in what is not part of the request")
+    if str(request.get("serviceTier") or "standard").lower() not in {"standard", "flex", "unspecified"}:
+        raise NotBoundableError(f"the `serviceTier` {request['serviceTier']!r} may have prices of its own")
+    _refuse_priced(plain_names(_object(request.get("generationConfig"))))
+    for tool in _objects(request.get("tools")):
+        for name, value in plain_names(tool).items():
+            if name != "functionDeclarations" and value is not None:
+                raise NotBoundableError(f"the provider runs the tool '{name}' itself")
+    contents = [*_objects(request.get("contents")), _object(request.get("systemInstruction"))]
+    contents += [_object(each.get("content")) for each in (request, *_objects(request.get("requests")))]
+    return sum(_contents_part(plain_names(part), adapter) for each in contents for part in _objects(each.get("parts")))
+
+
+def _refuse_priced(config: JSONObject) -> None:
+    for name in _CONTENTS_PRICED:
+        if config.get(name) is not None:
+            raise NotBoundableError(f"`{name}` may bring prices of its own")
+    if "IMAGE" in str(config.get("responseModalities")).upper():
+        raise NotBoundableError("images in answers have prices of their own")
+
+
+def _contents_part(part: JSONObject, adapter: Adapter) -> int:
+    names = {name for name, value in part.items() if value is not None}
+    if names <= _CONTENTS_TEXT:
+        return 0
+    if names <= {"functionResponse", "thoughtSignature"}:
+        parts = _objects(_object(part["functionResponse"]).get("parts"))
+        return sum(_contents_part(plain_names(each), adapter) for each in parts)
+    blob = plain_names(_object(part.get("inlineData")))
+    data, kind = blob.get("data"), str(blob.get("mimeType"))
+    if isinstance(data, str) and kind.startswith("image/") and names <= {"inlineData", "mediaResolution"}:
+        return adapter.max_image_tokens - len(data)
+    raise NotBoundableError(
+        f"the size of a part of {', '.join(sorted(names))} is unknown; send text, or images as data"
+    )
+
+
+_WITHOUT_MARKERS = frozenset({"gemini.generate_content", "gemini.embed_content", "gemini.batch_embed_contents"})
+"""Always looked into."""
 _BEYOND_TEXT: dict[str, Callable[[JSONObject, Adapter], int]] = {
     "openai.chat": _beyond_text,
     "openai.completions": _beyond_text,
     "openai.embeddings": _beyond_text,
     "anthropic.messages": _beyond_text_of_messages,
+    **dict.fromkeys(_WITHOUT_MARKERS, _beyond_text_of_contents),
 }
 
 

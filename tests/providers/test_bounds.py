@@ -164,3 +164,62 @@ def test_messages_of_text_tools_and_thoughts_have_no_more_tokens_than_bytes() ->
 def test_what_is_not_in_a_request_for_messages_cannot_be_bounded(request_body: dict[str, Any]) -> None:
     with pytest.raises(NotBoundableError):
         of_messages(**request_body)
+
+
+# ── Gemini's contents ──
+
+GENERATE = get_dialect("gemini.generate_content")
+BATCH = get_dialect("gemini.batch_embed_contents")
+PICTURE_DATA = "A" * 400_000
+
+
+def parts(*parts: Any, **more: Any) -> dict[str, Any]:
+    return {"contents": [{"role": "user", "parts": list(parts)}], **more}
+
+
+@pytest.mark.parametrize("spelled", [("inlineData", "mimeType"), ("inline_data", "mime_type")])
+def test_an_image_in_contents_counts_its_maximum(spelled: tuple[str, str]) -> None:
+    picture: dict[str, Any] = {spelled[0]: {spelled[1]: "image/png", "data": PICTURE_DATA}}
+    shown: dict[str, Any] = {"functionResponse": {"name": "f", "response": {}, "parts": [picture]}}
+
+    assert ADAPTER.max_image_tokens < of(parts(picture), GENERATE).input_tokens < ADAPTER.max_image_tokens + 200
+    assert of(parts(shown), GENERATE).input_tokens > ADAPTER.max_image_tokens
+
+
+def test_text_tools_and_thoughts_of_contents_are_bounded_by_their_bytes() -> None:
+    body = parts(
+        {"text": "Hi", "thought": True},
+        {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": "eA=="},
+        systemInstruction={"parts": [{"text": "Be brief."}]},
+        tools=[{"functionDeclarations": [{"name": "f"}]}],
+        generationConfig={"responseModalities": ["TEXT", "AUDIO"], "candidateCount": 2},
+        serviceTier="standard",
+    )
+
+    assert of(body, GENERATE, choices=2) == Bound(len(json.dumps({"model": "m", **body})), 2)
+    assert of({"requests": [{"content": {"parts": [{"text": "a"}]}}]}, BATCH).input_tokens < 100
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        parts({"fileData": {"fileUri": "https://example.org/a.mp4"}}),
+        parts({"inlineData": {"mimeType": "application/pdf", "data": "AAAA"}}),
+        parts({"inline_data": {"mime_type": "audio/flac", "data": "AAAA"}}),
+        parts({"inlineData": {"mimeType": "image/png", "data": "AAAA"}, "videoMetadata": {"fps": 24}}),
+        parts({"novelty": {}}),
+        parts({"functionResponse": {"name": "f", "parts": [{"fileData": {"fileUri": "gs://a"}}]}}),
+        parts(cachedContent="cachedContents/1"),
+        parts(cached_content="cachedContents/1"),
+        parts(continuationToken="x"),
+        parts(tools=[{"googleSearch": {}}]),
+        parts(tools=[{"functionDeclarations": [], "code_execution": {}}]),
+        parts(serviceTier="priority"),
+        parts(generationConfig={"responseModalities": ["IMAGE"]}),
+        parts(generation_config={"routing_config": {}}),
+        {"systemInstruction": {"parts": [{"fileData": {"fileUri": "gs://a"}}]}},
+    ],
+)
+def test_contents_whose_size_nobody_knows_have_no_bound(request_body: dict[str, Any]) -> None:
+    with pytest.raises(NotBoundableError):
+        of(request_body, GENERATE)

@@ -40,6 +40,7 @@ _KINDS = {
     "DEADLINE_EXCEEDED": ErrorKind.SERVER_ERROR,
     "CANCELLED": ErrorKind.SERVER_ERROR,
 }
+_TELLING = frozenset({401, 403, 429, 503})
 _BAD_KEYS = ("API_KEY_INVALID", "API key not valid", "API key expired", "API_KEY_EXPIRED")
 _TOO_LONG = re.compile(
     r"token count .*exceeds the maximum|exceeds? the maximum number of (?:input )?tokens|context window", re.IGNORECASE
@@ -53,7 +54,7 @@ def error_kind(status: int, body: JSONObject | None) -> ErrorKind:
     error = (body or {}).get("error")
     error = error if isinstance(error, dict) else {}
     message = str(error.get("message") or "")
-    name = str(error.get("status") or STATUSES.get(status, ""))
+    name = str(error.get("status") or (STATUSES[status] if status in _TELLING else ""))
     if any(reason in str(error) for reason in _BAD_KEYS):
         return ErrorKind.AUTHENTICATION
     if _BILLING.search(message):
