@@ -42,7 +42,7 @@ class Answer:
 
     def _say(self) -> tuple[list[str], str]:
         if self.tool is not None:
-            arguments = json.dumps(_arguments(self.tool.get("parameters") or {}))
+            arguments = json.dumps(plainest_value(self.tool.get("parameters") or {}))
             return [arguments[at : at + 8] for at in range(0, len(arguments), 8)], "tool_calls"
         if self.script.text is not None:
             words = [word + " " for word in self.script.text.split(" ")]
@@ -188,11 +188,11 @@ def _demanded_tool(body: JSONObject) -> JSONObject | None:
     return functions[0] if functions and choice == "required" else None
 
 
-def _arguments(schema: JSONObject) -> Any:
+def plainest_value(schema: JSONObject) -> Any:
     """The plainest value that fits a JSON schema."""
     if "enum" in schema:
         return schema["enum"][0]
     kind = schema.get("type", "object")
     if kind == "object":
-        return {name: _arguments(each) for name, each in (schema.get("properties") or {}).items()}
+        return {name: plainest_value(each) for name, each in (schema.get("properties") or {}).items()}
     return {"string": "Paris", "integer": 1, "number": 1.5, "boolean": True, "array": [], "null": None}.get(str(kind))

@@ -1,6 +1,6 @@
 """The fake provider's HTTP surface: raw ASGI, for it must stall, break off and reset as no framework would.
 
-POST /v1/chat/completions   /v1/completions   /v1/embeddings
+POST /v1/chat/completions   /v1/completions   /v1/embeddings   /v1/messages   /v1/messages/count_tokens
 GET  /v1/models
 GET  /_control/requests     what it was sent (`Record`)
 POST /_control/scripts      {"script": {…}, "times": 1}: for the requests that follow
@@ -14,13 +14,14 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 import msgspec
 
 from providers.adapters.types import JSONObject
-from providers.fake_server.answers import CREATED, Answer, embeddings, prompt_of
+from providers.fake_server import messages
+from providers.fake_server.answers import CREATED, Answer, count_tokens, embeddings, prompt_of
 from providers.fake_server.records import Record
 from providers.fake_server.scripts import Script, Scripts
 
@@ -97,7 +98,7 @@ class FakeProvider:
             record.body = raw.decode(errors="replace")
             await exchange.refuse(Script(status=400), str(error))
             return
-        if self._secret and record.header("authorization") != f"Bearer {self._secret}":
+        if self._secret and self._secret not in {record.header("x-api-key"), _bearer(record)}:
             script = msgspec.structs.replace(script, status=401)
         await asyncio.sleep(script.delay_ms / 1000)
         if script.stall_after == 0:
@@ -120,20 +121,44 @@ class FakeProvider:
                 await exchange.send_json(200, answer)
             case "POST", ("/chat/completions" | "/completions") as path:
                 await self._complete(exchange, self._compose(body, script), chat=path == "/chat/completions")
+            case "POST", ("/messages" | "/messages/count_tokens") as path:
+                await self._message(exchange, body, script, counts=path.endswith("count_tokens"))
             case _:
                 await exchange.refuse(Script(status=404), "Unknown request URL.")
 
     def _compose(self, body: JSONObject, script: Script) -> Answer:
         self._answered += 1
-        prompt = hashlib.sha256(prompt_of(body).encode()).digest()
-        cached = prompt in self._prompts
-        self._prompts.add(prompt)
-        return Answer(body, script, number=self._answered, cached=cached)
+        return Answer(body, script, number=self._answered, cached=self._seen(prompt_of(body)))
+
+    def _seen(self, prompt: str) -> bool:
+        """Whether a prompt was asked before; from now on it was."""
+        digest = hashlib.sha256(prompt.encode()).digest()
+        seen = digest in self._prompts
+        self._prompts.add(digest)
+        return seen
+
+    async def _message(self, exchange: Exchange, body: JSONObject, script: Script, *, counts: bool) -> None:
+        if counts:
+            tokens = count_tokens(messages.prompt_of(body))
+            await exchange.send_json(200, {"input_tokens": tokens})
+            return
+        if fault := messages.fault(body, exchange.record.header("anthropic-version")):
+            await exchange.refuse(Script(status=400), fault)
+            return
+        self._answered += 1
+        seen = self._seen(messages.prompt_of(body))
+        message = messages.Message(body, script, number=self._answered, cached=seen)
+        exchange.record.id = message.id
+        if body.get("stream"):
+            await exchange.stream(script, message.events(), message.usage, before=message.before)
+        else:
+            exchange.record.billed = message.usage()
+            await exchange.send_json(200, message.whole())
 
     async def _complete(self, exchange: Exchange, answer: Answer, *, chat: bool) -> None:
         exchange.record.id = answer.id
         if answer.body.get("stream"):
-            await exchange.stream(answer, chat=chat)
+            await exchange.stream(answer.script, answer.chunks(chat=chat), answer.usage, before=1 if chat else 0)
         else:
             exchange.record.billed = answer.usage()
             await exchange.send_json(200, answer.completion(chat=chat))
@@ -155,7 +180,18 @@ class Exchange:
 
     async def refuse(self, script: Script, message: str = "") -> None:
         headers = {"retry-after": script.retry_after} if script.retry_after else {}
-        await self.send_json(script.status, error_body(script, message), headers)
+        await self.send_json(script.status, self._error(script, message), headers)
+
+    @property
+    def _speaks_messages(self) -> bool:
+        return self.record.path.startswith("/v1/messages")
+
+    def _error(self, script: Script, message: str = "") -> JSONObject:
+        return messages.error_object(script.status, message) if self._speaks_messages else error_body(script, message)
+
+    def _event_name(self, data: JSONObject | str) -> str:
+        """Anthropic's events say their type twice."""
+        return str(data["type"]) if self._speaks_messages and isinstance(data, dict) else ""
 
     async def send_json(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         self.record.status = status
@@ -164,13 +200,16 @@ class Exchange:
         self.record.pieces_sent = 1
         self.record.finished_at = time.time()
 
-    async def stream(self, answer: Answer, *, chat: bool) -> None:
-        """Send the answer as events; what was generated by then is billed however it ends."""
-        script = answer.script
+    async def stream(
+        self, script: Script, events: Iterable[JSONObject], usage: Callable[[int], JSONObject], *, before: int
+    ) -> None:
+        """Send an answer as events, its words after the first `before`; what was generated by then is billed however
+        it ends, by `usage` of so many words.
+        """
         self.record.status, self.record.headers_sent_at = 200, time.time()
-        self.record.billed = answer.usage(0)
+        self.record.billed = usage(0)
         await self._send(_start(200, "text/event-stream; charset=utf-8", self._usual_headers()))
-        for sent, data in enumerate(answer.chunks(chat=chat)):
+        for sent, data in enumerate(events):
             if sent and script.chunk_delay_ms:
                 await asyncio.sleep(script.chunk_delay_ms / 1000)
             if sent and script.stall_after == sent:
@@ -178,21 +217,23 @@ class Exchange:
             if script.reset_after == sent:
                 await self.reset()
             if script.error_after == sent:
-                await self._end(script, error_body(msgspec.structs.replace(script, status=503)))
+                await self._end(script, self._error(msgspec.structs.replace(script, status=503)))
                 return
-            self.record.billed = answer.usage(sent if chat else sent + 1)
-            await self._send_event(script, json.dumps(data, separators=(",", ":")))
-        await self._end(script, "[DONE]" if script.done else None)
+            self.record.billed = usage(max(0, sent + 1 - before))
+            await self._send_event(script, json.dumps(data, separators=(",", ":")), self._event_name(data))
+        await self._end(script, None if self._speaks_messages or not script.done else "[DONE]")
 
     async def _end(self, script: Script, last: JSONObject | str | None) -> None:
         if last is not None:
-            await self._send_event(script, last if isinstance(last, str) else json.dumps(last))
+            await self._send_event(script, last if isinstance(last, str) else json.dumps(last), self._event_name(last))
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         self.record.finished_at = time.time()
 
-    async def _send_event(self, script: Script, data: str) -> None:
+    async def _send_event(self, script: Script, data: str, name: str = "") -> None:
         line_end = _LINE_ENDS[script.line_end]
         event = b"data: " + data.encode() + line_end + line_end
+        if name:
+            event = b"event: " + name.encode() + line_end + event
         size = script.split or len(event)
         for at in range(0, len(event), size):
             await self._send({"type": "http.response.body", "body": event[at : at + size], "more_body": True})
@@ -234,6 +275,10 @@ def _start(status: int, content_type: str, headers: dict[str, str]) -> Message:
         "status": status,
         "headers": [(name.encode(), value.encode()) for name, value in pairs],
     }
+
+
+def _bearer(record: Record) -> str:
+    return (record.header("authorization") or "").removeprefix("Bearer ")
 
 
 def _record(scope: MutableMapping[str, Any]) -> Record:

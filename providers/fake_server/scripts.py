@@ -25,7 +25,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: int | None = None
     """Output tokens, unless the request caps them lower."""
     status: int = 200
-    """An error with OpenAI's body: 400, 401, 403, 404, 429, 500, 503, or any other."""
+    """An error with the body of the dialect: 400, 401, 403, 404, 429, 500, 503, 529, or any other."""
     code: str = ""
     """The error's code, if not the usual one."""
     retry_after: str = ""
@@ -44,7 +44,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     split: int = 0
     """Send a stream in pieces of so many bytes, wherever that cuts it."""
     done: bool = True
-    """End a stream with `[DONE]`."""
+    """End a stream as its dialect does: with `[DONE]`, or `message_stop`."""
     padding: int = 0
     """Bytes of filling in the answer's text."""
     text: str | None = None

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-gw-endtoend00-0123456789abcdefghij"
 LIMITED_KEY = "sk-gw-limited000-0123456789abcdefghij"
 PROVIDER_SECRET = "sk-fake-provider-secret"
-INPUT_PRICE, OUTPUT_PRICE, CACHE_PRICE = 150_000, 600_000, 75_000
+INPUT_PRICE, OUTPUT_PRICE, CACHE_PRICE, CACHE_WRITE_PRICE = 150_000, 600_000, 75_000, 300_000
 """Pico-dollars per token, as the configuration below says in dollars per million."""
 
 CONFIGURATION = """
@@ -31,7 +31,13 @@ providers:
     base_url: http://127.0.0.1:{port}/v1
     allow_private_network: true
     credentials: [{{name: main, api_key: {secret}}}]
+  claude:
+    adapter: anthropic
+    base_url: http://127.0.0.1:{port}/v1
+    allow_private_network: true
+    credentials: [{{name: main, api_key: {secret}}}]
 deployments:
+  claude-main: {{provider: claude, credential: main, model: claude-fake}}
   fake-chat-main: {{provider: fake, credential: main, model: fake-chat}}
   fake-embedding-main: {{provider: fake, credential: main, model: fake-embedding}}
   impatient-main:
@@ -42,12 +48,20 @@ deployments:
 aliases:
   chat: {{targets: [{{deployment: fake-chat-main}}]}}
   fake/chat: {{targets: [{{deployment: fake-chat-main}}]}}
+  claude: {{targets: [{{deployment: claude-main}}]}}
   embed: {{targets: [{{deployment: fake-embedding-main}}]}}
   impatient: {{targets: [{{deployment: impatient-main}}]}}
 prices:
   - {{provider: fake, model: fake-chat, input: "0.15", output: "0.60", cache_read: "0.075", effective_from: 2026-01-01}}
   - {{provider: fake, model: fake-embedding, input: "0.15", output: "0", effective_from: 2026-01-01}}
   - {{provider: fake, model: fake-impatient, input: "0.15", output: "0.60", effective_from: 2026-01-01}}
+  - provider: claude
+    model: claude-fake
+    input: "0.15"
+    output: "0.60"
+    cache_read: "0.075"
+    cache_write_5m: "0.3"
+    effective_from: 2026-01-01
 teams:
   platform: {{}}
 keys:
