@@ -96,7 +96,7 @@ class Message:
 
     def _say(self) -> tuple[list[str], str]:
         if self.tool is not None:
-            given = json.dumps(plainest_value(self.tool.get("input_schema") or {}))
+            given = json.dumps(plainest_value(self.tool.get("input_schema") or {}), separators=(",", ":"))
             return [given[at : at + 8] for at in range(0, len(given), 8)], "tool_use"
         if self.script.text is not None:
             words = [word + " " for word in self.script.text.split(" ")]
