@@ -5,14 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
 from llmgateway import services
 from llmgateway.audit import acting_as
 from llmgateway.conf import words
-from llmgateway.config_file.fields import parse_moment
-from llmgateway.models import Team
+from llmgateway.management.new_secrets import chosen_end, chosen_team, mistakes_told
 
 
 class Command(BaseCommand):
@@ -28,32 +26,13 @@ class Command(BaseCommand):
         parser.add_argument("--expires-at", default="", metavar="TIME", help="2027-01-31 or 2027-01-31T12:00:00Z")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            with acting_as(source="create-key"):
-                _, secret = services.key_create(
-                    team=self._team(options["team"]),
-                    name=options["name"],
-                    user_id=options["user_id"],
-                    allowed_models=options["models"],
-                    expires_at=self._expires_at(options["expires_at"]),
-                )
-        except ValidationError as error:
-            lines = [f"{field}: {' '.join(messages)}" for field, messages in error.message_dict.items()]
-            raise CommandError("\n".join(lines)) from error
+        with mistakes_told(), acting_as(source="create-key"):
+            _, secret = services.key_create(
+                team=chosen_team(options["team"]),
+                name=options["name"],
+                user_id=options["user_id"],
+                allowed_models=options["models"],
+                expires_at=chosen_end(options["expires_at"]),
+            )
         self.stderr.write(f"Created the key {options['name']}. Its secret is shown this once:")
         self.stdout.write(secret)
-
-    def _team(self, name: str) -> Team:
-        team = Team.objects.filter(name=name).first()
-        if team is None:
-            known = ", ".join(Team.objects.order_by("name").values_list("name", flat=True)[:20])
-            raise CommandError(f"There is no team {name}; " + (f"there are {known}." if known else "create one first."))
-        return team
-
-    def _expires_at(self, text: str) -> Any:
-        if not text:
-            return None
-        try:
-            return parse_moment(text)
-        except ValueError as error:
-            raise CommandError(f"--expires-at: {text!r} is not a date or time; write 2027-01-31.") from error

@@ -5,15 +5,13 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
 from llmgateway.audit import acting_as
 from llmgateway.conf import words
-from llmgateway.config_file.fields import parse_moment
+from llmgateway.management.new_secrets import chosen_end, chosen_team, mistakes_told
 from llmgateway.management_api.scopes import SCOPES
 from llmgateway.management_api.tokens import token_create
-from llmgateway.models import Team
 
 
 class Command(BaseCommand):
@@ -30,18 +28,14 @@ class Command(BaseCommand):
         parser.add_argument("--expires-at", default="", metavar="TIME", help="2027-01-31 or 2027-01-31T12:00:00Z")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        team = self._team(options["team"])
-        try:
-            with acting_as(source="create-token"):
-                _, secret = token_create(
-                    name=options["name"],
-                    scopes=self._scopes(options["scopes"], in_one_team=team is not None),
-                    team=team,
-                    expires_at=self._expires_at(options["expires_at"]),
-                )
-        except ValidationError as error:
-            lines = [f"{field}: {' '.join(messages)}" for field, messages in error.message_dict.items()]
-            raise CommandError("\n".join(lines)) from error
+        team = chosen_team(options["team"]) if options["team"] else None
+        with mistakes_told(), acting_as(source="create-token"):
+            _, secret = token_create(
+                name=options["name"],
+                scopes=self._scopes(options["scopes"], in_one_team=team is not None),
+                team=team,
+                expires_at=chosen_end(options["expires_at"]),
+            )
         self.stderr.write(f"Created the token {options['name']}. Its secret is shown this once:")
         self.stdout.write(secret)
 
@@ -49,20 +43,3 @@ class Command(BaseCommand):
         if names != ["all"]:
             return names
         return [scope.name for scope in SCOPES.values() if scope.in_one_team or not in_one_team]
-
-    def _team(self, name: str) -> Team | None:
-        if not name:
-            return None
-        team = Team.objects.filter(name=name).first()
-        if team is None:
-            known = ", ".join(Team.objects.order_by("name").values_list("name", flat=True)[:20])
-            raise CommandError(f"There is no team {name}; " + (f"there are {known}." if known else "create one first."))
-        return team
-
-    def _expires_at(self, text: str) -> Any:
-        if not text:
-            return None
-        try:
-            return parse_moment(text)
-        except ValueError as error:
-            raise CommandError(f"--expires-at: {text!r} is not a date or time; write 2027-01-31.") from error
