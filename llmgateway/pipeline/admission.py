@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import msgspec
 
 from llmgateway.pipeline.protocols import AdmissionStore, BudgetRefusal, Clock, Refusal, Reservation
@@ -79,8 +81,8 @@ class AdmissionDesk:
             raise as_error(decision, rules, ask.demand, settings, now=self._clock.time())
         return Admission(ask, rules, decision, ask.candidates[decision.target], oversized)
 
-    async def _decide(self, request: ModelRequest, rules: Rules, ask: Ask) -> Reservation | Refusal:
-        return await self._store.admit(
+    def _decide(self, request: ModelRequest, rules: Rules, ask: Ask) -> Awaitable[Reservation | Refusal]:
+        return self._store.admit(
             request.id, demand=ask.demand, limits=rules.limits, budgets=rules.budgets, targets=ask.targets
         )
 

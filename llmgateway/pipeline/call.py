@@ -51,6 +51,7 @@ class Call:
         self.asked = identity(request, key, alias, admitted_at=admitted_at)
         self.asked |= {"input_estimate": admission.ask.demand.input, "input_bytes": len(request.body)}
         self.held_pico_usd = admission.held_pico_usd
+        """The most that it has held so far."""
         self.progress = Progress()
         self.phases: dict[str, float] = {}
         """Seconds in the gateway itself, by phase."""
@@ -141,7 +142,7 @@ class Call:
             self.outcome,
             status=status,
             error_type=error_type,
-            held_pico_usd=max(self.held_pico_usd, self.admission.held_pico_usd),
+            held_pico_usd=self.held_pico_usd,
             over_hold=granted is not None and cost > granted,
             received=self.request.received,
             now=self.now(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from llmgateway.pipeline.admission import Admission, AdmissionDesk
 from llmgateway.pipeline.authentication import Authenticator
@@ -82,7 +82,7 @@ class Gateway:
     def budget_index(self) -> BudgetIndex:
         return self._budgets
 
-    async def authenticate(self, secret: bytes | None, *, client_ip: str) -> Key:
+    def authenticate(self, secret: bytes | None, *, client_ip: str) -> Awaitable[Key]:
         """The key of a secret, if it may be used from there now.
 
         Raises:
@@ -94,7 +94,7 @@ class Gateway:
                 "The gateway has not been able to read its configuration for too long. Try again later.",
                 headers=((b"retry-after", b"5"),),
             )
-        return await self._authenticator.authenticate(
+        return self._authenticator.authenticate(
             secret, client_ip=client_ip, now=self.clock.time(), snapshot=self.snapshot
         )
 
@@ -107,7 +107,11 @@ class Gateway:
         """
         call = await self._admitted(request, key, presence)
         try:
-            await self._answer(call, client)
+            result = await self._first_answer(call)
+            if isinstance(result, Answer):
+                await deliver(call, client, result)
+            else:
+                await report(call, client, result)
         except asyncio.CancelledError:
             if not call.take_timeout():
                 call.settle_cancelled("client_left" if presence.client_left else "shutdown")
@@ -189,21 +193,11 @@ class Gateway:
 
     def _open(self, call: Call, admission: Admission) -> None:
         record = opening(
-            call.asked,
-            input_estimate=admission.ask.demand.input,
-            held_pico_usd=call.held_pico_usd,
-            windows=[[window.name, window.budget.id, window.held_pico_usd] for window in admission.reservation.windows],
+            call.asked, call.held_pico_usd, admission.reservation, call.begin_attempt(admission.deployment)
         )
         before = self.clock.monotonic()
-        self.ledger.open({**record, **call.begin_attempt(admission.deployment)})
+        self.ledger.open(record)
         call.phases["ledger"] = self.clock.monotonic() - before
-
-    async def _answer(self, call: Call, client: Client) -> None:
-        result = await self._first_answer(call)
-        if isinstance(result, Answer):
-            await deliver(call, client, result)
-        else:
-            await report(call, client, result)
 
     async def _first_answer(self, call: Call) -> Answer | Failure:
         """Try the candidates in order, then those worth it again after a wait, until one answers.
@@ -215,7 +209,7 @@ class Gateway:
         for rounds in itertools.count(1):
             failures: list[Failure] = []
             for deployment in remaining:
-                if deployment is not call.admission.deployment and not await self.desk.move(call.admission, deployment):
+                if deployment is not call.admission.deployment and not await self._moved(call, deployment):
                     continue
                 result = await self._attempt(call, deployment)
                 if isinstance(result, Answer) or not result.worth_another_target:
@@ -231,6 +225,12 @@ class Gateway:
             call.exchange.wait(self.clock.monotonic(), pause_s + 1)
             await asyncio.sleep(pause_s)
         raise AssertionError("counting never ends")
+
+    async def _moved(self, call: Call, deployment: Deployment) -> bool:
+        if not await self.desk.move(call.admission, deployment):
+            return False
+        call.held_pico_usd = max(call.held_pico_usd, call.admission.held_pico_usd)
+        return True
 
     async def _attempt(self, call: Call, deployment: Deployment) -> Answer | Failure:
         """One upstream call, up to the first piece of its answer: the last moment at which another target can help."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from billing.pricing import PriceVersion, cost
-from llmgateway.pipeline.protocols import Record
+from llmgateway.pipeline.protocols import Record, Reservation
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key
 from providers.adapters.dialects.base import Dialect
@@ -144,9 +144,10 @@ def ledger_row(
     return row
 
 
-def opening(asked: Record, *, input_estimate: int, held_pico_usd: int, windows: list[list[object]]) -> Record:
-    """The journal's `open` record, without the attempt's fields."""
-    return {**asked, "held_pico_usd": held_pico_usd, "windows": windows, "input_estimate": input_estimate}
+def opening(asked: Record, held_pico_usd: int, reservation: Reservation, attempt: Record) -> Record:
+    """The journal's `open` record, which holds the first attempt's."""
+    windows = [[window.name, window.budget.id, window.held_pico_usd] for window in reservation.windows]
+    return {**asked, "held_pico_usd": held_pico_usd, "windows": windows, **attempt}
 
 
 def attempt_record(deployment: Deployment, price: PriceVersion | None, *, strict_pico_usd: int | None) -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable
 from dataclasses import dataclass
 
 import msgspec
@@ -205,12 +205,11 @@ def _as_object(body: bytes) -> JSONObject | None:
     return value if isinstance(value, dict) else None
 
 
-async def deliver(call: Call, client: Client, answer: Answer) -> None:
+def deliver(call: Call, client: Client, answer: Answer) -> Awaitable[None]:
     """Give the client its answer. The ledger has it before the last byte goes out."""
     if answer.rest is None:
-        await _deliver_body(call, client, answer)
-    else:
-        await _deliver_stream(call, client, answer, answer.rest)
+        return _deliver_body(call, client, answer)
+    return _deliver_stream(call, client, answer, answer.rest)
 
 
 async def _deliver_body(call: Call, client: Client, answer: Answer) -> None:
