@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from django.db import Error as DatabaseError
 from django.db import OperationalError, connection, connections
@@ -135,7 +136,7 @@ class ConfigFollower:
                 self._round()
                 # A look that took long is followed by as long a rest, within what a change may take to arrive.
                 self._stopping.wait(min(max(REST_S, time.monotonic() - began), POLL_S))
-                self._wait()
+                self._rest()
         finally:
             connection.close()
             self._waking.close()
@@ -252,6 +253,12 @@ class ConfigFollower:
             self._stopping.wait(BREAK_S)
             self._breath = time.monotonic()
 
+    def _rest(self) -> None:
+        try:
+            self._wait()
+        except Exception as error:  # noqa: BLE001  # As above.
+            self._failed(error)
+
     def _wait(self) -> None:
         if self._failures:
             self._waking.wait(min(self._poll_s * 2 ** min(self._failures - 1, 10), LONGEST_RETRY_S))
@@ -265,10 +272,15 @@ class _Database:
     """The thread's connection: whether it is the same as before, and LISTENing where that is possible."""
 
     def __init__(self, on_notify: Callable[[], None]) -> None:
-        self.listening = False
         self._on_notify = on_notify
+        self._heard: Any = None
+        """The driver's connection that LISTENs. Whoever is told of a change may close it and make another."""
         self._connected_before = False
         self._file: tuple[int, int] | None = None
+
+    @property
+    def listening(self) -> bool:
+        return self._heard is not None and self._heard is connection.connection
 
     def connect(self) -> bool:
         """Be connected. True: not as before, so that something may have been missed.
@@ -280,7 +292,7 @@ class _Database:
 
     def forget(self) -> None:
         """Something failed: begin with a new connection."""
-        self.listening = False
+        self._heard = None
         with contextlib.suppress(DatabaseError):  # It may be broken already.
             connection.close()
 
@@ -292,7 +304,7 @@ class _Database:
         connection.connection.add_notify_handler(lambda _: self._on_notify())
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {triggers.CHANNEL}")
-        self.listening = True
+        self._heard = connection.connection
         again, self._connected_before = self._connected_before, True
         return again
 

@@ -59,17 +59,14 @@ class LedgerRecount:
         return await asyncio.to_thread(self._beyond, offsets, mark)
 
     def sums(self, budgets: Sequence[BudgetRule], limits: Sequence[WindowLimit]) -> Totals:
-        """What the ledger says of these rules. For other threads.
+        """What the ledger says of these rules. For other threads, whose connection it leaves as it was.
 
         Raises:
             DatabaseError: the ledger cannot be read.
         """
-        try:
-            with _one_moment():
-                found = seeds(budgets, limits, self._clock.time(), used)
-                return _totals(found, msgspec.json.encode(_drained()).decode())
-        finally:
-            connection.close()
+        with _one_moment():
+            found = seeds(budgets, limits, self._clock.time(), used)
+            return _totals(found, msgspec.json.encode(_drained()).decode())
 
     def part(
         self, budgets: Sequence[BudgetRule], limits: Sequence[WindowLimit], offsets: str, mark: Position

@@ -316,6 +316,24 @@ class TestRobustness:
 
         assert key_of(received[1], real_world.plain).user_id == "ana"
 
+    def test_a_receiver_that_closes_the_connection_ends_nothing(self, database: Database) -> None:
+        """It reads the ledger in the follower's thread, on the connection that listens."""
+        world = create_world()
+        received: list[Snapshot] = []
+
+        def close_connection(snapshot: Snapshot) -> None:
+            received.append(snapshot)
+            connection.close()
+
+        follower = ConfigFollower(load_snapshot(revision=1), close_connection)
+        follower.start()
+        for name in ("ana", "bo", "cy"):
+            ApiKey.objects.filter(pk=world.plain.pk).update(user_id=name)
+            wait_until(lambda: bool(received) and key_of(received[-1], world.plain).user_id == name)  # noqa: B023
+
+        assert follower.healthy
+        follower.stop()
+
     def test_an_entry_that_makes_no_sense_does_no_harm(self, real_world: World, follow: Follow) -> None:
         following = follow()
 
