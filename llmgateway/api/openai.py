@@ -1,7 +1,8 @@
-"""OpenAI's surface: chat completions, completions, embeddings, and the list of models."""
+"""OpenAI's surface: chat completions, responses, completions, embeddings, and the list of models."""
 
 from __future__ import annotations
 
+from llmgateway.api import gemini
 from llmgateway.api.calls import call_model
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.routes import CALL, READ, Route
@@ -19,6 +20,7 @@ def routes() -> dict[str, Route]:
     """The paths that are the same for everybody."""
     calls = {
         "/v1/chat/completions": CHAT,
+        "/v1/responses": get_dialect("openai.responses"),
         "/v1/completions": get_dialect("openai.completions"),
         "/v1/embeddings": get_dialect("openai.embeddings"),
     }
@@ -34,7 +36,10 @@ def find(path: str) -> Route | None:
 
 
 async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
-    """`GET /v1/models`: the aliases that this key may call."""
+    """`GET /v1/models`: the aliases that this key may call, in the words of the client's protocol."""
+    if exchange.inbound.key_header == gemini.KEY_HEADER:
+        await gemini.list_models(gateway, exchange)
+        return
     key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
     exchange.is_listing = True
     allowed = [_model(alias) for alias in gateway.snapshot.aliases.values() if _may_call(key, alias)]
@@ -43,6 +48,9 @@ async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
 
 async def retrieve_model(gateway: Gateway, exchange: HttpExchange) -> None:
     """`GET /v1/models/{id}`; ids may contain slashes."""
+    if exchange.inbound.key_header == gemini.KEY_HEADER:
+        await gemini.show_model(gateway, exchange, exchange.path.removeprefix("/v1/models/"))
+        return
     key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
     name = exchange.path.removeprefix("/v1/models/")
     alias = gateway.snapshot.aliases.get(name)

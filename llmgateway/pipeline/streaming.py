@@ -33,7 +33,7 @@ from llmgateway.pipeline.upstream import (
 )
 from providers.adapters.dialects.base import ERROR_CODES, ERROR_TYPES, StreamScanner, WireError
 from providers.adapters.dialects.errors import error_message
-from providers.adapters.errors import InexpressibleError, MalformedAnswerError
+from providers.adapters.errors import InexpressibleError, MalformedAnswerError, MalformedBodyError
 from providers.adapters.types import ErrorKind, JSONObject, Operation
 
 STREAM_LINES = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
@@ -118,7 +118,7 @@ async def obtain(call: Call, deployment: Deployment, upstream: Upstream) -> Answ
     request = call.request
     try:
         sent = outgoing(request, deployment, output_cap=call.admission.output_cap)
-    except InexpressibleError as error:
+    except (InexpressibleError, MalformedBodyError) as error:
         return Failure(FailureCause.INEXPRESSIBLE, deployment, detail=error.message, param=error.param)
     try:
         answer = await upstream.send(

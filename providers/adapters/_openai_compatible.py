@@ -10,8 +10,10 @@ from providers.adapters.dialects.base import Dialect
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation
 
+CHAT, RESPONSES = "openai.chat", "openai.responses"
 PATHS = {
-    "openai.chat": "/chat/completions",
+    CHAT: "/chat/completions",
+    RESPONSES: "/responses",
     "openai.completions": "/completions",
     "openai.embeddings": "/embeddings",
 }
@@ -25,13 +27,16 @@ class OpenAICompatible(Adapter):
     )
     chat_output_caps: ClassVar[tuple[str, ...]] = ("max_tokens", "max_completion_tokens")
     """The fields that cap the output of a chat, the preferred one first."""
+    speaks_responses: ClassVar[bool] = False
+    """Understands OpenAI's Responses too, so that those need no translation."""
     error_codes: ClassVar[dict[str, ErrorKind]] = {}
     """What the provider's own error codes mean, before its status is looked at."""
     error_types: ClassVar[dict[str, ErrorKind]] = {}
     """The same for its error types."""
 
     def dialects(self) -> tuple[str, ...]:
-        return tuple(name for name in PATHS if get_dialect(name).operation in self.operations)
+        spoken = [name for name in PATHS if name != RESPONSES or self.speaks_responses]
+        return tuple(name for name in spoken if get_dialect(name).operation in self.operations)
 
     def path(self, dialect: Dialect, model: str, *, stream: bool = False) -> str:
         return PATHS[dialect.name]
@@ -62,4 +67,4 @@ class OpenAICompatible(Adapter):
         return ErrorKind.INVALID_REQUEST
 
     def output_cap_fields(self, dialect: Dialect) -> tuple[str, ...]:
-        return self.chat_output_caps if dialect.operation is Operation.CHAT else dialect.output_cap_fields
+        return self.chat_output_caps if dialect.name == CHAT else dialect.output_cap_fields

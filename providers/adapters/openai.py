@@ -11,3 +11,5 @@ class OpenAI(OpenAICompatible):
     chars_per_token = 5.0
     # Reasoning models refuse the older name.
     chat_output_caps = ("max_completion_tokens", "max_tokens")
+    speaks_responses = True
+    extensions = frozenset({"developer", "service_tier", "metadata", "prompt_cache_key"})

@@ -14,6 +14,7 @@ class XAI(OpenAICompatible):
     provider_name = "x_ai"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})
     api_key_variables = ("XAI_API_KEY", "GROK_API_KEY")
+    speaks_responses = True
 
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:
         # A wrong key is a 400 here, and the error is plain text.
