@@ -294,14 +294,21 @@ class Drain:
     """
 
     def __init__(
-        self, journal: Journal, *, on_commit: OnCommit | None = None, using: str = "default", poll_s: float = POLL_S
+        self,
+        journal: Journal,
+        *,
+        on_commit: OnCommit | None = None,
+        on_adopted: OnCommit | None = None,
+        using: str = "default",
+        poll_s: float = POLL_S,
     ) -> None:
+        """`on_commit` is told all rows; `on_adopted`, in its place, those of dead workers' journals."""
         self.healthy = True
         self.last_error = ""
         """Why the database cannot be reached now; empty: it can."""
         self._journal = journal
         self._drain = JournalDrain(journal.folder, journal=journal, on_commit=on_commit, using=using)
-        self._on_commit = on_commit
+        self._on_adopted = on_adopted or on_commit
         self._using = using
         self._poll_s = poll_s
         self._adopted_rows = 0
@@ -367,7 +374,7 @@ class Drain:
     def _adopt(self) -> None:
         if time.monotonic() >= self._adopt_at and not self._stop.is_set():
             self._adopted_rows += drain_orphans(
-                self._journal.folder.parent, on_commit=self._on_commit, using=self._using
+                self._journal.folder.parent, on_commit=self._on_adopted, using=self._using
             )
             self._adopt_at = time.monotonic() + ADOPT_EVERY_S
 

@@ -200,16 +200,18 @@ def _ran_since(moment: float) -> bool:
 
 
 def orphans(rows: Iterable[Record]) -> list[Orphan]:
-    """Of ledger rows, those of requests whose worker died."""
+    """What the rows of an adopted journal say of requests whose worker died.
+
+    Also of those that it had closed: it may have died before it told Redis, which then still holds what they took.
+    """
     return [
         Orphan(
             row["id"],
             row["cost_pico_usd"],
-            Tokens(input_tokens(row), output_tokens(row)),
+            Tokens(input_tokens(row), output_tokens(row)) if row["counted"] else None,
             row.get("reserved_pico_usd", 0),
         )
         for row in rows
-        if row["status"] == "interrupted"
     ]
 
 

@@ -112,7 +112,7 @@ class Runtime:
         self._recount = LedgerRecount(self.journal, lambda: self.gateway.snapshot, self._clock)
         self._shared = self._shared_counters(conf) if conf.redis_url else None
         self._beginnings = None if self._shared is None else Beginnings(self._shared, self._recount, self.journal)
-        self.drain = Drain(self.journal, on_commit=None if self._shared is None else self._on_commit)
+        self.drain = Drain(self.journal, on_adopted=None if self._shared is None else self._on_adopted)
         self._store: RedisStore | MemoryStore = self._shared or _own_counters(self._clock, seeded)
         self._webhooks = BacklogWatch()
         self._upstream = Upstream(upstream_transport(conf))
@@ -162,7 +162,7 @@ class Runtime:
             journal=self._recount,
         )
 
-    def _on_commit(self, rows: list[Record]) -> None:
+    def _on_adopted(self, rows: list[Record]) -> None:
         """Called in the drain's thread."""
         found = orphans(rows)
         if found:

@@ -109,18 +109,17 @@ class RedisLink:
         self._on_connect = on_connect
         self._on_lost = on_lost
         self._now_us = now_us
-        self._connection: redis_connection.AbstractConnection | None = None
+        self._writer: asyncio.StreamWriter | None = None
         self._sha = ""
         self._calls: list[Call] = []
         self._answers: list[asyncio.Future[Any] | None] = []
         self._backlog: deque[Call] = deque()
         self._pending: deque[_Batch | asyncio.Future[Any]] = deque()
         self._loop = asyncio.get_running_loop()
-        self._flushing: asyncio.Task[None] | None = None
+        self._flushing = False
         self._later: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._broken = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder().decode
 
@@ -145,11 +144,10 @@ class RedisLink:
     def command(self, *words: str | bytes | int) -> asyncio.Future[Any]:
         """The answer to an ordinary Redis command, sent at once. Fails with `LinkLostError`."""
         answer = self._loop.create_future()
-        connection = self._connection
-        if connection is None or self._broken.is_set():
+        if self._writer is None or self._broken.is_set():
             answer.set_exception(LinkLostError("Redis is away"))
             return answer
-        self._spawn(self._send(connection, _packed(words), answer))
+        self._send(_packed(words), answer)
         return answer
 
     async def run_script(self, epoch: str, calls: Sequence[Call], mode: str) -> list[Any]:
@@ -189,33 +187,31 @@ class RedisLink:
         self._answers.append(answer)
         if answer is not None:
             self._start_flush()
-        elif self._flushing is None and self._later is None:
+        elif not self._flushing and self._later is None:
             self._later = self._loop.call_later(LATER_S, self._start_flush)
 
     def _start_flush(self) -> None:
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        if self._flushing is None:
-            self._flushing = self._loop.create_task(self._flush())
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
 
-    async def _flush(self) -> None:
+    def _flush(self) -> None:
         """Runs one turn of the event loop after the first call came, and takes all that have come since."""
-        try:
-            while self._calls:
-                await self._send_batch(self._next_batch())
-        finally:
-            self._flushing = None
+        self._flushing = False
+        while self._calls:
+            self._send_batch(self._next_batch())
 
-    async def _send_batch(self, batch: _Batch) -> None:
-        connection = self._connection
-        if connection is None or not self.open:
+    def _send_batch(self, batch: _Batch) -> None:
+        if not self.open:
             self._give_up(batch, LinkLostError("Redis is away"))
             return
         words: Words = "EVALSHA", self._sha, 1, self.epoch_key, self.epoch, self._encode(batch.calls), self._time()
         if self.note is not None:
             words = *words, "", *self.note(not self._calls)
-        await self._send(connection, _packed(words), batch)
+        self._send(_packed(words), batch)
 
     def _next_batch(self) -> _Batch:
         calls, answers = self._calls, self._answers
@@ -229,30 +225,19 @@ class RedisLink:
     def _time(self) -> int | bytes:
         return b"" if self._now_us is None else self._now_us()
 
-    async def _send(
-        self,
-        connection: redis_connection.AbstractConnection,
-        packed: bytes,
-        asked: _Batch | asyncio.Future[Any],
-    ) -> None:
-        """What is asked is noted and written in one step: answers come in the order of writing."""
-        if connection is not self._connection or self._broken.is_set():
+    def _send(self, packed: bytes, asked: _Batch | asyncio.Future[Any]) -> None:
+        """What is asked is noted and written in one step: answers come in the order of writing.
+
+        Nobody waits for the socket to take it: what is not answered in time ends the connection.
+        """
+        if self._writer is None or self._broken.is_set():
             self._fail(asked)
             return
         self._pending.append(asked)
         if self._alarm is None:
             self._alarm = self._loop.call_later(self.timeout_s, self._ring)
             self._alarm_for = self._pending[0]
-        try:
-            await connection.send_packed_command(packed, check_health=False)
-        except (OSError, RedisError) as error:
-            if connection is self._connection:
-                self.break_off(f"writing failed: {error}")
-
-    def _spawn(self, work: Any) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._writer.write(packed)
 
     # Timeouts: one timer, for the oldest that is not answered when it starts.
 
@@ -379,7 +364,7 @@ class RedisLink:
                 async with asyncio.timeout(max(1.0, 4 * self.timeout_s)):
                     await connection.connect()  # type: ignore[no-untyped-call]
                     self._sha = await self._load_script(connection)
-                self._connection = connection
+                self._writer = connection._writer  # noqa: SLF001  # It writes for coroutines alone, which cost a task.
                 reading = asyncio.create_task(self._receive(connection))
                 reading.add_done_callback(self._ended)
                 await self._on_connect()
@@ -396,7 +381,7 @@ class RedisLink:
                     self._lose()
             finally:
                 self.open = False
-                self._connection = None
+                self._writer = None
                 await _end(reading)
                 await connection.disconnect(nowait=True)
             await asyncio.sleep(wait_s)

@@ -41,7 +41,8 @@ class Orphan(msgspec.Struct, frozen=True):
 
     id: str
     cost_pico_usd: int
-    used: Tokens
+    used: Tokens | None
+    """None: it does not count for limits."""
     reserved_pico_usd: int = 0
     """What strict budgets are charged besides, for the provider may bill that much."""
 

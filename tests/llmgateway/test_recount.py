@@ -13,6 +13,7 @@ from django.db import connections
 from billing.journal import Journal
 from billing.ledger import JournalDrain
 from billing.usage_rows import completed
+from llmgateway.pipeline.protocols import Tokens
 from llmgateway.pipeline.snapshot import BudgetRule, Key, KeyDigest, Limit, Snapshot
 from llmgateway.recount import LedgerRecount, orphans
 from llmgateway.stores.redis_epoch import Totals
@@ -97,8 +98,19 @@ async def test_rates_begin_unused_only_if_nothing_ran(journal: Journal, recount:
     assert not (await recount.totals()).idle  # and then in the ledger.
 
 
-def test_only_requests_of_dead_workers_are_orphans() -> None:
+def test_every_row_of_an_adopted_journal_says_what_its_request_used() -> None:
     changes = {"status": "interrupted", "cost_pico_usd": 9, "reserved_pico_usd": 4}
-    rows = [completed(closed("mine")), completed(closed("theirs", **changes))]
+    rows = [
+        completed(closed("closed", cost_pico_usd=50)),
+        completed(closed("open", **changes)),
+        completed(closed("not sent", cost_pico_usd=0, counted=False)),
+    ]
 
-    assert [(each.id, each.cost_pico_usd, each.reserved_pico_usd) for each in orphans(rows)] == [("theirs", 9, 4)]
+    found = orphans(rows)
+
+    assert [(each.id, each.cost_pico_usd, each.reserved_pico_usd) for each in found] == [
+        ("closed", 50, 0),
+        ("open", 9, 4),
+        ("not sent", 0, 0),
+    ]
+    assert [each.used for each in found] == [Tokens(100, 25), Tokens(100, 25), None]

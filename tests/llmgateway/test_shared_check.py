@@ -18,10 +18,10 @@ from billing.ledger import JournalDrain, drain_orphans
 from billing.windows import load_zone
 from llmgateway import shared_check
 from llmgateway.counter_check import CounterDrift
-from llmgateway.pipeline.protocols import Reservation, TargetTerms, Tokens
+from llmgateway.pipeline.protocols import Record, Reservation, TargetTerms, Tokens
 from llmgateway.pipeline.snapshot import BudgetRule, Key, KeyDigest, Limit, Snapshot
 from llmgateway.pipeline.telemetry import Figures
-from llmgateway.recount import LedgerRecount
+from llmgateway.recount import LedgerRecount, orphans
 from llmgateway.shared_check import SharedCounterCheck
 from llmgateway.stores import redis_store
 from llmgateway.stores.redis_store import RedisStore
@@ -292,6 +292,27 @@ async def test_nothing_is_put_right_until_a_dead_workers_journal_was_adopted(
         monkeypatch.setattr(shared_check, "GONE_S", -1.0)
         assert [drift.difference for drift in await one.compare()] == [-3]
         assert await one.counters() == (COST, 1, 125, 1)
+
+
+async def test_what_a_dead_worker_closed_and_did_not_tell_is_settled_by_its_adopter(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with workers(tmp_path, server) as (one, other):
+        for request_id, counted in (("closed", True), ("sent nowhere", False)):
+            await other.admit(request_id)
+            cost = COST if counted else 0
+            other.journal.close(closed(request_id, cost_pico_usd=cost, client_ip="192.0.2.1", counted=counted))
+        await other.admit("open")
+        await other.die()
+        adopted: list[Record] = []
+        await in_thread(lambda: drain_orphans(tmp_path / "journals", on_commit=adopted.extend))
+
+        one.store.settle_orphans(orphans(adopted))
+
+        assert (await one.store.state(BUDGET)).held_pico_usd == 0
+        spent, requests, *_ = await one.counters()
+        assert spent == sum(row["cost_pico_usd"] for row in adopted)
+        assert requests == 2
 
 
 async def test_nothing_is_put_right_while_a_worker_has_not_told_all_it_settled(

@@ -26,7 +26,7 @@ async def both_know(*stores: RedisStore) -> None:
 
 async def test_a_rate_goes_on_from_what_was_taken_before(server: RedisServer) -> None:
     """In any span no more than the burst and what drained passes, whoever counts."""
-    async with running(server) as one, running(server) as other:
+    async with running(server, timeout_s=5) as one, running(server, timeout_s=5) as other:
         await both_know(one, other)
         began = time.monotonic()
         before = sum([await passed(store, SLOW, count) for store, count in ((one, 25), (other, 25), (one, 5))])
@@ -40,7 +40,7 @@ async def test_a_rate_goes_on_from_what_was_taken_before(server: RedisServer) ->
 
 
 async def test_what_was_left_of_a_rate_is_shared_out(server: RedisServer) -> None:
-    async with running(server) as one, running(server) as other:
+    async with running(server, timeout_s=5) as one, running(server, timeout_s=5) as other:
         await both_know(one, other)
         assert await passed(one, SLOW, 10) == 10
         await ask(other, (SLOW,))
@@ -56,7 +56,7 @@ async def test_what_was_left_of_a_rate_is_shared_out(server: RedisServer) -> Non
 
 async def test_what_was_left_is_shared_out_once_however_often_connecting_fails(server: RedisServer) -> None:
     budget = BudgetRule(70, "b", "global", "", "total", 1000, "UTC")
-    async with running(server) as store:
+    async with running(server, timeout_s=5) as store:
         first = await admitted(store, (DAILY,), (budget,), hold=10)
         store.settle(first, cost_pico_usd=10, used=Tokens(1, 1), budgets=(budget,))
         server.kill()

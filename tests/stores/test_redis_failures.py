@@ -96,7 +96,7 @@ async def test_what_a_frozen_redis_was_asked_is_not_taken_when_it_wakes(server: 
 async def test_while_redis_is_away_the_policy_decides(
     server: RedisServer, policy: Policy, rates: type, budgets: type
 ) -> None:
-    async with running(server, policy=policy) as store:
+    async with running(server, policy=policy, timeout_s=5) as store:
         await admitted(store, (), (TOTAL,), hold=100)
         load = [asyncio.create_task(ask(store, (RATE,))) for _ in range(200)]
         server.kill()
@@ -114,7 +114,7 @@ async def test_while_redis_is_away_the_policy_decides(
 
 
 async def test_a_worker_alone_may_use_what_was_left_and_no_more(server: RedisServer) -> None:
-    async with running(server) as store:
+    async with running(server, timeout_s=5) as store:
         first = await admitted(store, (DAILY,), (TOTAL,), hold=900)
         store.settle(first, cost_pico_usd=900, used=Tokens(1, 1), budgets=(TOTAL,))
         await ask(store, (), (TOTAL,), hold=200)
@@ -129,7 +129,7 @@ async def test_a_worker_alone_may_use_what_was_left_and_no_more(server: RedisSer
 
 
 async def test_two_workers_share_what_was_left(server: RedisServer) -> None:
-    async with running(server) as one, running(server) as other:
+    async with running(server, timeout_s=5) as one, running(server, timeout_s=5) as other:
         await admitted(one, (DAILY,))
         async with asyncio.timeout(5):
             while one.workers < 2 or other.workers < 2:  # noqa: ASYNC110  # Of workers neither.
