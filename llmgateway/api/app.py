@@ -8,7 +8,7 @@ import logging
 import os
 import time
 
-from llmgateway.api import anthropic, health, metrics, native, openai
+from llmgateway.api import anthropic, gemini, health, metrics, native, openai
 from llmgateway.api.addresses import ClientAddress
 from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.cors import Cors
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def is_data_plane(path: str) -> bool:
     """Whether a path is answered here rather than by Django."""
-    return path.startswith(("/v1/", "/health/")) or path in {"/v1", "/health", "/metrics"}
+    return path.startswith(("/v1/", "/v1beta/", "/health/")) or path in {"/v1", "/health", "/metrics"}
 
 
 def is_ours(path: str) -> bool:
@@ -47,7 +47,8 @@ class DataPlane:
         self._body_timeout_s = conf.request_body_timeout_s
         health_pages = health.HealthPages(status, details=conf.health_details)
         self._native = native.NativeSurface(gateway)
-        self._finders: tuple[Finder, ...] = (openai.find, self._native.find)
+        self._gemini = gemini.GeminiSurface(self._native.provider_at)
+        self._finders: tuple[Finder, ...] = (self._gemini.find, openai.find, self._native.find)
         pages: dict[str, Endpoint] = {
             "/health": health_pages.overview,
             "/health/live": health_pages.live,
@@ -62,7 +63,7 @@ class DataPlane:
 
     def serves(self, path: str) -> bool:
         """Whether a path that is none of the gateway's own belongs to a provider."""
-        return self._native.serves(path)
+        return self._native.serves(path) or self._gemini.find(path) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = self._begin(scope, receive, send)

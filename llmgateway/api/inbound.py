@@ -33,6 +33,8 @@ class Inbound(msgspec.Struct):
     body: bytes | None = None
     """All of it, where it came with the headers; None: ask `receive`."""
     secret: bytes | None = None
+    key_header: bytes = b""
+    """The header that brought the secret; empty: none did."""
     origin: bytes | None = None
     content_type: bytes = b""
     content_length: int | None = None
@@ -72,23 +74,24 @@ class InboundReader:
                 keys[name] = value
             else:
                 _note(inbound, name, value)
-        inbound.secret = self._secret(keys, scope["query_string"])
+        inbound.key_header, inbound.secret = self._secret(keys, scope["query_string"])
         return inbound
 
-    def _secret(self, keys: dict[bytes, bytes], query: bytes) -> bytes | None:
+    def _secret(self, keys: dict[bytes, bytes], query: bytes) -> tuple[bytes, bytes | None]:
+        """The header that brought it, and the secret itself."""
         for name in self._key_headers:
             value = keys.get(name)
             if value is None:
                 continue
             if name != b"authorization":
-                return value.strip()
+                return name, value.strip()
             scheme, _, secret = value.partition(b" ")
             if scheme.lower() == b"bearer" and secret.strip():
-                return secret.strip()
+                return name, secret.strip()
         if b"key=" not in query:
-            return None
+            return b"", None
         found = parse_qs(query.decode("latin-1")).get("key")
-        return found[0].encode("latin-1", "replace") if found else None
+        return b"", found[0].encode("latin-1", "replace") if found else None
 
 
 def _note(inbound: Inbound, name: bytes, value: bytes) -> None:

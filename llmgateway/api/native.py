@@ -14,6 +14,7 @@ from llmgateway.api.routes import Route
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.snapshot import Deployment, Snapshot
+from providers.adapters.dialects.base import Dialect
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import NativeCall
 
@@ -40,6 +41,13 @@ class NativeSurface:
 
     def serves(self, path: str) -> bool:
         return _split(path)[0] in self._of(self._gateway.snapshot)
+
+    def provider_at(self, prefix: str, dialect: Dialect) -> str:
+        """The provider row behind a prefix, if it understands `dialect`; empty: there is none."""
+        deployment = self._of(self._gateway.snapshot).get(prefix)
+        if deployment is None or dialect.name not in deployment.adapter.dialects():
+            return ""
+        return deployment.provider
 
     def _of(self, snapshot: Snapshot) -> dict[str, Deployment]:
         """One deployment of each provider by the prefix: the row's name, or its adapter's where no row is called so."""

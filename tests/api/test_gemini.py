@@ -1,0 +1,249 @@
+"""Gemini's surface: its paths, its two ways to stream, its lists and its errors; to any provider."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from providers.adapters.registry import get_adapter
+from tests.fakes import Reply, ScriptedUpstream
+from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
+
+GOOGLE = deployment(
+    "google",
+    2,
+    provider="google",
+    adapter=get_adapter("gemini"),
+    base_url="http://google.test/v1beta",
+    model="gemini-9-flash",
+    headers=((b"x-goog-api-key", b"provider-secret"),),
+    max_output_tokens=8192,
+)
+MAIN = deployment()
+HELLO: dict[str, Any] = {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}
+USAGE = {"promptTokenCount": 8, "candidatesTokenCount": 4, "thoughtsTokenCount": 3, "totalTokenCount": 15}
+
+
+def chunk(text: str, finish: str = "") -> dict[str, Any]:
+    candidate: dict[str, Any] = {"content": {"parts": [{"text": text}], "role": "model"}, "index": 0}
+    if finish:
+        candidate["finishReason"] = finish
+    return {"candidates": [candidate], "usageMetadata": USAGE, "modelVersion": "gemini-9-flash", "responseId": "r1"}
+
+
+ANSWER = chunk("Hello", "STOP")
+EVENTS = [chunk("Hel"), chunk("lo", "STOP")]
+STREAM = tuple(f"data: {json.dumps(event)}\r\n\r\n".encode() for event in EVENTS)
+
+
+def house(*replies: Reply, who: Any = None, more: tuple[Any, ...] = ()) -> House:
+    named = (alias("flash", GOOGLE), alias("gpt", MAIN), alias("team/gpt", MAIN), *more)
+    return House(ScriptedUpstream(*replies), snapshot(*named, who=who, deployments=(MAIN, GOOGLE)))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["/v1beta", "/v1", "/v1alpha", "/gemini/v1beta", "/gemini/v1", "/google/v1beta", "/google/v1"]
+)
+async def test_every_path_that_clients_know_leads_to_the_model(prefix: str) -> None:
+    place = house(Reply.json(ANSWER))
+    body = {**HELLO, "novel": {"kept": True}}
+
+    response = await place.post(f"{prefix}/models/flash:generateContent", body, authorization="", x_goog_api_key=SECRET)
+
+    assert (response.status_code, response.json()) == (200, ANSWER)
+    sent = place.upstream.requests[0]
+    assert str(sent.url) == "http://google.test/v1beta/models/gemini-9-flash:generateContent"
+    assert sent.headers["x-goog-api-key"] == "provider-secret"
+    assert place.upstream.bodies == [body]
+    assert (place.row["input"], place.row["output"], place.row["reasoning"]) == (8, 4, 3)
+    assert (place.row["alias"], place.row["response_model"]) == ("flash", "gemini-9-flash")
+
+
+async def test_the_key_may_stand_in_the_query() -> None:
+    place = house(Reply.json(ANSWER))
+
+    response = await place.post(f"/v1beta/models/flash:generateContent?key={SECRET}", HELLO, authorization="")
+
+    assert response.status_code == 200
+    assert "key" not in str(place.upstream.requests[0].url)
+
+
+async def test_a_model_may_be_called_by_the_provider_s_name_under_its_prefix() -> None:
+    place = house(Reply.json(ANSWER))
+
+    under = await place.post("/gemini/v1beta/models/gemini-9-flash:generateContent", HELLO)
+    bare = await place.post("/v1beta/models/gemini-9-flash:generateContent", HELLO)
+
+    assert (under.status_code, bare.status_code) == (200, 404)
+    assert bare.json()["error"]["status"] == "NOT_FOUND"
+
+
+async def test_a_name_with_slashes_is_one_name() -> None:
+    place = house(Reply.json(CHAT))
+
+    response = await place.post("/v1beta/models/team/gpt:generateContent", HELLO)
+
+    assert response.status_code == 200
+    assert place.row["alias"] == "team/gpt"
+
+
+async def test_a_stream_of_events_is_the_provider_s_own() -> None:
+    place = house(Reply.events(*STREAM))
+
+    response = await place.post("/v1beta/models/flash:streamGenerateContent?alt=sse", HELLO)
+
+    assert response.content == b"".join(STREAM)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert str(place.upstream.requests[0].url).endswith("gemini-9-flash:streamGenerateContent?alt=sse")
+    assert (place.row["usage_source"], place.row["output"], place.row["status"]) == ("provider", 4, "completed")
+
+
+async def test_without_alt_a_stream_is_one_list() -> None:
+    place = house(Reply.events(*STREAM))
+
+    response = await place.post("/gemini/v1beta/models/flash:streamGenerateContent", HELLO)
+
+    assert response.json() == EVENTS
+    assert response.headers["content-type"] == "application/json"
+    assert str(place.upstream.requests[0].url).endswith("?alt=sse")
+    assert place.row["output"] == 4
+
+
+async def test_an_answer_of_another_dialect_is_translated() -> None:
+    place = house(Reply.json(CHAT))
+
+    response = await place.post("/v1beta/models/gpt:generateContent", HELLO)
+
+    assert place.upstream.bodies[0]["messages"] == [{"role": "user", "content": "Hi"}]
+    answer = response.json()
+    assert answer["candidates"][0]["content"] == {"parts": [{"text": "Hello"}], "role": "model"}
+    assert answer["usageMetadata"]["totalTokenCount"] == 16
+
+
+@pytest.mark.parametrize("query", ["", "?alt=sse"])
+async def test_a_provider_that_does_not_stream_still_answers_as_one(query: str) -> None:
+    place = house(Reply.json(CHAT))
+
+    response = await place.post(f"/v1beta/models/gpt:streamGenerateContent{query}", HELLO)
+
+    events = (
+        [json.loads(each.removeprefix("data: ")) for each in response.text.split("\r\n\r\n") if each]
+        if query
+        else response.json()
+    )
+    assert events[0]["candidates"][0]["content"]["parts"] == [{"text": "Hello"}]
+    assert events[-1]["candidates"][0]["finishReason"] == "STOP"
+
+
+async def test_openais_clients_reach_it() -> None:
+    place = house(Reply.json(ANSWER))
+
+    response = await place.chat({"model": "flash", "reasoning_effort": "low", "user": "bob"})
+
+    assert response.json()["choices"][0]["message"]["content"] == "Hello"
+    assert response.json()["usage"]["completion_tokens"] == 7
+    sent = place.upstream.bodies[0]
+    assert sent["contents"] == HELLO["contents"]
+    assert sent["generationConfig"]["thinkingConfig"] == {"thinkingLevel": "LOW"}
+    assert response.headers["x-gateway-dropped-params"] == "user"
+
+
+async def test_an_embedding_reaches_either_kind_of_provider() -> None:
+    body = {"content": {"parts": [{"text": "a"}]}}
+    native = house(Reply.json({"embedding": {"values": [0.5]}}))
+    other = house(Reply.json({"data": [{"index": 0, "embedding": [0.25]}], "usage": {"prompt_tokens": 2}}))
+
+    own = await native.post("/v1beta/models/flash:embedContent", body)
+    foreign = await other.post("/v1beta/models/gpt:batchEmbedContents", {"requests": [body]})
+
+    assert own.json() == {"embedding": {"values": [0.5]}}
+    assert foreign.json()["embeddings"] == [{"values": [0.25]}]
+    assert other.upstream.bodies[0]["input"] == ["a"]
+    assert (native.row["usage_source"], other.row["input"]) == ("estimated", 2)
+
+
+async def test_tokens_are_estimated_without_asking_anybody() -> None:
+    place = house()
+
+    response = await place.post("/v1beta/models/flash:countTokens", HELLO)
+
+    assert response.json()["totalTokens"] > 0
+    assert place.upstream.requests == []
+    assert place.ledger.closed == []
+
+
+async def test_models_are_listed_in_pages_in_googles_words() -> None:
+    place = house(who=key(models=frozenset({"flash", "gpt"})))
+
+    first = (await place.get("/v1beta/models?pageSize=1")).json()
+    second = (await place.get(f"/gemini/v1beta/models?pageSize=1&pageToken={first['nextPageToken']}")).json()
+    one = (await place.get("/v1beta/models/flash")).json()
+
+    assert [model["name"] for model in (*first["models"], *second["models"])] == ["models/flash", "models/gpt"]
+    assert "nextPageToken" not in second
+    assert one == first["models"][0]
+    assert one["outputTokenLimit"] == 8192
+    assert {"generateContent", "embedContent"} <= set(one["supportedGenerationMethods"])
+
+
+async def test_the_common_list_is_in_googles_words_for_googles_clients() -> None:
+    place = house()
+
+    google = await place.get("/v1/models", authorization="", x_goog_api_key=SECRET)
+    one = await place.get("/v1/models/flash", authorization="", x_goog_api_key=SECRET)
+    openai = await place.get("/v1/models")
+
+    assert google.json()["models"][0]["name"] == "models/flash"
+    assert one.json()["name"] == "models/flash"
+    assert openai.json()["object"] == "list"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "name", "reason"),
+    [
+        ("/v1beta/models/gone:generateContent", HELLO, 404, "NOT_FOUND", "model_not_found"),
+        ("/v1beta/models/team/gpt:generateContent", HELLO, 403, "PERMISSION_DENIED", "model_not_allowed"),
+        ("/v1beta/models/team/gpt:countTokens", HELLO, 403, "PERMISSION_DENIED", "model_not_allowed"),
+        ("/v1beta/models/gone:countTokens", HELLO, 404, "NOT_FOUND", "model_not_found"),
+        ("/v1beta/models/flash:generateContent", b"{", 400, "INVALID_ARGUMENT", "invalid_json"),
+        ("/v1beta/models/gpt:generateContent", {"contents": 7}, 400, "INVALID_ARGUMENT", "invalid_value"),
+    ],
+)
+async def test_errors_are_in_googles_envelope(path: str, body: Any, status: int, name: str, reason: str) -> None:
+    place = house(who=key(models=frozenset({"flash", "gpt", "gone"})))
+
+    response = await place.post(path, body)
+
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["status"]) == (status, status, name)
+    assert error["details"][0]["reason"] == reason
+
+
+async def test_a_wrong_key_and_a_wrong_method_are_told_in_googles_envelope() -> None:
+    place = house()
+
+    nobody = await place.post("/v1beta/models/flash:generateContent", HELLO, authorization="", x_goog_api_key="no")
+    wrong = await place.get("/v1beta/models/flash:generateContent")
+    pages = await place.get("/v1beta/models?pageSize=many")
+
+    assert (nobody.status_code, nobody.json()["error"]["status"]) == (401, "UNAUTHENTICATED")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, 405)
+    assert (pages.status_code, pages.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
+
+
+async def test_a_providers_error_is_its_own() -> None:
+    error = {"error": {"code": 400, "message": "No.", "status": "FAILED_PRECONDITION"}}
+    place = house(Reply.json(error, status=400))
+
+    response = await place.post("/v1beta/models/flash:streamGenerateContent", HELLO)
+
+    assert (response.status_code, response.json()) == (400, error)
+
+
+@pytest.mark.parametrize("path", ["/v1beta/models/flash:novelMethod", "/elsewhere/v1beta/models/flash:generateContent"])
+async def test_what_nobody_knows_is_not_found(path: str) -> None:
+    response = await house().post(path, HELLO)
+
+    assert response.status_code == 404
