@@ -12,7 +12,7 @@ from llmgateway.http import httpx
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.errors import CredentialError, UnknownAdapterError
 from providers.adapters.registry import get_adapter
-from providers.adapters.types import Signer
+from providers.adapters.types import JSONObject, Signer
 from providers.models import Deployment
 from providers.validators import is_private_host
 
@@ -100,9 +100,20 @@ def _lists_model(answer: httpx.Response, model: str) -> bool | None:
             return None
     try:
         content = httpx.Response(200, content=body).json()
-        return any(item.get("id") == model for item in content["data"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+        listed = next(content[name] for name in _LISTS if name in content)
+        return any(_is_called(item, model) for item in listed)
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return None
+
+
+_LISTS = ("data", "models", "modelSummaries")
+"""Where lists of models have them, at one provider or another."""
+
+
+def _is_called(item: JSONObject, model: str) -> bool:
+    """Some have a path for a name, of which the last part is what calls say."""
+    names = [str(item.get(field, "")) for field in ("id", "name", "modelId")]
+    return any(name == model or name.endswith(f"/{model}") for name in names)
 
 
 def _verdict(deployment: Deployment, status: int, seconds: float, *, listed: bool | None) -> ConnectionResult:

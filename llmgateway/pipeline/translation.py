@@ -36,6 +36,8 @@ class Translation(msgspec.Struct, frozen=True):
             MalformedAnswerError: it is not in the provider's dialect.
         """
         reply = self.outbound.read_reply(body)
+        if not reply.model:
+            reply = msgspec.structs.replace(reply, model=self.asked.model)
         if not self.asked.stream:
             return self.inbound.write_reply(reply, self.asked)
         writer = self.inbound.stream_writer(self.asked)
@@ -63,7 +65,8 @@ class Outgoing(msgspec.Struct, frozen=True):
         translation = self.translation
         if translation is None:
             return self.dialect.scanner(strip_usage=self.strip_usage)
-        return StreamTranslator(self.dialect.stream_reader(), translation.inbound.stream_writer(translation.asked))
+        writer = translation.inbound.stream_writer(translation.asked)
+        return StreamTranslator(self.dialect.stream_reader(), writer, model=translation.asked.model)
 
 
 def outgoing(request: ModelRequest, deployment: Deployment, *, output_cap: int | None) -> Outgoing:

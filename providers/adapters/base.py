@@ -121,6 +121,6 @@ def _outbound(adapter: Adapter, inbound: Dialect) -> Dialect | None:
     spoken = [get_dialect(name) for name in adapter.dialects()]
     if inbound in spoken:
         return inbound
-    if inbound.translates:
+    if inbound.translates and inbound.translates_requests:
         return next((each for each in spoken if each.translates and each.operation is inbound.operation), None)
     return None

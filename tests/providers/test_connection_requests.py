@@ -24,7 +24,7 @@ def deployment_at(adapter: str, *, base_url: str = "") -> Deployment:
 @pytest.mark.parametrize("name", sorted(adapter_names()))
 def test_every_adapter_asks_its_own_address_for_models(name: str, respx_mock: respx.MockRouter) -> None:
     base_url = "" if get_adapter(name).base_url else ELSEWHERE
-    url = f"{get_adapter(name).base_url or ELSEWHERE}/models"
+    url = get_adapter(name).models_url(get_adapter(name).base_url or ELSEWHERE)
     route = respx_mock.get(url).respond(json={"object": "list", "data": [{"id": "some-model"}]})
 
     result = check_connection(deployment_at(name, base_url=base_url))
@@ -36,6 +36,21 @@ def test_every_adapter_asks_its_own_address_for_models(name: str, respx_mock: re
     }
     assert "sk-secret" in str(sent.raw)
     assert result.ok
+    assert "some-model is available" in result.detail
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        {"models": [{"name": "models/other"}, {"name": "models/some-model"}]},
+        {"modelSummaries": [{"modelId": "some-model"}]},
+    ],
+)
+def test_lists_of_other_shapes_are_read_as_well(listing: dict[str, object], respx_mock: respx.MockRouter) -> None:
+    respx_mock.get(f"{ELSEWHERE}/models").respond(json=listing)
+
+    result = check_connection(deployment_at("vllm", base_url=ELSEWHERE))
+
     assert "some-model is available" in result.detail
 
 

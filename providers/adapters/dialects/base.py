@@ -108,6 +108,8 @@ class Dialect:
     operation: ClassVar[Operation]
     translates: ClassVar[bool] = False
     """The second half of the methods exists."""
+    translates_requests: ClassVar[bool] = True
+    """Requests in it can be read into the common form, and answers be written; otherwise only the other way round."""
     output_cap_fields: ClassVar[tuple[str, ...]] = ()
     """The fields of `RequestHead` in which a request may cap its output."""
     own_headers: ClassVar[tuple[bytes, ...]] = ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from providers.adapters.dialects.base import ERROR_CODES, ERROR_TYPES, StreamReader, StreamWriter
 from providers.adapters.dialects.reply import BlockStarted, Delta, Ended, Event, Failed, Started
 from providers.adapters.types import JSONObject
@@ -15,10 +17,12 @@ class StreamTranslator:
     Events are written as they come: nothing waits for the end of the answer.
     """
 
-    __slots__ = ("_characters", "_reader", "_writer", "done", "error", "first_token", "response_model")
+    __slots__ = ("_characters", "_model", "_reader", "_writer", "done", "error", "first_token", "response_model")
 
-    def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
+    def __init__(self, reader: StreamReader, writer: StreamWriter, *, model: str) -> None:
+        """`model` is what the caller asked for, to be named where the provider names none."""
         self._reader = reader
+        self._model = model
         self._writer = writer
         self._characters = 0
         self.response_model = ""
@@ -55,6 +59,7 @@ class StreamTranslator:
                 self.first_token = True
             case Started():
                 self.response_model = event.model
+                return event if event.model else msgspec.structs.replace(event, model=self._model)
             case Ended():
                 self.done = True
             case Failed() if self.error is None:
