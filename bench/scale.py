@@ -3,6 +3,7 @@
     python -m bench.scale --keys 100000                  # a worker with many keys, on SQLite
     python -m bench.scale --keys 100000 --postgres       # the same on a PostgreSQL that is started for the run
     python -m bench.scale --rows 1000000 --postgres      # pages, API, commands and counters on a large ledger
+    python -m bench.scale --rows 10000000 --days 90 --of-keys 400000 --postgres
 
 Everything is made up, in databases that are removed in the end; `--folder` says on which disk.
 """
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__.partition("\n")[0])
     made.add_argument("--keys", type=int, metavar="N", help="a worker with N keys")
     made.add_argument("--rows", type=int, metavar="N", help="a ledger of N rows")
+    made.add_argument("--of-keys", type=int, default=2_000, metavar="N", help="keys beside the rows (2,000)")
     made.add_argument("--days", type=int, default=60, help="over which the rows are spread (60)")
     made.add_argument("--postgres", action="store_true", help="on PostgreSQL; otherwise on SQLite")
     made.add_argument("--folder", type=Path, help="where the databases are made (default: the temporary folder)")
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.rows is not None:
                 from bench.scale_rows import measure_rows
 
-                measure_rows(options.rows, options.days, say=_say, plans=options.plans)
+                measure_rows(options.rows, options.days, keys=options.of_keys, say=_say, plans=options.plans)
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ from bench.processes import BenchError
 from bench.scale_keys import TEAMS, fill
 
 KEYS = 2_000
-"""Keys that made the rows; the first ones made the most."""
+"""Keys that made the rows, of all there are; the first ones made the most."""
 GOAL_MS = 300.0
 TIMES = 3
 """Each is measured so often after a first time that does not count; the fastest counts, for others measure neighbours."""
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 Read = Callable[[], object]
 
 
-def measure_rows(rows: int, days: int, *, say: Say, plans: bool) -> None:
+def measure_rows(rows: int, days: int, *, keys: int = KEYS, say: Say, plans: bool) -> None:
     from django.db import connection
 
     if connection.vendor != "postgresql":
@@ -35,8 +35,10 @@ def measure_rows(rows: int, days: int, *, say: Say, plans: bool) -> None:
     for module in ("llmgateway.urls", "llmgateway.asgi", "llmgateway.config_loader", "llmgateway.seeding"):
         import_module(module)
     began = time.perf_counter()
-    fill_ledger(rows, days)
-    say(f"{rows:,} rows over {days} days written in {time.perf_counter() - began:.0f} s; {_size_mb():,.0f} MB")
+    fill_ledger(rows, days, keys)
+    say(
+        f"{rows:,} rows of {keys:,} keys over {days} days written in {time.perf_counter() - began:.0f} s; {_size_mb():,.0f} MB"
+    )
     say(f"{'read':<44}{'ms':>8}{'of it SQL':>11}{'queries':>9}")
     slow: list[Reading] = []
     for name, read in reads().items():
@@ -52,15 +54,16 @@ def measure_rows(rows: int, days: int, *, say: Say, plans: bool) -> None:
 # Writing.
 
 
-def fill_ledger(rows: int, days: int) -> None:
+def fill_ledger(rows: int, days: int, keys: int = KEYS) -> None:
     """Keys and teams where there are none, rows that end now, and what the drain would have summed up of them."""
     from django.db import connection
 
+    from billing.day_sums import sum_days
     from billing.partitions import ensure_partitions
     from llmgateway.models import ApiKey
 
     if not ApiKey.objects.exists():
-        fill(KEYS)
+        fill(max(KEYS, keys))
     today = datetime.now(UTC).date()
     all_days = [today - timedelta(days=back) for back in reversed(range(days))]
     ensure_partitions("default", all_days)
@@ -69,8 +72,10 @@ def fill_ledger(rows: int, days: int) -> None:
         for number, day in enumerate(all_days):
             each = rows // days + (number < rows % days)
             cursor.execute(_insert_rows(day, each, first_key))
-        for statement in (_ROLLUPS, _TEAM_HOURS, "VACUUM ANALYZE"):
+        for statement in (_ROLLUPS, _TEAM_HOURS):
             cursor.execute(statement)
+        sum_days(datetime.now(UTC))
+        cursor.execute("VACUUM ANALYZE")
 
 
 def _insert_rows(day: date, count: int, first_key: int) -> str:
@@ -144,7 +149,8 @@ INSERT INTO billing_usagerollup (hour, team_id, key_id, alias, provider, deploym
 SELECT date_trunc('hour', started_at), team_id, key_id, alias, provider, deployment, model, status, '', team_name,
     key_name, count(*), sum(input), sum(output), 0, 0, sum(cost_pico_usd), 0, 0, count(*),
     '{HISTOGRAM}', '{HISTOGRAM}', '{HISTOGRAM}'
-FROM billing_usagerecord GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 10, 11"""
+FROM billing_usagerecord GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 10, 11 ORDER BY 1"""
+# In the order in which hours pass, as the drain writes them.
 _TEAM_HOURS = f"""
 INSERT INTO billing_teamhour (hour, team_id, by_model, ttft_histogram, duration_histogram, overhead_histogram)
 SELECT hour, team_id, jsonb_object_agg(model, by_status), '{HISTOGRAM}', '{HISTOGRAM}', '{HISTOGRAM}' FROM (
@@ -231,6 +237,8 @@ def _pages() -> dict[str, Read]:
 
     usage = "/admin/billing/usagerecord/"
     return {
+        "admin": page("/admin/"),
+        **_lists(page),
         "admin usage": page(usage),
         "admin usage, last day": page(usage, period="day"),
         "admin usage, last month": page(usage, period="month"),
@@ -254,6 +262,30 @@ def _pages() -> dict[str, Read]:
     }
 
 
+def _lists(page: Callable[..., Read]) -> dict[str, Read]:
+    """What is there, not what it used."""
+    from billing.models import Budget
+    from llmgateway.models import ApiKey, RateLimit, Team
+
+    key, team = ApiKey.objects.get(name="key-000005"), Team.objects.get(name="team-007")
+    keys, limits, budgets = "/admin/llmgateway/apikey/", "/admin/llmgateway/ratelimit/", "/admin/billing/budget/"
+    return {
+        "admin keys": page(keys),
+        "admin keys, page 90": page(keys, p="90"),
+        "admin keys, search one": page(keys, q=key.name),
+        "admin keys, search what is nowhere": page(keys, q="nobody"),
+        "admin keys, one": page(f"{keys}{key.pk}/change/"),
+        "admin limits": page(limits),
+        "admin limits, search one key's": page(limits, q=key.name),
+        "admin limits, one": page(f"{limits}{RateLimit.objects.filter(key=key)[0].pk}/change/"),
+        "admin budgets": page(budgets),
+        "admin budgets, search one team's": page(budgets, q=team.name),
+        "admin budgets, one": page(f"{budgets}{Budget.objects.filter(team=team)[0].pk}/change/"),
+        "admin teams": page("/admin/llmgateway/team/"),
+        "admin teams, one": page(f"/admin/llmgateway/team/{team.pk}/change/"),
+    }
+
+
 def _api() -> dict[str, Read]:
     from django.core.management import call_command
     from django.test import Client
@@ -261,7 +293,7 @@ def _api() -> dict[str, Read]:
     from billing.models import UsageRecord
     from llmgateway.management_api.tokens import token_create
 
-    _, secret = token_create(name="scale", scopes=["usage:read"])
+    _, secret = token_create(name="scale", scopes=["usage:read", "keys:read", "limits:read", "budgets:read"])
     client = Client(SERVER_NAME="localhost", HTTP_AUTHORIZATION=f"Bearer {secret}")
     row = UsageRecord.objects.order_by("-started_at")[1000]
     usage = "/manage/api/v1/usage"
@@ -273,7 +305,15 @@ def _api() -> dict[str, Read]:
         return lambda: call_command("usage", json=True, stdout=io.StringIO(), **options)
 
     week = (datetime.now(UTC) - timedelta(days=7)).isoformat()
+    manage = "/manage/api/v1"
     return {
+        "API keys": get(f"{manage}/keys"),
+        "API keys, one team": get(f"{manage}/keys", team="team-007"),
+        "API keys, search": get(f"{manage}/keys", search="key-000005"),
+        "API limits": get(f"{manage}/limits"),
+        "API limits, one key": get(f"{manage}/limits", key="key-000005"),
+        "API budgets, one team": get(f"{manage}/budgets", team="team-007"),
+        "API budgets": get(f"{manage}/budgets"),
         "API usage": get(),
         "API usage, one key": get(key="key-000005"),
         "API usage, one team": get(team="team-007"),

@@ -167,7 +167,8 @@ def frame_of(rule: BudgetRule | Limit, at: float) -> Frame:
 
 def by_counter(found: Seeds, at: float) -> dict[str, int]:
     """What was used, where it was something."""
-    return {frame_of(rule, at).name: amount for rule, _, amount in (*found.budgets, *found.limits) if amount}
+    rules: list[tuple[BudgetRule | Limit, float, int]] = [*found.budgets, *found.limits]
+    return {frame_of(rule, at).name: amount for rule, _, amount in rules if amount}
 
 
 def rules_mark(budgets: Sequence[BudgetRule], limits: Sequence[WindowLimit], at: float) -> int:
