@@ -7,6 +7,8 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import ValidationError
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import display
@@ -99,6 +101,8 @@ class RateLimitAdmin(GatewayAdmin):
     )
     list_display = ("limit", "scope", "burst", "state")
     list_select_related = OWNERS
+    # The newest first: by the names of their owners, all of a million would be sorted for each page.
+    ordering = ("-pk",)
     list_filter = (
         ScopeFilter,
         "metric",
@@ -120,6 +124,25 @@ class RateLimitAdmin(GatewayAdmin):
         ),
         ("Particulars", {"fields": ("starts_on", "reset_seconds", "reset_anchor", "oversize")}),
     )
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[RateLimit], search_term: str
+    ) -> tuple[QuerySet[RateLimit], bool]:
+        """Owners first, then their limits, which have indexes by owner: joined, all limits would be read."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        found = Q(pk__in=[])
+        for owner in OWNERS:
+            owners = RateLimit._meta.get_field(owner).related_model._default_manager  # type: ignore[union-attr]  # noqa: SLF001
+            # Of keys there may be hundreds of thousands, with an index of names as they are written.
+            lookup = "name" if owner == "key" else "name__iexact"
+            ids = list(owners.filter(**{lookup: term}).values_list("pk", flat=True))
+            if ids:
+                found |= Q(**{f"{owner}_id__in": ids})
+            if ids and owner == "alias":
+                found |= Q(model__iexact=term)
+        return queryset.filter(found), False
 
     @display(description="Limit")  # type: ignore[untyped-decorator]
     def limit(self, limit: RateLimit) -> str:
