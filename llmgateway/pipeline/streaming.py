@@ -124,7 +124,7 @@ async def obtain(call: Call, deployment: Deployment, upstream: Upstream) -> Answ
         answer = await upstream.send(
             deployment,
             sent.dialect,
-            body=sent.body,
+            body=deployment.adapter.adapted(sent.dialect, sent.body),
             headers=sent.headers,
             streamed=bool(request.head.stream),
             verbatim=_verbatim(request, deployment),

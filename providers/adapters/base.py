@@ -69,6 +69,10 @@ class Adapter:
         """The whole address, for a provider row's `base_url`."""
         return base_url + self.path(dialect, model, stream=stream)
 
+    def adapted(self, dialect: Dialect, body: bytes) -> bytes:
+        """A request's body with what this provider wants to be otherwise than the dialect has it."""
+        return body
+
     def native_call(self, path: str) -> NativeCall | None:
         """What a `POST` to `path` of its own API asks; None: nothing that the gateway understands."""
         for name in self.dialects():

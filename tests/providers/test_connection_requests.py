@@ -6,6 +6,7 @@ import pytest
 import respx
 
 from llmgateway.http import httpx
+from providers.adapters.errors import CredentialError
 from providers.adapters.registry import adapter_names, get_adapter
 from providers.connection_check import check_connection
 from providers.models import Credential, Deployment, Provider
@@ -21,7 +22,24 @@ def deployment_at(adapter: str, *, base_url: str = "") -> Deployment:
     return Deployment(name="main", provider=provider, credential=credential, model="some-model")
 
 
-@pytest.mark.parametrize("name", sorted(adapter_names()))
+def takes_plain_keys(name: str) -> bool:
+    try:
+        get_adapter(name).signer("sk-secret")
+    except CredentialError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(adapter_names()) if not takes_plain_keys(name)])
+def test_a_credential_of_the_wrong_kind_is_told_before_anything_is_sent(name: str) -> None:
+    result = check_connection(deployment_at(name, base_url=ELSEWHERE))
+
+    assert not result.ok
+    assert result.headline == "Not sent"
+    assert "sk-secret" not in result.detail
+
+
+@pytest.mark.parametrize("name", filter(takes_plain_keys, sorted(adapter_names())))
 def test_every_adapter_asks_its_own_address_for_models(name: str, respx_mock: respx.MockRouter) -> None:
     base_url = "" if get_adapter(name).base_url else ELSEWHERE
     url = get_adapter(name).models_url(get_adapter(name).base_url or ELSEWHERE)

@@ -13,9 +13,11 @@ from tests.providers.contract import FIXTURES
 
 def test_every_adapter_has_fixtures_and_a_contract_test() -> None:
     names = adapter_names()
+    # Their answers are those of another adapter's dialect, and its fixtures.
+    borrowing = {"vertex", "vertex_anthropic"}
 
-    assert names == {folder.name for folder in FIXTURES.iterdir()}
-    assert all((Path(__file__).parent / f"test_{name}.py").is_file() for name in names)
+    assert names - borrowing == {folder.name for folder in FIXTURES.iterdir()}
+    assert all((Path(__file__).parent / f"test_{name}.py").is_file() for name in names - {"vertex_anthropic"})
 
 
 def test_an_unknown_name_says_what_there_is() -> None:
