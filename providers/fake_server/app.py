@@ -1,6 +1,7 @@
 """The fake provider's HTTP surface: raw ASGI, for it must stall, break off and reset as no framework would.
 
 POST /v1/chat/completions   /v1/completions   /v1/embeddings   /v1/messages   /v1/messages/count_tokens
+POST /v1beta/models/M:generateContent   :streamGenerateContent   :countTokens   :embedContent   :batchEmbedContents
 GET  /v1/models
 GET  /_control/requests     what it was sent (`Record`)
 POST /_control/scripts      {"script": {…}, "times": 1}: for the requests that follow
@@ -20,7 +21,7 @@ from typing import Any
 import msgspec
 
 from providers.adapters.types import JSONObject
-from providers.fake_server import messages
+from providers.fake_server import contents, messages
 from providers.fake_server.answers import CREATED, Answer, count_tokens, embeddings, prompt_of
 from providers.fake_server.records import Record
 from providers.fake_server.scripts import Script, Scripts
@@ -98,7 +99,7 @@ class FakeProvider:
             record.body = raw.decode(errors="replace")
             await exchange.refuse(Script(status=400), str(error))
             return
-        if self._secret and self._secret not in {record.header("x-api-key"), _bearer(record)}:
+        if self._secret and self._secret not in _keys(record):
             script = msgspec.structs.replace(script, status=401)
         await asyncio.sleep(script.delay_ms / 1000)
         if script.stall_after == 0:
@@ -123,6 +124,8 @@ class FakeProvider:
                 await self._complete(exchange, self._compose(body, script), chat=path == "/chat/completions")
             case "POST", ("/messages" | "/messages/count_tokens") as path:
                 await self._message(exchange, body, script, counts=path.endswith("count_tokens"))
+            case "POST", _ if found := contents.CALL.fullmatch(exchange.record.path):
+                await self._content(exchange, body, script, *found.groups())
             case _:
                 await exchange.refuse(Script(status=404), "Unknown request URL.")
 
@@ -155,6 +158,27 @@ class FakeProvider:
             exchange.record.billed = message.usage()
             await exchange.send_json(200, message.whole())
 
+    async def _content(self, exchange: Exchange, body: JSONObject, script: Script, model: str, method: str) -> None:
+        if method in {"embedContent", "batchEmbedContents"}:
+            await exchange.send_json(200, contents.vectors(body))
+            return
+        asked = body.get("generateContentRequest") or body
+        if fault := contents.fault(asked, model):
+            await exchange.refuse(Script(status=400), fault)
+            return
+        prompt = contents.prompt_of(asked)
+        if method == "countTokens":
+            await exchange.send_json(200, {"totalTokens": count_tokens(prompt)})
+            return
+        self._answered += 1
+        answer = contents.Contents(body, script, model=model, number=self._answered, cached=self._seen(prompt))
+        exchange.record.id = answer.id
+        if method == "streamGenerateContent":
+            await exchange.stream(script, answer.events(), answer.usage, before=answer.before)
+        else:
+            exchange.record.billed = answer.usage()
+            await exchange.send_json(200, answer.whole())
+
     async def _complete(self, exchange: Exchange, answer: Answer, *, chat: bool) -> None:
         exchange.record.id = answer.id
         if answer.body.get("stream"):
@@ -186,7 +210,13 @@ class Exchange:
     def _speaks_messages(self) -> bool:
         return self.record.path.startswith("/v1/messages")
 
+    @property
+    def _speaks_contents(self) -> bool:
+        return contents.CALL.fullmatch(self.record.path) is not None
+
     def _error(self, script: Script, message: str = "") -> JSONObject:
+        if self._speaks_contents:
+            return contents.error_object(script.status, message)
         return messages.error_object(script.status, message) if self._speaks_messages else error_body(script, message)
 
     def _event_name(self, data: JSONObject | str) -> str:
@@ -221,7 +251,9 @@ class Exchange:
                 return
             self.record.billed = usage(max(0, sent + 1 - before))
             await self._send_event(script, json.dumps(data, separators=(",", ":")), self._event_name(data))
-        await self._end(script, None if self._speaks_messages or not script.done else "[DONE]")
+        await self._end(
+            script, "[DONE]" if script.done and not (self._speaks_messages or self._speaks_contents) else None
+        )
 
     async def _end(self, script: Script, last: JSONObject | str | None) -> None:
         if last is not None:
@@ -277,8 +309,10 @@ def _start(status: int, content_type: str, headers: dict[str, str]) -> Message:
     }
 
 
-def _bearer(record: Record) -> str:
-    return (record.header("authorization") or "").removeprefix("Bearer ")
+def _keys(record: Record) -> set[str | None]:
+    """The key, wherever the dialects have it."""
+    bearer = (record.header("authorization") or "").removeprefix("Bearer ")
+    return {bearer, record.header("x-api-key"), record.header("x-goog-api-key")}
 
 
 def _record(scope: MutableMapping[str, Any]) -> Record:
