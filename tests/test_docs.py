@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from llmgateway.api import openai
+from llmgateway.api import anthropic, openai
 from llmgateway.cli import COMMANDS
 from llmgateway.conf import Conf
 from providers.adapters.registry import adapter_names, get_adapter
@@ -44,7 +44,11 @@ def test_every_command_is_documented_and_the_documented_exist() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    routes = {*openai.routes(), *re.findall(r'"(/(?:health|metrics|v1/models)[a-z/]*)"', source("llmgateway/api"))}
+    routes = {
+        *openai.routes(),
+        *anthropic.routes(),
+        *re.findall(r'"(/(?:health|metrics|v1/models)[a-z/]*)"', source("llmgateway/api")),
+    }
     pages = {route.rstrip("/") for route in routes}
 
     assert {"/health/ready", "/v1/models"} <= pages

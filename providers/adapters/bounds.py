@@ -164,7 +164,7 @@ def _part(part: JSONObject, adapter: Adapter) -> int:
 
 # ── Anthropic's messages ──
 
-_MESSAGES_STORED = ("mcp_servers", "container", "fallbacks", "thread", "compaction", "context_management")
+_MESSAGES_STORED = ("mcp_servers", "container", "fallbacks", "thread", "compaction")
 _MESSAGES_PRICED = ("speed", "inference_geo")
 _MESSAGES_TEXT = frozenset({"text", "tool_use", "thinking", "redacted_thinking"})
 # Tools that the caller runs and the provider describes to the model.
@@ -180,6 +180,12 @@ def _beyond_text_of_messages(request: JSONObject, adapter: Adapter) -> int:
     for name in _MESSAGES_PRICED:
         if request.get(name) not in (None, "standard", "global"):
             raise NotBoundableError(f"the `{name}` {request[name]!r} may have prices of its own")
+    for edit in _objects(_object(request.get("context_management")).get("edits")):
+        # What is cleared only makes the input smaller; a summary is written by a model and billed.
+        if not str(edit.get("type")).startswith("clear_"):
+            raise NotBoundableError(
+                f"the edit '{edit.get('type')}' of `context_management` costs what nobody knows yet"
+            )
     _refuse_uncounted(request)
     extra = sum(_described(tool) for tool in _objects(request.get("tools")))
     for message in _objects(request.get("messages")):

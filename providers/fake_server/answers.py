@@ -37,12 +37,12 @@ class Answer:
         self.prompt_tokens = count_tokens(prompt_of(body))
         self.cached_tokens = self.prompt_tokens // CACHE_BLOCK * CACHE_BLOCK if cached else 0
         self.reasoning_tokens = REASONING_TOKENS if body.get("reasoning_effort") else 0
-        self.tool = _demanded_tool(body)
+        self.tool = _demanded_tool(body, script.tool)
         self.words, self.finish_reason = self._say()
 
     def _say(self) -> tuple[list[str], str]:
         if self.tool is not None:
-            arguments = json.dumps(plainest_value(self.tool.get("parameters") or {}))
+            arguments = self.script.text or json.dumps(plainest_value(self.tool.get("parameters") or {}))
             return [arguments[at : at + 8] for at in range(0, len(arguments), 8)], "tool_calls"
         if self.script.text is not None:
             words = [word + " " for word in self.script.text.split(" ")]
@@ -178,12 +178,12 @@ def prompt_of(body: JSONObject) -> str:
     return prompt if isinstance(prompt, str) else json.dumps([prompt, body.get("tools")])
 
 
-def _demanded_tool(body: JSONObject) -> JSONObject | None:
-    """The function that `tool_choice` insists on."""
+def _demanded_tool(body: JSONObject, scripted: str) -> JSONObject | None:
+    """The function that `tool_choice` insists on, or the script."""
     functions = [tool.get("function") or {} for tool in body.get("tools") or []]
     choice = body.get("tool_choice")
-    if isinstance(choice, dict):
-        name = (choice.get("function") or {}).get("name")
+    if scripted or isinstance(choice, dict):
+        name = scripted or (choice.get("function") or {}).get("name")
         return next((function for function in functions if function.get("name") == name), None)
     return functions[0] if functions and choice == "required" else None
 

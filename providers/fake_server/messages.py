@@ -38,8 +38,10 @@ def fault(body: JSONObject, version: str | None) -> str:
     roles = [message.get("role") for message in body.get("messages") or []]
     if not roles:
         return "messages: at least one message is required"
-    if set(roles) - {"user", "assistant"}:
-        return "messages: Unexpected role. Use the top-level `system` parameter"
+    if set(roles) - {"user", "assistant", "system"}:
+        return "messages: Unexpected role"
+    if any(role == "system" and before != "user" for before, role in zip(["", *roles], roles, strict=False)):
+        return "messages: a system message must follow one of the user"
     return _fault_of_thinking(body) or _fault_of_results(body["messages"])
 
 
@@ -91,12 +93,14 @@ class Message:
         self.cached = self.input_tokens // 2 if "cache_control" in prompt_of(body) else 0
         self.reads = cached
         self.thinks = (body.get("thinking") or {}).get("type") in {"enabled", "adaptive"}
-        self.tool = _demanded_tool(body)
+        self.tool = _demanded_tool(body, script.tool)
         self.words, self.stop_reason = self._say()
 
     def _say(self) -> tuple[list[str], str]:
         if self.tool is not None:
-            given = json.dumps(plainest_value(self.tool.get("input_schema") or {}), separators=(",", ":"))
+            given = self.script.text or json.dumps(
+                plainest_value(self.tool.get("input_schema") or {}), separators=(",", ":")
+            )
             return [given[at : at + 8] for at in range(0, len(given), 8)], "tool_use"
         if self.script.text is not None:
             words = [word + " " for word in self.script.text.split(" ")]
@@ -187,9 +191,10 @@ class Message:
         return {"id": self.id, "type": "message", "role": "assistant", "model": model, "stop_sequence": None}
 
 
-def _demanded_tool(body: JSONObject) -> Any:
-    """The tool that `tool_choice` insists on."""
+def _demanded_tool(body: JSONObject, scripted: str) -> Any:
+    """The tool that `tool_choice` insists on, or the script."""
     tools, choice = body.get("tools") or [], body.get("tool_choice") or {}
-    if choice.get("type") == "tool":
-        return next((tool for tool in tools if tool.get("name") == choice.get("name")), None)
+    if scripted or choice.get("type") == "tool":
+        name = scripted or choice.get("name")
+        return next((tool for tool in tools if tool.get("name") == name), None)
     return tools[0] if tools and choice.get("type") == "any" else None

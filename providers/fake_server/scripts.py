@@ -48,7 +48,9 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     padding: int = 0
     """Bytes of filling in the answer's text."""
     text: str | None = None
-    """The answer, word for word."""
+    """The answer, word for word; with `tool`, its arguments as JSON."""
+    tool: str = ""
+    """Call the tool of this name, if the request has it."""
 
 
 class Scripts:

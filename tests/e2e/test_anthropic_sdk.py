@@ -241,6 +241,20 @@ def test_a_bearer_token_and_a_query_are_fine(product: Product, provider: Provide
     assert dict(provider.last["headers"])["anthropic-version"] == "2023-06-01"
 
 
+@pytest.mark.parametrize(("prefix", "model"), [("anthropic", "claude-fake"), ("claude", "claude")])
+def test_the_providers_own_prefix(
+    claude: anthropic.Anthropic, product: Product, provider: Provider, prefix: str, model: str
+) -> None:
+    """By the adapter's name or the row's; its models also by their own names."""
+    client = claude.with_options(base_url=f"{product.url}/{prefix}")
+
+    with client.messages.stream(model=model, max_tokens=10, messages=HELLO) as stream:
+        message = stream.get_final_message()
+
+    assert (provider.last["path"], provider.last["body"]["model"]) == ("/v1/messages", "claude-fake")
+    assert product.ledger_row(stream.response.headers["request-id"])["output_tokens"] == message.usage.output_tokens
+
+
 # ── OpenAI's SDK and a provider that speaks Anthropic's dialect ──
 
 
@@ -312,3 +326,36 @@ def test_openais_sdk_gets_anthropics_errors_by_type(client: openai.OpenAI, provi
         client.chat.completions.create(model="claude", messages=HELLO)
 
     assert raised.value.type == "invalid_request_error"
+
+
+# ── counting ──
+
+
+def test_tokens_are_counted_by_a_provider_that_can(
+    claude: anthropic.Anthropic, product: Product, provider: Provider
+) -> None:
+    response = claude.messages.with_raw_response.count_tokens(model="claude", messages=HELLO, system="Be kind.")
+
+    assert (provider.last["path"], provider.last["body"]["model"]) == ("/v1/messages/count_tokens", "claude-fake")
+    assert response.parse().input_tokens > 5
+    assert "x-gateway-token-count" not in response.headers
+    row = product.ledger_row(response.headers["request-id"])
+    assert (row["status"], row["cost_pico_usd"], row["input_tokens"]) == ("completed", 0, 0)
+
+
+def test_tokens_are_estimated_for_the_others_and_it_is_said(claude: anthropic.Anthropic, provider: Provider) -> None:
+    counts = []
+    for text in ("short", "a long text " * 100):
+        messages: Any = [{"role": "user", "content": text}]
+        response = claude.messages.with_raw_response.count_tokens(model="chat", messages=messages)
+        counts.append(response.parse().input_tokens)
+
+    assert response.headers["x-gateway-token-count"] == "estimated"
+    assert provider.sent == []
+    assert counts[0] < 50
+    assert 250 < counts[1] < 400
+
+
+def test_tokens_of_an_unknown_model_are_not_counted(claude: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError):
+        claude.messages.count_tokens(model="nonesuch", messages=HELLO)

@@ -137,10 +137,11 @@ def test_messages_of_text_tools_and_thoughts_have_no_more_tokens_than_bytes() ->
         "tools": [{"name": "f", "input_schema": {"type": "object"}}, {"type": "bash_20250124", "name": "bash"}],
         **blocks({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "A" * 1000}}),
         "service_tier": "auto",
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
     }
     found = of_messages(**request)
 
-    assert 1000 < found.input_tokens - 2_000 < 1400
+    assert 1000 < found.input_tokens - 2_000 < 1500
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_messages_of_text_tools_and_thoughts_have_no_more_tokens_than_bytes() ->
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}], "messages": []},
         {"mcp_servers": [{"type": "url", "url": "https://x"}], "messages": []},
         {"container": "container_1", "messages": []},
-        {"context_management": {"edits": []}, "messages": []},
+        {"context_management": {"edits": [{"type": "compact_20260112"}]}, "messages": []},
         {"speed": "fast", "messages": []},
         {"inference_geo": "us", "messages": []},
         {"service_tier": "priority", "messages": []},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -58,6 +59,7 @@ def test_a_marked_prompt_is_written_to_the_cache_and_read_from_it(provider: Runn
         {"max_tokens": None},
         {"messages": []},
         {"messages": [{"role": "tool", "content": "x"}]},
+        {"messages": [{"role": "system", "content": "x"}, HELLO]},
         {"thinking": {"type": "enabled", "budget_tokens": 2000}},
         {"thinking": {"type": "enabled", "budget_tokens": 100}},
         {"messages": [HELLO, {"role": "assistant", "content": [UNSIGNED]}, HELLO]},
@@ -69,6 +71,17 @@ def test_what_the_real_one_refuses_is_refused(provider: Running, fields: dict[st
     answer = ask(provider, **fields)
 
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize("script", [{"tool": "weather"}, {"tool": "weather", "text": '{"city":"Rome"}'}])
+def test_a_script_can_call_a_tool(provider: Running, script: dict[str, Any]) -> None:
+    said = ask(provider, tools=[TOOL], x_fake=script).json()
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": TOOL["input_schema"]}}]
+    chat = provider.chat(tools=tools, x_fake=script).json()["choices"][0]
+
+    city = {"city": "Rome" if "text" in script else "Paris"}
+    assert (said["stop_reason"], said["content"][0]["input"]) == ("tool_use", city)
+    assert json.loads(chat["message"]["tool_calls"][0]["function"]["arguments"]) == city
 
 
 def test_a_request_without_a_version_is_refused(provider: Running) -> None:
