@@ -6,6 +6,7 @@ a thread at most 100 ms later. `billing.ledger` moves records into the database 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -92,6 +93,8 @@ class Journal:
         self._seen = (START, time.monotonic())
         """An end of the journal and when it was there: what lies beyond was written later."""
         self._undrained_since = self._seen[1]
+        self._failure = ""
+        """Why the last write failed; empty: it did not."""
         self._segments: dict[int, Segment] = {}
         self._retired: list[Segment] = []
         self._segment = self._new_segment(START.segment, previous=0, previous_end=0)
@@ -107,7 +110,7 @@ class Journal:
 
     def open(self, record: Record) -> None:
         if self._backlog >= self._max_bytes:
-            self._refuse(f"the usage journal has reached {self._max_bytes} bytes that are not in the database")
+            self._refuse(self._too_large())
         request_id: str = record["id"]
         data = frame(OPEN, to_json(record))
         with self._lock:
@@ -149,6 +152,21 @@ class Journal:
                 self._keep(request_id, data)
                 return
             self._closed(request_id)
+
+    def refusal(self) -> str:
+        """Why a new request would be refused now; empty: it would not. For health checks, from any thread.
+
+        While writes fail it tries one: a process that is not ready gets no requests that could show that it works again.
+        """
+        if self._backlog >= self._max_bytes:
+            return self._too_large()
+        if self._failure:
+            with self._lock, contextlib.suppress(OSError):  # Then it is still so.
+                self._append(frame(PROGRESS, b"{}"))
+        return f"the usage journal cannot be written: {self._failure}" if self._failure else ""
+
+    def _too_large(self) -> str:
+        return f"the usage journal has reached {self._max_bytes} bytes that are not in the database"
 
     @property
     def backlog_bytes(self) -> int:
@@ -230,9 +248,15 @@ class Journal:
                 written += os.write(segment.descriptor, data[written:])
             if self._fsync == "always":
                 os.fdatasync(segment.descriptor)
-        except OSError:
+        except OSError as error:
             self._take_back(segment)
+            if not self._failure:
+                log.critical("The usage journal cannot be written, new requests are refused: %s", error.strerror)
+            self._failure = error.strerror or str(error)
             raise
+        if self._failure:
+            log.warning("The usage journal can be written again")
+            self._failure = ""
         segment.end += len(data)
         self._backlog += len(data)
         if not self._dirty:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -260,8 +259,9 @@ def _run_tool(name: str, *arguments: str) -> None:
         raise BackupError(f"{name} is needed and not installed (for example: apt install postgresql-client).")
     done = subprocess.run([tool, *arguments], check=False, capture_output=True, text=True)
     if done.returncode:
-        lines = io.StringIO(done.stderr.strip()).readlines()
-        raise BackupError(f"{name} failed: {lines[0].strip() if lines else 'no reason was given'}")
+        # The second line often says what the first is about, such as the versions that do not fit.
+        lines = [line.removeprefix(f"{name}:").strip() for line in done.stderr.splitlines() if line.strip()]
+        raise BackupError(f"{name} failed: {' '.join(lines[:2]) or 'no reason was given'}")
 
 
 def _secrets_elsewhere(conf: Conf) -> list[str]:

@@ -26,6 +26,10 @@ from llmgateway.supervisor import (
 DRAIN_SPARE_S = 10
 """What a server gets on top of the grace of its requests, to write down what they cost."""
 
+BACKGROUND_STOP_S = 1.5
+"""Enough for a task that is running; what is cut short lies in rows and is done after the next start. An idle worker
+takes longer than this to say goodbye."""
+
 
 def up(arguments: list[str]) -> int:
     """`./gateway`: until a stop signal. Returns the exit status."""
@@ -149,7 +153,12 @@ def _start(conf: Conf, *, config_file: str | None, command: str = "serve", more:
         for number in range(1, conf.workers + 1)
     ]
     # Its tasks are only wake-ups, so it need not end them; a server must write down what its requests cost.
-    background = Child(name="background worker", command=worker_command(), on_our_death=signal.SIGKILL)
+    background = Child(
+        name="background worker",
+        command=worker_command(),
+        stop_within_s=BACKGROUND_STOP_S,
+        on_our_death=signal.SIGKILL,
+    )
     children = [*more, *servers, background]
     return Supervisor(children, ready_fd=ready, listener=listener, environment=child_environment()).run()
 

@@ -226,7 +226,7 @@ class Runtime:
     def ready(self) -> bool:
         if self._shutdown.is_set() or self._is_stale() or self.journal.unwritten_closes:
             return False
-        return self.journal.backlog_bytes < self._conf.journal_max_mb * 2**20
+        return not self.journal.refusal()
 
     @property
     def version(self) -> str:
@@ -235,7 +235,7 @@ class Runtime:
     def facts(self) -> dict[str, Any]:
         return {
             "database": "ok" if self.follower.healthy else "unreachable",
-            "ledger": "ok" if self.drain.healthy and not self.journal.unwritten_closes else "behind",
+            "ledger": self._ledger_state(),
             "journal_backlog_bytes": self.journal.backlog_bytes,
             "journal_undrained_s": round(self.journal.undrained_s, 1),
             "requests_in_flight": len(self.gateway.exchanges),
@@ -245,6 +245,12 @@ class Runtime:
             "config_problems": len(self.gateway.snapshot.problems),
             "webhooks": self._webhooks.facts(),
         }
+
+    def _ledger_state(self) -> str:
+        """`full`: the disk or the journal is, and requests are refused; the log says which."""
+        if self.journal.refusal():
+            return "full"
+        return "ok" if self.drain.healthy and not self.journal.unwritten_closes else "behind"
 
     async def sibling_metrics(self) -> list[bytes]:
         return [] if self._siblings is None else await self._siblings.pages()

@@ -235,6 +235,22 @@ def test_a_close_waits_through_the_journals_own_thread(journal: Journal, disk: F
     assert closed_ids(journal.folder) == ["a"]
 
 
+def test_a_full_disk_is_a_refusal_until_a_write_succeeds_without_any_request(journal: Journal, disk: FullDisk) -> None:
+    journal.open(opened("a"))
+    assert journal.refusal() == ""
+    disk.room = 0
+
+    with pytest.raises(LedgerUnavailableError):
+        journal.open(opened("b"))
+
+    assert "No space left" in journal.refusal()
+    assert journal.unwritten_closes == 0
+    disk.room = 2**40
+    assert journal.refusal() == ""
+    journal.close(closed("a"))
+    assert closed_ids(journal.folder) == ["a"]
+
+
 def test_the_size_limit_refuses_new_requests_but_no_close(make_journal: MakeJournal) -> None:
     journal = make_journal(max_bytes=800)
     journal.open(opened("a"))
@@ -242,6 +258,7 @@ def test_the_size_limit_refuses_new_requests_but_no_close(make_journal: MakeJour
 
     with pytest.raises(LedgerUnavailableError, match="800 bytes"):
         journal.open(opened("c"))
+    assert "800 bytes" in journal.refusal()
     journal.close(closed("a"))
 
     assert closed_ids(journal.folder) == ["a"]

@@ -11,15 +11,19 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError
 
+from billing import journal
 from billing.journal import Journal
 from billing.journal_files import Position
 from billing.standing import BySubject, Tally, Used
 from llmgateway import wiring
 from llmgateway.conf import Conf
+from llmgateway.pipeline.errors import LedgerUnavailableError
 from llmgateway.pipeline.protocols import BudgetState
 from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
 from llmgateway.seeding import Seeds
 from llmgateway.wiring import Runtime
+from tests.billing.records import opened
+from tests.billing.test_journal import FullDisk
 
 TOTAL = BudgetRule(1, "total", "global", "", "total", 1000, "UTC")
 Mark = Callable[[], Position]
@@ -74,6 +78,20 @@ async def test_a_budget_that_could_not_be_counted_is_with_the_next_snapshot(
     await asyncio.to_thread(runtime.follower._on_change, dataclasses.replace(snapshot, revision=3))
 
     assert await counted(runtime) == BudgetState(7, 0)
+
+
+async def test_a_full_disk_makes_it_unready_until_there_is_room(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(0)
+    monkeypatch.setattr(journal, "os", disk)
+
+    with pytest.raises(LedgerUnavailableError):
+        runtime.journal.open(opened("a"))
+
+    assert (runtime.ready, runtime.facts()["ledger"]) == (False, "full")
+    disk.room = 2**20
+    assert (runtime.ready, runtime.facts()["ledger"]) == (True, "ok")
 
 
 @pytest.mark.parametrize("kind", ["lean", "aiohttp"])
