@@ -248,13 +248,31 @@ async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: Asyn
         status = call.progress.http_status = answer.upstream.status
         await client.start(status, _headers(answer), STREAM_LINES + gateway_lines(call))
         error_type = await _relay(call, client, scanner, answer.first, rest)
+        last, error_type = _ending(call, answer, scanner, error_type)
         _settle_stream(call, scanner, error_type)
-        await client.send(scanner.finish(), more=False)
+        await client.send(last, more=False)
     except BaseException:
         _meter_stream(call, scanner)
         raise
     finally:
         await answer.upstream.stream.aclose()
+
+
+def _ending(call: Call, answer: Answer, scanner: StreamScanner, error_type: str) -> tuple[bytes, str]:
+    """What the client still gets when the provider's stream is over, and why it failed, if it did.
+
+    Whether a stream that passes through is complete is for its reader to judge; one that is translated must say so.
+    """
+    try:
+        last = scanner.finish()
+    except MalformedAnswerError as error:
+        last, cause = b"", f"The provider's answer cannot be read: {error}."
+    else:
+        cause = "The provider's answer ended before it was complete."
+    if answer.outgoing.translation is None or scanner.done or scanner.error is not None or error_type:
+        return last, error_type
+    failed = WireError(502, cause, type="server_error", code="upstream_error")
+    return last + call.request.dialect.error_event(failed), failed.code
 
 
 async def _relay(call: Call, client: Client, scanner: StreamScanner, first: bytes, rest: AsyncIterator[bytes]) -> str:
@@ -276,6 +294,10 @@ async def _relay(call: Call, client: Client, scanner: StreamScanner, first: byte
     except httpx.TransportError as error:
         return await _break_off(
             call, client, scanner, f"The provider's connection broke off: {error}", "upstream_error"
+        )
+    except MalformedAnswerError as error:
+        return await _break_off(
+            call, client, scanner, f"The provider's answer cannot be read: {error}", "upstream_error"
         )
     except asyncio.CancelledError:
         if not call.take_timeout():
