@@ -45,7 +45,7 @@ class AnthropicMessages(Dialect):
     name = DIALECT
     operation: ClassVar[Operation] = Operation.CHAT
     translates = True
-    output_cap_fields = ("max_tokens",)
+    output_cap_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
     own_headers = (b"anthropic-",)
     request_id_header = b"request-id"
     needed_headers: ClassVar[Headers] = ((b"anthropic-version", b"2023-06-01"),)
