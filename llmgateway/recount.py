@@ -5,7 +5,7 @@ beyond it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -88,7 +88,7 @@ class LedgerRecount:
     async def beyond_ledger(self, comparison: Comparison, until: tuple[int, int]) -> Part:
         return await asyncio.to_thread(self._part, comparison, Position(*until))
 
-    def rules(self) -> tuple[dict[int, BudgetRule], dict[str, WindowLimit]]:
+    def rules(self) -> tuple[Mapping[int, BudgetRule], dict[str, WindowLimit]]:
         """What can be compared. A limit in shadow mode takes nothing when it is full, so it says less than the ledger."""
         snapshot = self._snapshot()
         if self._listed is None or self._listed[0] is not snapshot:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
@@ -62,14 +62,14 @@ class LimitInline(GatewayInline):
     form = LimitForm
     formset = LimitFormSet
     show_change_link = True
-    fields: tuple[str, ...] = ("metric", "per", "amount", "burst", "shadow", "enabled")
+    fields: ClassVar[tuple[str, ...]] = ("metric", "per", "amount", "burst", "shadow", "enabled")
     verbose_name_plural = "rate limits"
 
 
 class CallerLimitInline(LimitInline):
     """Those who ask may have limits for one model, and for each address or end user."""
 
-    fields = ("metric", "per", "amount", "burst", "each", "model", "shadow", "enabled")
+    fields: ClassVar[tuple[str, ...]] = ("metric", "per", "amount", "burst", "each", "model", "shadow", "enabled")
 
 
 class KeyLimitInline(CallerLimitInline):

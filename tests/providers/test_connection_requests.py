@@ -39,7 +39,7 @@ def test_a_credential_of_the_wrong_kind_is_told_before_anything_is_sent(name: st
     assert "sk-secret" not in result.detail
 
 
-@pytest.mark.parametrize("name", list(filter(takes_plain_keys, sorted(adapter_names()))))
+@pytest.mark.parametrize("name", [name for name in sorted(adapter_names()) if takes_plain_keys(name)])
 def test_every_adapter_asks_its_own_address_for_models(name: str, respx_mock: respx.MockRouter) -> None:
     base_url = "" if get_adapter(name).base_url else ELSEWHERE
     url = get_adapter(name).models_url(get_adapter(name).base_url or ELSEWHERE)
