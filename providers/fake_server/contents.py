@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from providers.adapters.dialects._gemini_fields import plain_names
 from providers.adapters.types import JSONObject
 from providers.fake_server.answers import DEFAULT_TOKENS, WORDS, count_tokens, embeddings, plainest_value
 from providers.fake_server.scripts import Script
@@ -87,7 +88,8 @@ class Contents:
         self.choices = max(1, int(self.config.get("candidateCount") or 1))
         self.input_tokens = count_tokens(prompt_of(body))
         self.cached = self.input_tokens // 2 if cached else 0
-        thinking = self.config.get("thinkingConfig") or {}
+        # Google's own client spells these with underscores.
+        thinking = plain_names(self.config.get("thinkingConfig") or {})
         self.thinks = bool(thinking.get("thinkingBudget") or thinking.get("thinkingLevel"))
         self.shows_thoughts = self.thinks and bool(thinking.get("includeThoughts"))
         self.tool = _demanded_tool(body, script.tool)
@@ -144,9 +146,10 @@ class Contents:
     def _said(self, text: str) -> list[JSONObject]:
         if self.tool is None:
             return [{"text": text}]
-        schema = self.tool.get("parametersJsonSchema") or self.tool.get("parameters") or {}
+        tool = plain_names(self.tool)
+        schema = tool.get("parametersJsonSchema") or tool.get("parameters") or {}
         arguments = json.loads(self.script.text) if self.script.text else plainest_value(_lower(schema))
-        call: JSONObject = {"functionCall": {"name": self.tool["name"], "args": arguments}}
+        call: JSONObject = {"functionCall": {"name": tool["name"], "args": arguments}}
         return [call | ({"thoughtSignature": SIGNATURE} if _SIGNED.search(self.model) else {})]
 
     def _answer(self, parts: list[JSONObject], usage: JSONObject, finish: str = "") -> JSONObject:

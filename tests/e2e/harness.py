@@ -36,8 +36,15 @@ providers:
     base_url: http://127.0.0.1:{port}/v1
     allow_private_network: true
     credentials: [{{name: main, api_key: {secret}}}]
+  google:
+    adapter: gemini
+    base_url: http://127.0.0.1:{port}/v1beta
+    allow_private_network: true
+    credentials: [{{name: main, api_key: {secret}}}]
 deployments:
   claude-main: {{provider: claude, credential: main, model: claude-fake}}
+  google-main: {{provider: google, credential: main, model: gemini-3-fake}}
+  google-vectors: {{provider: google, credential: main, model: gemini-embedding-fake}}
   fake-chat-main: {{provider: fake, credential: main, model: fake-chat}}
   fake-embedding-main: {{provider: fake, credential: main, model: fake-embedding}}
   impatient-main:
@@ -49,12 +56,16 @@ aliases:
   chat: {{targets: [{{deployment: fake-chat-main}}]}}
   fake/chat: {{targets: [{{deployment: fake-chat-main}}]}}
   claude: {{targets: [{{deployment: claude-main}}]}}
+  flash: {{targets: [{{deployment: google-main}}]}}
+  vectors: {{targets: [{{deployment: google-vectors}}]}}
   embed: {{targets: [{{deployment: fake-embedding-main}}]}}
   impatient: {{targets: [{{deployment: impatient-main}}]}}
 prices:
   - {{provider: fake, model: fake-chat, input: "0.15", output: "0.60", cache_read: "0.075", effective_from: 2026-01-01}}
   - {{provider: fake, model: fake-embedding, input: "0.15", output: "0", effective_from: 2026-01-01}}
   - {{provider: fake, model: fake-impatient, input: "0.15", output: "0.60", effective_from: 2026-01-01}}
+  - {{provider: google, model: gemini-3-fake, input: "0.15", output: "0.60", cache_read: "0.075", effective_from: 2026-01-01}}
+  - {{provider: google, model: gemini-embedding-fake, input: "0.15", output: "0", effective_from: 2026-01-01}}
   - provider: claude
     model: claude-fake
     input: "0.15"

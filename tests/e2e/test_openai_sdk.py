@@ -127,7 +127,15 @@ def test_embeddings(client: openai.OpenAI, product: Product, provider: Provider)
 
 
 def test_models_are_the_aliases(client: openai.OpenAI) -> None:
-    assert {model.id for model in client.models.list()} == {"chat", "claude", "fake/chat", "embed", "impatient"}
+    assert {model.id for model in client.models.list()} == {
+        "chat",
+        "claude",
+        "embed",
+        "fake/chat",
+        "flash",
+        "impatient",
+        "vectors",
+    }
     assert client.models.retrieve("fake/chat").id == "fake/chat"
 
 
