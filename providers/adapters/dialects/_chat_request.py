@@ -32,10 +32,12 @@ def read_request(body: bytes, *, model: str = "", stream: bool | None = None) ->
     fields = Fields.of_body(body)
     options = fields.object("stream_options")
     is_legacy = fields.get("functions") is not None and fields.get("tools") is None
+    asked = fields.boolean("stream")
+    is_stream = bool(asked if stream is None else stream)
     read = {
         "model": model or fields.required_text("model"),
         "turns": MessageReader().read(fields),
-        "stream": bool(fields.boolean("stream") if stream is None else stream),
+        "stream": is_stream,
         "include_usage": bool(options and options.boolean("include_usage")),
         "tools": read_tools(fields),
         "tool_choice": read_choice(fields),

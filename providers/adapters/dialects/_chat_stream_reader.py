@@ -178,6 +178,7 @@ class _ChoiceReader:
         self._open: tuple[type[Any], int] | None = None
         self._kinds: set[type[Any]] = set()
         self._calls: dict[int, tuple[str, int]] = {}  # by the server's number: its id and the block
+        self._last_text: int | None = None
         self._thought: Any = None  # which of several signed thoughts is open
         self.is_over = False
 
@@ -210,10 +211,10 @@ class _ChoiceReader:
         if content:
             yield from self._more(Text(""), content)
         for citation in citations_of(delta):
-            # They come behind the text that they belong to.
-            if self._open is None or self._open[0] is not Text:
+            # They come behind the text that they belong to, at times when other things have been said since.
+            if self._last_text is None:
                 yield from self._begin(Text(""))
-            yield Delta(self._count - 1, choice=self._number, citation=citation)
+            yield Delta(self._last_text or 0, choice=self._number, citation=citation)
         if refusal := text(delta, "refusal"):
             yield from self._more(Refusal(""), refusal)
         if (sound := audio_of(delta)) is not None:
@@ -280,6 +281,8 @@ class _ChoiceReader:
         self._open = (type(block), self._count)
         self._kinds.add(type(block))
         self._thought = None
+        if isinstance(block, Text):
+            self._last_text = self._count
         self._count += 1
         yield BlockStarted(block, self._count - 1, self._number)
 

@@ -46,7 +46,8 @@ def read_request(body: bytes, *, model: str = "", stream: bool | None = None) ->
     text = fields.object("text")
     include = fields.texts("include")
     options = fields.object("stream_options")
-    is_stream = bool(fields.boolean("stream") if stream is None else stream)
+    asked = fields.boolean("stream")
+    is_stream = bool(asked if stream is None else stream)
     read = {
         "turns": tuple(reader.turns),
         "model": model or fields.required_text("model"),
