@@ -1,25 +1,29 @@
-"""Anthropic's surface: messages, and the count of their tokens."""
+"""Anthropic's surface: messages, the count of their tokens, and models in its words."""
 
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime
+from urllib.parse import parse_qs
 
 from llmgateway.api.calls import Named, call_model, parse_head
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, require_json
 from llmgateway.api.routes import CALL, Route
-from llmgateway.pipeline.errors import BudgetExceededError
+from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.routing import Router
-from llmgateway.pipeline.snapshot import Deployment
+from llmgateway.pipeline.snapshot import Alias, Deployment, Key
 from llmgateway.pipeline.terms import estimated_input
 from providers.adapters.dialects.registry import get_dialect
+from providers.adapters.types import JSONObject
 
 MESSAGES = get_dialect("anthropic.messages")
 _COUNT = get_dialect("anthropic.count_tokens")
 _MESSAGES_PATH = "/v1/messages"
 _COUNT_PATH = "/v1/messages/count_tokens"
+_PAGE, _PAGE_MAX = 20, 1000
 _ESTIMATED = ((b"x-gateway-token-count", b"estimated"),)
 
 
@@ -44,7 +48,7 @@ async def count_tokens(gateway: Gateway, exchange: HttpExchange) -> None:
     body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
     inbound.body = body
     head = exchange.head = parse_head(_COUNT, body)
-    _, targets = Router().route(gateway.snapshot, key, head.model, MESSAGES)
+    _, targets = Router().route(gateway.snapshot, key, head.model, MESSAGES, now=gateway.clock.time())
     able = next((deployment for deployment in targets if _counts(deployment)), None)
     if able is not None:
         with contextlib.suppress(BudgetExceededError):
@@ -58,3 +62,78 @@ def _counts(deployment: Deployment) -> bool:
     """Its provider's own API is this one."""
     call = deployment.adapter.native_call(_MESSAGES_PATH)
     return call is not None and call.dialect == MESSAGES.name
+
+
+def is_client(exchange: HttpExchange) -> bool:
+    """Whether a path that several protocols share was asked for in Anthropic's."""
+    return any(name == b"anthropic-version" for name, _ in exchange.inbound.forwarded)
+
+
+async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
+    """`GET /v1/models`: the aliases that this key may call, in pages."""
+    key = await _begin(gateway, exchange)
+    names = [alias.name for alias in gateway.snapshot.aliases.values() if _may_call(key, alias)]
+    page = _page(names, exchange.query)
+    answer: JSONObject = {
+        "data": [_model(gateway.snapshot.aliases[name]) for name in page],
+        "has_more": bool(page) and page[-1] != names[-1],
+        "first_id": page[0] if page else None,
+        "last_id": page[-1] if page else None,
+    }
+    exchange.is_listing = True
+    await exchange.responder.json(200, answer)
+
+
+async def show_model(gateway: Gateway, exchange: HttpExchange, name: str) -> None:
+    """`GET /v1/models/{id}`."""
+    key = await _begin(gateway, exchange)
+    alias = gateway.snapshot.aliases.get(name)
+    if alias is None or not _may_call(key, alias):
+        raise NotFoundError(
+            f"The model '{name}' does not exist or is not allowed for this key. GET /v1/models lists those that are.",
+            code="model_not_found",
+            param="model",
+        )
+    exchange.is_listing = True
+    await exchange.responder.json(200, _model(alias))
+
+
+async def _begin(gateway: Gateway, exchange: HttpExchange) -> Key:
+    exchange.responder.dialect = MESSAGES
+    exchange.responder.tell_request_id(exchange.request_id)
+    key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
+    return key
+
+
+def _may_call(key: Key, alias: Alias) -> bool:
+    return key.models is None or alias.name in key.models
+
+
+def _model(alias: Alias) -> JSONObject:
+    created = datetime.fromtimestamp(alias.created, UTC)
+    return {
+        "type": "model",
+        "id": alias.name,
+        "display_name": alias.name,
+        "created_at": created.isoformat().replace("+00:00", "Z"),
+    }
+
+
+def _page(names: list[str], query: bytes) -> list[str]:
+    """Those that the query wants: the next `limit` after `after_id`, or the last ones before `before_id`.
+
+    Raises:
+        BadRequestError: one of the three is nothing that can be used.
+    """
+    asked = {name: values[0] for name, values in parse_qs(query.decode("latin-1")).items()}
+    limit = asked.get("limit", str(_PAGE))
+    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= _PAGE_MAX:
+        raise BadRequestError(f"`limit` must be a number from 1 to {_PAGE_MAX}.", code="invalid_value", param="limit")
+    for field in ("after_id", "before_id"):
+        if asked.get(field, "") not in {"", *names}:
+            raise BadRequestError(f"`{field}` is no model of this key.", code="invalid_value", param=field)
+    start = names.index(asked["after_id"]) + 1 if asked.get("after_id") else 0
+    if asked.get("before_id"):
+        end = names.index(asked["before_id"])
+        return names[max(start, end - int(limit)) : end]
+    return names[start : start + int(limit)]
