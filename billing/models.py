@@ -17,6 +17,7 @@ from django.utils import timezone
 from billing.alerts.models import Alert
 from billing.day_models import DayMark, KeyDay, TeamDay
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd
+from billing.price_models import TOKEN_BUCKETS, Price
 from billing.reporters.models import Delivery, ReporterState, UsageReporter
 from llmgateway.limit_terms import OWNERS, start_number
 from llmgateway.rule_owners import is_of_callers, is_of_everyone, of_one_owner, owner_errors
@@ -24,71 +25,6 @@ from llmgateway.validators import validate_name, validate_percents
 
 if TYPE_CHECKING:
     from django.db.models.fields.related_descriptors import RelatedManager
-
-TOKEN_BUCKETS = (
-    "input",
-    "cache_read",
-    "cache_write_5m",
-    "cache_write_1h",
-    "audio_input",
-    "image_input",
-    "output",
-    "reasoning",
-    "audio_output",
-)
-"""The disjoint kinds of tokens, in the order in which they are shown."""
-
-
-DEAREST_TOKEN = 10**9
-"""Pico-dollars, $1,000 per million tokens: with as many tokens as a provider may report, still a 64-bit number."""
-DEAREST_REQUEST = 1_000 * PICO_PER_USD
-
-_NOT_TOO_DEAR = MaxValueValidator(
-    DEAREST_TOKEN, "More than $1,000 per million tokens is surely a slip; check the unit."
-)
-
-
-def _price(help_text: str = "") -> models.BigIntegerField[int | None, int | None]:
-    return models.BigIntegerField(
-        null=True, blank=True, validators=[MinValueValidator(0), _NOT_TOO_DEAR], help_text=help_text
-    )
-
-
-class Price(models.Model):
-    """What a provider's model costs from a moment on, in pico-dollars per token. Never edited: a new row supersedes it."""
-
-    provider = models.ForeignKey("providers.Provider", on_delete=models.CASCADE, related_name="prices")
-    model = models.CharField(max_length=200, validators=[validate_name], help_text="The provider's name for the model.")
-    effective_from = models.DateTimeField()
-    input = models.BigIntegerField(validators=[MinValueValidator(0), _NOT_TOO_DEAR])
-    output = models.BigIntegerField(default=0, validators=[MinValueValidator(0), _NOT_TOO_DEAR])
-    cache_read = _price()
-    cache_write_5m = _price()
-    cache_write_1h = _price()
-    audio_input = _price()
-    image_input = _price()
-    reasoning = _price()
-    audio_output = _price()
-    request = models.BigIntegerField(
-        default=0,
-        validators=[
-            MinValueValidator(0),
-            MaxValueValidator(DEAREST_REQUEST, "More than $1,000 per request is surely a slip."),
-        ],
-        help_text="Pico-dollars per request.",
-    )
-    source = models.CharField(max_length=100, blank=True, default="", help_text="Where the figures come from.")
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        ordering = ("provider", "model", "-effective_from")
-        constraints = (
-            models.UniqueConstraint(fields=("provider", "model", "effective_from"), name="one_price_per_moment"),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.provider}/{self.model} from {self.effective_from:%Y-%m-%d}"
-
 
 BUDGET_STANDS_TWICE = "There is a budget of this name already; change that one, or choose another name."
 
@@ -281,6 +217,7 @@ class UsageRecord(models.Model):
     class UsageSource(models.TextChoices):
         PROVIDER = "provider", "Reported by the provider"
         ESTIMATED = "estimated", "Estimated"
+        COUNTED = "counted", "Counted in the request"
         NONE = "none", "Nothing used"
 
     id = models.CharField(primary_key=True, max_length=40)
@@ -319,7 +256,15 @@ class UsageRecord(models.Model):
     audio_output = models.BigIntegerField(default=0)
     usage_source = models.CharField(max_length=16, choices=UsageSource.choices, default=UsageSource.NONE)
     usage_raw = models.JSONField(null=True, blank=True, help_text="The provider's usage as it came.")
+    units = models.JSONField(
+        null=True,
+        blank=True,
+        help_text="What is not counted in tokens, by name: milliseconds of sound, characters, images, searches.",
+    )
     cost_pico_usd = models.BigIntegerField("cost", default=0)
+    reported_cost_pico_usd = models.BigIntegerField(
+        "cost as reported", null=True, blank=True, help_text="What the provider says that it cost. Empty: it does not."
+    )
     held_pico_usd = models.BigIntegerField("held", default=0)
     price_id = models.BigIntegerField(null=True, blank=True)
     priced = models.BooleanField(

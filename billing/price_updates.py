@@ -73,17 +73,23 @@ def _updates_of(provider: Any, model: str, rows: list[Price], now: datetime) -> 
     current = [price for price in listed if price.effective_from <= now]
     newest = in_force
     if current and (in_force is None or figures_of(in_force) != current[-1].figures):
-        newest = _row(provider, current[-1], now)
+        newest = _row(provider, current[-1], now, in_force)
         yield PriceUpdate(newest, in_force)
     taken = {row.effective_from for row in rows}
     for price in listed:
         if price.effective_from > now and price.effective_from not in taken:
-            row = _row(provider, price, price.effective_from)
+            row = _row(provider, price, price.effective_from, newest)
             yield PriceUpdate(row, newest)
             newest = row
 
 
-def _row(provider: Any, price: CataloguePrice, effective_from: datetime) -> Price:
+def _row(provider: Any, price: CataloguePrice, effective_from: datetime, former: Price | None) -> Price:
     return Price(
-        provider=provider, model=price.model, effective_from=effective_from, source=price.source, **price.figures
+        provider=provider,
+        model=price.model,
+        effective_from=effective_from,
+        source=price.source,
+        # The catalogue knows no unit prices; those that somebody entered stay.
+        units=former.units if former is not None else {},
+        **price.figures,
     )

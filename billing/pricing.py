@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
-from providers.adapters.types import Usage
+from providers.adapters.types import Units, Usage
 
 DEFAULT_PRICE_ID = 0
 """Of the default price: no `Price` row has it."""
+
+
+class UnitPrice(NamedTuple):
+    """What a unit costs that is no token: `pico_usd` for every `per` of what is counted as `name`."""
+
+    name: str
+    pico_usd: int
+    per: int = 1
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class PriceVersion:
     reasoning: int
     audio_output: int
     request: int = 0
+    units: tuple[UnitPrice, ...] = ()
+    """Of what is not counted in tokens; mostly there is none."""
 
     @property
     def is_default(self) -> bool:
@@ -71,8 +82,8 @@ def default_price(*, input_price: int, output_price: int, request_price: int) ->
 
 
 def cost(price: PriceVersion, usage: Usage) -> int:
-    """Pico-dollars of `usage` at `price`. Exact: sums of integer products."""
-    return (
+    """Pico-dollars of `usage` at `price`. Exact: sums of integer products; see `units_cost` for those of units."""
+    tokens = (
         usage.input * price.input
         + usage.output * price.output
         + usage.cache_read * price.cache_read
@@ -84,6 +95,50 @@ def cost(price: PriceVersion, usage: Usage) -> int:
         + usage.audio_output * price.audio_output
         + price.request
     )
+    return tokens + units_cost(price.units, usage.units) if usage.units else tokens
+
+
+def units_cost(prices: tuple[UnitPrice, ...], units: Units) -> int:
+    """Pico-dollars of `units`; what has no price costs nothing.
+
+    Exact where the price of what is counted is whole: always for characters, images and searches, and for sound at up to
+    nine decimals of a dollar a second. Otherwise rounded once for each unit of a call, half up.
+    """
+    total = 0
+    for name, amount in units:
+        found = price_of_unit(prices, name)
+        if found is not None:
+            total += (found.pico_usd * amount + found.per // 2) // found.per
+    return total
+
+
+def price_of_unit(prices: tuple[UnitPrice, ...], name: str) -> UnitPrice | None:
+    """The most particular price of a unit: of `image:high:1024x1024`, else of `image:high`, `image:1024x1024`, `image`.
+
+    Of an image whose quality or size has no price, where there is no price of any image, the dearest; None: it has none.
+    """
+    by_name = {each.name: each for each in prices}
+    kind, *details = name.split(":")
+    for known in (name, *(f"{kind}:{detail}" for detail in details), kind):
+        if known in by_name:
+            return by_name[known]
+    return dearest_of(prices, kind)
+
+
+def dearest_units(prices: tuple[UnitPrice, ...], units: Units) -> int:
+    """The most that `units` can cost, whatever quality or size they turn out to have."""
+    total = 0
+    for name, amount in units:
+        found = dearest_of(prices, name.partition(":")[0])
+        if found is not None:
+            total += -(-found.pico_usd * amount // found.per)
+    return total
+
+
+def dearest_of(prices: tuple[UnitPrice, ...], kind: str) -> UnitPrice | None:
+    """Of all units of a kind (`image`, `millisecond`); None: none of them has a price."""
+    of_kind = [each for each in prices if each.name.partition(":")[0] == kind]
+    return max(of_kind, key=lambda each: each.pico_usd * 10**9 // each.per) if of_kind else None
 
 
 def in_force(versions: tuple[PriceVersion, ...], moment: float) -> PriceVersion | None:

@@ -21,8 +21,10 @@ from django.db.models.functions import Cast
 from billing.histogram import Histogram
 from billing.holds import Holds
 from billing.models import TOKEN_BUCKETS, Budget, Price, TeamHour, UsageRecord, UsageRollup
+from billing.pricing import price_of_unit, units_cost
 from billing.selectors import budget_tally, budget_window, leading
 from billing.standing import used
+from billing.unit_prices import unit_prices
 from llmgateway.conf import conf
 
 REFUSED = "refused"
@@ -246,6 +248,15 @@ class TokenCost:
         return None if self.price is None else self.tokens * self.price
 
 
+@dataclass(frozen=True, slots=True)
+class UnitCost:
+    """One line of a request's bill that is not counted in tokens."""
+
+    label: str
+    cost_pico_usd: int | None
+    """None: there is no price for it."""
+
+
 def token_costs(record: UsageRecord) -> list[TokenCost]:
     """The request's kinds of tokens that are not zero, at the price it was charged at."""
     price = Price.objects.filter(id=record.price_id).first() if record.price_id else None
@@ -257,6 +268,21 @@ def request_fee(record: UsageRecord) -> int:
     """What the request cost besides its tokens."""
     fee = Price.objects.filter(id=record.price_id).values_list("request", flat=True).first() if record.price_id else 0
     return fee or 0
+
+
+def unit_costs(record: UsageRecord) -> list[UnitCost]:
+    """What the request used beside tokens, at the price it was charged at."""
+    if not record.units:
+        return []
+    price = Price.objects.filter(id=record.price_id).first() if record.price_id else None
+    prices = unit_prices(price.units) if price else ()
+    return [
+        UnitCost(
+            f"{amount:,} {name}",
+            None if price_of_unit(prices, name) is None else units_cost(prices, ((name, amount),)),
+        )
+        for name, amount in record.units.items()
+    ]
 
 
 def _price_of(bucket: str, price: Price | None) -> int | None:

@@ -108,6 +108,7 @@ def request_detail(request: HttpRequest, record_id: str) -> HttpResponse:
         "team": team,
         "record": record,
         "token_costs": usage_selectors.token_costs(record),
+        "unit_costs": usage_selectors.unit_costs(record),
         "fee": usage_selectors.request_fee(record),
     }
     return _page(request, "dashboard/request.html", context)

@@ -14,9 +14,11 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminTextareaWidget
 
 from billing.models import TOKEN_BUCKETS, Price
-from billing.money import pico_from_usd, pico_per_token, plain, usd, usd_per_million
+from billing.money import MoneyError, pico_from_usd, pico_per_token, plain, usd, usd_per_million
+from billing.unit_prices import read_units, units_described, units_in_usd
 from llmgateway.admin_base import AmountField, GatewayAdmin
 
 MAX_PICO = 2**63 - 1
@@ -65,6 +67,42 @@ def _per_request() -> AmountField:
     )
 
 
+class UnitsField(forms.CharField):
+    """Prices of what is not counted in tokens, one a line: `second 0.0001`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            label="For what is no token, in USD",
+            required=False,
+            widget=UnfoldAdminTextareaWidget({"rows": 3, "spellcheck": "false"}),
+            help_text=(
+                "One a line, such as <code>second 0.0001</code>: second, minute or hour of sound, character, image (also "
+                "by quality and size, such as image:high:1024x1024), search. Empty: none."
+            ),
+        )
+
+    def prepare_value(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return "\n".join(f"{name} {amount}" for name, amount in units_in_usd(value).items())
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        lines = [line.split() for line in str(value or "").splitlines() if line.strip()]
+        for line in lines:
+            if len(line) != 2:
+                raise ValidationError(f"{' '.join(line)} is no unit and its price; write one such as second 0.0001.")
+        names = [name for name, _ in lines]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValidationError(f"{twice} has two prices; leave one.")
+        try:
+            return read_units({name: amount.removeprefix("$") for name, amount in lines})
+        except MoneyError as error:
+            raise ValidationError(f"{str(error)[0].upper()}{str(error)[1:]}.") from None
+
+
 class PriceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
     input = _per_million("input")
     output = _per_million("output")
@@ -76,10 +114,11 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the st
     reasoning = _per_million("reasoning")
     audio_output = _per_million("audio_output")
     request = _per_request()
+    units = UnitsField()
 
     class Meta:
         model = Price
-        fields = ("provider", "model", "effective_from", *TOKEN_BUCKETS, "request", "source")
+        fields = ("provider", "model", "effective_from", *TOKEN_BUCKETS, "request", "units", "source")
 
     def clean_output(self) -> int:
         return self.cleaned_data["output"] or 0
@@ -128,14 +167,20 @@ class PriceAdmin(GatewayAdmin):
         (None, {"fields": ("provider", "model", "effective_from", "source")}),
         ("USD per million tokens", {"fields": (("input", "output"), "cache_read", ("cache_write_5m", "cache_write_1h"),
                                                ("audio_input", "image_input"), ("reasoning", "audio_output"))}),
-        ("Other", {"fields": ("request",)}),
+        ("Other", {"fields": ("request", "units")}),
     )  # fmt: skip
     fieldsets = (
         (None, {"fields": ("provider", "model", "state", "effective_from", "source", "created_at")}),
         ("USD per million tokens", {"fields": tuple(f"shown_{name}" for name in TOKEN_BUCKETS)}),
-        ("Other", {"fields": ("shown_request",)}),
+        ("Other", {"fields": ("shown_request", "shown_units")}),
     )
-    readonly_fields = ("state", *(f"shown_{name}" for name in TOKEN_BUCKETS), "shown_request", "created_at")
+    readonly_fields = (
+        "state",
+        *(f"shown_{name}" for name in TOKEN_BUCKETS),
+        "shown_request",
+        "shown_units",
+        "created_at",
+    )
     shown_input, shown_output, shown_cache_read = _shown("input"), _shown("output"), _shown("cache_read")
     shown_cache_write_5m, shown_cache_write_1h = _shown("cache_write_5m"), _shown("cache_write_1h")
     shown_audio_input, shown_image_input = _shown("audio_input"), _shown("image_input")
@@ -144,6 +189,10 @@ class PriceAdmin(GatewayAdmin):
     @display(description="Per request")  # type: ignore[untyped-decorator]
     def shown_request(self, price: Price) -> str:
         return f"${plain(usd(price.request))}"
+
+    @display(description="For what is no token, in USD", empty_value="–")  # type: ignore[untyped-decorator]
+    def shown_units(self, price: Price) -> str | None:
+        return units_described(price.units) or None
 
     @display(description="State")  # type: ignore[untyped-decorator]
     def state(self, price: Price) -> str:
@@ -183,7 +232,7 @@ class PriceAdmin(GatewayAdmin):
         }
         former = Price.objects.filter(pk=request.GET["from"]).first() if request.GET.get("from", "").isdigit() else None
         if former:
-            names = ("provider_id", "model", *TOKEN_BUCKETS, "request", "source")
+            names = ("provider_id", "model", *TOKEN_BUCKETS, "request", "units", "source")
             initial.update({name.removesuffix("_id"): getattr(former, name) for name in names})
         return initial
 

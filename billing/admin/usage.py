@@ -16,7 +16,7 @@ from unfold.contrib.filters.admin import TextFilter
 from unfold.decorators import display
 
 from billing.models import TOKEN_BUCKETS, UsageRecord, UsageRollup
-from billing.money import format_usd
+from billing.money import format_usd, plain, usd
 from billing.reviews import mark_reviewed
 from llmgateway.admin_base import CappedPaginator, ReadOnlyAdmin, badge
 from llmgateway.models import ApiKey, Team
@@ -136,15 +136,15 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         (None, {"fields": ("id", "started_at", "outcome", "http_status", "error_type", "operation", "stream")}),
         ("Who", {"fields": ("key_name", "team_name", "end_user", "client_request_id", "client_ip")}),
         ("What", {"fields": ("alias", "provider", "deployment", "model", "response_model")}),
-        ("Tokens", {"fields": (*TOKEN_BUCKETS, "usage_source")}),
-        ("Money", {"fields": ("cost", "held", "over_hold", "price_id", "priced", "default_price")}),
+        ("Tokens", {"fields": (*TOKEN_BUCKETS, "other_units", "usage_source")}),
+        ("Money", {"fields": ("cost", "reported_cost", "held", "over_hold", "price_id", "priced", "default_price")}),
         ("Review", {"fields": ("needs_review", "reserved", "reviewed_at", "reviewed_by")}),
         ("Time", {"fields": ("duration", "first_token", "overhead")}),
         ("As recorded", {"fields": ("attempt_list", "raw_usage")}),
     )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return [name for _, section in self.fieldsets for name in section["fields"]]
+        return [str(name) for _, section in self.fieldsets for name in section["fields"]]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[UsageRecord]:
         found: QuerySet[UsageRecord] = super().get_queryset(request).order_by(*self.ordering)
@@ -190,6 +190,15 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         if record.default_price:
             return f"{format_usd(record.cost_pico_usd)} (default price)"
         return format_usd(record.cost_pico_usd) if record.priced else "not priced"
+
+    @display(description="Beside tokens", empty_value="–")  # type: ignore[untyped-decorator]
+    def other_units(self, record: UsageRecord) -> str | None:
+        return ", ".join(f"{amount:,} {name}" for name, amount in record.units.items()) if record.units else None
+
+    @display(description="Cost as the provider reports it", empty_value="–")  # type: ignore[untyped-decorator]
+    def reported_cost(self, record: UsageRecord) -> str | None:
+        pico = record.reported_cost_pico_usd
+        return None if pico is None else f"${plain(usd(pico))}"
 
     @display(description="Held")  # type: ignore[untyped-decorator]
     def held(self, record: UsageRecord) -> str:

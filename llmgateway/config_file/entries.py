@@ -83,6 +83,8 @@ class PriceEntry(Entry):
     """By column of `Price`, in pico-dollars per token; `request` per request."""
     source: str | None
 
+    units: dict[str, int]
+    """Pico-dollars of what is not counted in tokens, by unit."""
 
 @dataclass(slots=True, kw_only=True)
 class NetworkListEntry(Entry):

@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from billing.models import TOKEN_BUCKETS, Budget, BudgetCredit, Price, UsageReporter
 from billing.money import plain, usd, usd_per_million
+from billing.unit_prices import units_in_usd
 from llmgateway import services
 from llmgateway.conf import FULL_JITTER
 from llmgateway.config_file.report import as_text
@@ -197,6 +198,7 @@ def _team(row: Team) -> Object:
         {
             "time_zone": row.time_zone,
             **_rules(row),
+        **({"units": units_in_usd(row.units)} if row.units else {}),
             "members": [_member(membership) for membership in row.memberships.all()],
         }
     )

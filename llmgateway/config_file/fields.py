@@ -182,6 +182,17 @@ class FieldReader:
             return None
         return amount
 
+    def amounts(self, name: str) -> dict[str, str]:
+        """Figures by name, as they are written."""
+        self._known.add(name)
+        value = self._fields.items.get(name)
+        if value is None or _says_nothing(value, self.problems):
+            return {}
+        if not isinstance(value, Fields):
+            self.add(name, "Expected figures by name (`second: 0.0001`) here.")
+            return {}
+        return {key: item.text for key, item in value.items.items() if isinstance(item, Scalar) and not item.broken}
+
     def moment(self, name: str, default: datetime | None = None) -> datetime | None:
         """A date (midnight UTC) or a time; without an offset it is UTC."""
         scalar = self._scalar(name)

@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from billing.models import TOKEN_BUCKETS, Price
 from billing.pricing import PriceVersion
 from llmgateway.config_loader._budgets import load_place_budgets
+from billing.unit_prices import unit_prices
 from llmgateway.config_loader._limits import load_place_limits
 from llmgateway.config_loader._quotas import PlaceQuotas
 from llmgateway.config_loader._settings import LiveSettings
@@ -23,7 +24,7 @@ from providers.adapters.types import Headers, Signer
 from providers.models import AliasTarget, Credential, ModelAlias, Provider
 from providers.models import Deployment as DeploymentRow
 
-PRICE_COLUMNS = ("id", "provider_id", "model", "request", *TOKEN_BUCKETS)
+PRICE_COLUMNS = ("id", "provider_id", "model", "request", "units", *TOKEN_BUCKETS)
 
 Prices = dict[tuple[int, str], tuple[PriceVersion, ...]]
 
@@ -165,6 +166,7 @@ def _price_version(row: dict[str, Any]) -> PriceVersion:
         audio_output=bucket("audio_output", "output"),
         request=row["request"],
     )
+        units=unit_prices(row["units"]),
 
 
 @dataclass(frozen=True, slots=True)

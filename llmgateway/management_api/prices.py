@@ -13,12 +13,30 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import TOKEN_BUCKETS, Price
+from billing.money import MoneyError
+from billing.unit_prices import read_units, units_in_usd
 from llmgateway.management_api.fields import NameField, StrictModel, UsdField, UsdPerMillionField
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Readable, writes
 from providers.models import Provider
 
 STATES = ("in force", "planned", "superseded")
+
+
+@extend_schema_field({"type": "object", "additionalProperties": {"type": "string"}})
+class UnitPricesField(serializers.Field[dict[str, int], Any, dict[str, str], Any]):
+    """Exact dollars by unit, such as `{"second": "0.0001"}`."""
+
+    def to_representation(self, value: dict[str, int]) -> dict[str, str]:
+        return units_in_usd(value)
+
+    def to_internal_value(self, data: Any) -> dict[str, int]:
+        if not isinstance(data, dict):
+            raise serializers.ValidationError('Write prices by unit, such as {"second": "0.0001"}.')
+        try:
+            return read_units(data)
+        except MoneyError as error:
+            raise serializers.ValidationError(f"{str(error)[0].upper()}{str(error)[1:]}.") from None
 
 
 class PriceSerializer(StrictModel[Price]):
@@ -37,6 +55,10 @@ class PriceSerializer(StrictModel[Price]):
     reasoning = UsdPerMillionField(required=False, allow_null=True)
     audio_output = UsdPerMillionField(required=False, allow_null=True)
     request = UsdField(default=0, help_text="USD per request, beside its tokens.")
+    units = UnitPricesField(
+        required=False,
+        help_text="USD for one of what is not counted in tokens: second, minute, hour, character, image, search.",
+    )
     pico_usd = serializers.SerializerMethodField(
         help_text="The same as integers: pico-dollars (10⁻¹² USD) per token, `request` per request."
     )
@@ -44,7 +66,7 @@ class PriceSerializer(StrictModel[Price]):
     class Meta:
         model = Price
         fields = (
-            "id", "provider", "model", "state", "effective_from", *TOKEN_BUCKETS, "request", "pico_usd", "source",
+            "id", "provider", "model", "state", "effective_from", *TOKEN_BUCKETS, "request", "units", "pico_usd", "source",
             "created_at",
         )  # fmt: skip
         # Uniqueness is checked by the row itself, once its moment is known.

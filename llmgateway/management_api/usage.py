@@ -47,6 +47,12 @@ class UsageRowSerializer(serializers.ModelSerializer[UsageRecord]):
     cache_read_input_tokens = serializers.IntegerField(source="cache_read")
     cache_creation_input_tokens = serializers.SerializerMethodField()
     reasoning_output_tokens = serializers.IntegerField(source="reasoning")
+    units = serializers.DictField(
+        child=serializers.IntegerField(),
+        read_only=True,
+        allow_null=True,
+        help_text="What is not counted in tokens: milliseconds of sound, characters, images, searches.",
+    )
     cost_usd = UsdField(source="cost_pico_usd", read_only=True)
     held_usd = UsdField(source="held_pico_usd", read_only=True)
     duration_ms = serializers.SerializerMethodField()
@@ -59,7 +65,8 @@ class UsageRowSerializer(serializers.ModelSerializer[UsageRecord]):
             "id", "started_at", "status", "http_status", "error_type", "key_id", "key", "team_id", "team", "end_user",
             "client_request_id", "client_ip", "operation", "alias", "provider", "deployment", "model",
             "response_model", "stream", "input_tokens", "output_tokens", "cache_read_input_tokens",
-            "cache_creation_input_tokens", "reasoning_output_tokens", "usage_source", "cost_usd", "cost_pico_usd",
+            "cache_creation_input_tokens", "reasoning_output_tokens", "units", "usage_source", "cost_usd", "cost_pico_usd",
+            "reported_cost_pico_usd",
             "held_usd", "held_pico_usd", "price_id", "priced", "default_price", "duration_ms", "ttft_ms", "overhead_ms",
         )  # fmt: skip
 

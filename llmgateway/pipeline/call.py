@@ -87,7 +87,12 @@ class Call:
         timeouts = deployment.timeouts
         # An answer that is no stream says nothing until it is complete.
         self.exchange.wait(now, timeouts.first_token_s if self.request.head.stream else timeouts.total_s)
-        return attempt_record(deployment, progress.price, strict_pico_usd=self.reservation.granted_pico_usd)
+        return attempt_record(
+            deployment,
+            progress.price,
+            strict_pico_usd=self.reservation.granted_pico_usd,
+            units=self.admission.ask.units,
+        )
 
     def end_attempt(self, status: int, cause: str, *, cost_pico_usd: int = 0) -> None:
         """Note how the present attempt ended: `status` is the provider's, 0 if it gave none."""
@@ -145,6 +150,7 @@ class Call:
             held_pico_usd=self.held_pico_usd,
             over_hold=granted is not None and cost > granted,
             received=self.request.received,
+            asked=self.admission.ask.units,
             now=self.now(),
         )
         row["counted"] = not refund_limits

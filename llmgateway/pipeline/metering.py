@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import msgspec
 
-from billing.pricing import PriceVersion, cost
+from billing.money import PICO_PER_USD
+from billing.pricing import PriceVersion, cost, price_of_unit, units_cost
 from llmgateway.pipeline.protocols import Record, Reservation
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.errors import MalformedUsageError
-from providers.adapters.types import JSONObject, Operation, Usage
+from providers.adapters.types import JSONObject, Operation, Units, Usage
 
 NOTHING = Usage()
 
@@ -24,6 +27,8 @@ class Metered(msgspec.Struct, frozen=True):
     raw: JSONObject | None = None
     cost_pico_usd: int = 0
     response_model: str = ""
+    reported_pico_usd: int | None = None
+    """What the provider says that it cost; None: it does not."""
 
 
 def metered(
@@ -34,8 +39,12 @@ def metered(
     estimate: Usage,
     dialect: Dialect | None,
     response_model: str = "",
+    asked: Units = (),
 ) -> Metered:
-    """The provider's figures where it gave any, else the estimate, priced. `dialect` is the one that `raw` came in."""
+    """The provider's figures where it gave any, else the estimate, priced. `dialect` is the one that `raw` came in.
+
+    `asked` are the units that the request itself says, where it is such a request.
+    """
     usage, source = estimate, "estimated"
     if raw is None and dialect is not None and dialect.operation is Operation.PASSTHROUGH:
         return NOT_METERED
@@ -44,7 +53,23 @@ def metered(
             usage, source = deployment.adapter.usage(raw, dialect), "provider"
         except MalformedUsageError:
             source = "estimated"
-    return Metered(usage, source, raw, cost(price, usage) if price else 0, response_model)
+    if asked and dialect is not None:
+        if source == "estimated" and dialect.counts_units:
+            source = "counted"
+        usage = msgspec.structs.replace(usage, units=dialect.used_units(asked, usage.units))
+    reported = None
+    if raw is not None and deployment.adapter.reported_cost_field:
+        reported = _reported(deployment, raw)
+    return Metered(usage, source, raw, cost(price, usage) if price else 0, response_model, reported)
+
+
+def _reported(deployment: Deployment, raw: JSONObject) -> int | None:
+    """Pico-dollars; a sum that no ledger can hold is a provider's fault, and left out."""
+    said = deployment.adapter.reported_cost_usd(raw)
+    if said is None:
+        return None
+    pico = round(Decimal(said) * PICO_PER_USD)
+    return pico if pico < 2**63 else None
 
 
 NOT_METERED = Metered()
@@ -141,7 +166,19 @@ def ledger_row(
     }
     if price is not None and price.is_default:
         row["default_price"] = True
+    if usage.units:
+        row["units"] = dict(usage.units)
+        row["priced"] = row["priced"] and (
+            outcome.cost_pico_usd > 0 or price is None or _prices_any(price, usage.units)
+        )
+    if outcome.reported_pico_usd is not None:
+        row["reported_cost_pico_usd"] = outcome.reported_pico_usd
     return row
+
+
+def _prices_any(price: PriceVersion, units: Units) -> bool:
+    """A price that says nothing of what was used is none."""
+    return any(price_of_unit(price.units, name) is not None for name, _ in units)
 
 
 def opening(asked: Record, held_pico_usd: int, reservation: Reservation, attempt: Record) -> Record:
@@ -150,11 +187,17 @@ def opening(asked: Record, held_pico_usd: int, reservation: Reservation, attempt
     return {**asked, "held_pico_usd": held_pico_usd, "windows": windows, **attempt}
 
 
-def attempt_record(deployment: Deployment, price: PriceVersion | None, *, strict_pico_usd: int | None) -> Record:
+def attempt_record(
+    deployment: Deployment, price: PriceVersion | None, *, strict_pico_usd: int | None, units: Units = ()
+) -> Record:
     """What the journal must know of an upstream call, should the process die during it.
 
-    `strict_pico_usd` is what strict budgets hold meanwhile; None: there is none.
+    `strict_pico_usd` is what strict budgets hold meanwhile; None: there is none. What `units` cost, which the request
+    itself says, is part of the price of the call.
     """
+    request_price = price.request if price else None
+    if units and price is not None:
+        request_price = price.request + units_cost(price.units, units)
     record = {
         "provider": deployment.provider,
         "deployment": deployment.name,
@@ -162,7 +205,7 @@ def attempt_record(deployment: Deployment, price: PriceVersion | None, *, strict
         "price_id": (price.id or None) if price else None,
         "input_price": price.input if price else None,
         "output_price": price.output if price else None,
-        "request_price": price.request if price else None,
+        "request_price": request_price,
         "strict_pico_usd": strict_pico_usd,
     }
     if price is not None and price.is_default:

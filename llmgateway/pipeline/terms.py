@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from billing.pricing import PriceVersion, dearest, in_force
+from billing.pricing import PriceVersion, dearest, dearest_of, dearest_units, in_force
 from llmgateway.pipeline.errors import BudgetExceededError
 from llmgateway.pipeline.learning import OutputLearner
 from llmgateway.pipeline.protocols import StrictHold, TargetTerms, Tokens
@@ -13,12 +13,14 @@ from llmgateway.pipeline.rules import Rules
 from llmgateway.pipeline.snapshot import AdmissionRules, Deployment, Limit
 from providers.adapters.body import RequestHead, estimate_input_tokens
 from providers.adapters.bounds import Bound, NotBoundableError, bound
-from providers.adapters.types import Operation
+from providers.adapters.types import Operation, Units
 
 EXPECTED_OUTPUT_TOKENS = 1024
 """Expected of a model that nothing was learned about, when the request names no smaller cap."""
 ADDED_CAP_TOKENS = 8_192
 """A strict budget never adds a larger cap than this, unless the deployment says that its model can say more."""
+WITHOUT_OUTPUT = {Operation.EMBEDDINGS, Operation.MODERATION, Operation.RERANK, Operation.PASSTHROUGH}
+"""Operations whose answers are not made of tokens."""
 _FREE = {"GET", "HEAD", "OPTIONS", "DELETE"}
 LARGEST_HOLD = 2**62
 """More than any budget, and still a number that every store can keep."""
@@ -54,6 +56,8 @@ class Ask(msgspec.Struct, frozen=True):
     """For each candidate."""
     strict: tuple[StrictTerms | None, ...]
     """For each candidate; None: no strict budget, or a cost that no cap bounds."""
+    units: Units = ()
+    """What the request says that it uses beside tokens."""
 
 
 class Terms:
@@ -77,15 +81,18 @@ class Terms:
             BudgetExceededError: a budget is concerned, and no candidate's cost has a price and a bound.
         """
         first = candidates[0]
-        opaque = request.dialect.operation is Operation.PASSTHROUGH
+        dialect = request.dialect
+        opaque = dialect.operation is Operation.PASSTHROUGH
+        text = request.body if dialect.json_requests or opaque else dialect.text(request.body)
         demand = Tokens(
-            0 if opaque else estimated_input(request.body, first), self._expected_output(request, rules.key.id, first)
+            0 if opaque else estimated_input(text, first), self._expected_output(request, rules.key.id, first)
         )
+        units = dialect.asked_units(request.body) if dialect.measures else ()
         able, targets, strict = [], [], []
         unable: BudgetExceededError | None = None
         for deployment in candidates:
             try:
-                target, terms = _target(request, rules, deployment, demand, settings, now=now)
+                target, terms = _target(request, rules, deployment, demand, settings, now=now, units=units)
             except BudgetExceededError as error:
                 unable = unable or error
                 continue
@@ -94,11 +101,11 @@ class Terms:
             strict.append(terms)
         if unable is not None and not able:
             raise unable
-        return Ask(demand, tuple(able), tuple(targets), tuple(strict))
+        return Ask(demand, tuple(able), tuple(targets), tuple(strict), units)
 
     def _expected_output(self, request: ModelRequest, key_id: str, deployment: Deployment) -> int:
         """Output tokens that a request probably takes, over all its choices."""
-        if request.dialect.operation in {Operation.EMBEDDINGS, Operation.PASSTHROUGH}:
+        if request.dialect.operation in WITHOUT_OUTPUT:
             return 0
         head = request.head
         expected = self.learner.expected(key_id, deployment.model) or EXPECTED_OUTPUT_TOKENS
@@ -114,18 +121,22 @@ def _target(
     settings: AdmissionRules,
     *,
     now: float,
+    units: Units = (),
 ) -> tuple[TargetTerms, StrictTerms | None]:
     if request.dialect.operation is Operation.PASSTHROUGH:
         return _opaque(request, rules, deployment), None
     price = in_force(deployment.prices, now)
-    if price is None:
+    if price is None or (units and not _says_anything_of(price, units)):
         if rules.budgets or deployment.budgets:
             raise _unpriced(deployment)
         return TargetTerms(_counted(deployment.limits)), None
-    expected = min(LARGEST_HOLD, dearest(price, input_tokens=demand.input, output_tokens=demand.output))
+    expected = dearest(price, input_tokens=demand.input, output_tokens=demand.output)
+    if units:
+        expected += dearest_units(price.units, units)
+    expected = min(LARGEST_HOLD, expected)
     if not rules.strict and not (deployment.budgets and any(budget.strict for budget in deployment.budgets)):
         return TargetTerms(_counted(deployment.limits), deployment.budgets, expected), None
-    hold, terms = _strict(request, deployment, price, settings)
+    hold, terms = _strict(request, deployment, price, settings, units)
     return TargetTerms(_counted(deployment.limits), deployment.budgets, expected, hold), terms
 
 
@@ -167,17 +178,18 @@ def estimated_input(body: bytes, deployment: Deployment) -> int:
 
 
 def _strict(
-    request: ModelRequest, deployment: Deployment, price: PriceVersion, settings: AdmissionRules
+    request: ModelRequest, deployment: Deployment, price: PriceVersion, settings: AdmissionRules, units: Units
 ) -> tuple[StrictHold, StrictTerms | None]:
     head, adapter = request.head, deployment.adapter
     try:
         bounds = bound(request.body, request.dialect, adapter, choices=head.choices)
+        _check_bounds_of_units(request, deployment, price)
     except NotBoundableError as error:
         if deployment.max_request_pico_usd is None:
             raise _not_boundable(deployment, str(error)) from None
         whole = deployment.max_request_pico_usd
         return StrictHold(wanted=whole, least=whole), None
-    terms = _strict_terms(request, deployment, price, bounds)
+    terms = _strict_terms(request, deployment, price, bounds, units)
     cap = terms.cap
     worthwhile = _least_output(head, deployment, settings)
     least = worthwhile if cap is None or cap > worthwhile else cap
@@ -192,8 +204,32 @@ def _strict(
     )
 
 
-def _strict_terms(request: ModelRequest, deployment: Deployment, price: PriceVersion, bounds: Bound) -> StrictTerms:
+def _check_bounds_of_units(request: ModelRequest, deployment: Deployment, price: PriceVersion) -> None:
+    """Raises NotBoundableError: what has a price is neither in the request nor capped by it."""
+    dialect = request.dialect
+    if deployment.adapter.searches_unasked(deployment.model) and dearest_of(price.units, "search") is not None:
+        raise NotBoundableError("the model searches as often as it likes")
+    if not dialect.measures:
+        return
+    if not dialect.counts_units:
+        raise NotBoundableError("how long the sound is can be told only by those who play it")
+    if price.dearest_output and dialect.operation not in WITHOUT_OUTPUT:
+        raise NotBoundableError("no field of it caps the tokens of its answer")
+
+
+def _says_anything_of(price: PriceVersion, units: Units) -> bool:
+    """Whether it prices tokens, requests, or these units; a price of nothing that can be used is none."""
+    if price.request or price.dearest_input or price.dearest_output:
+        return True
+    return any(dearest_of(price.units, name.partition(":")[0]) is not None for name, _ in units)
+
+
+def _strict_terms(
+    request: ModelRequest, deployment: Deployment, price: PriceVersion, bounds: Bound, units: Units
+) -> StrictTerms:
     base = bounds.input_tokens * price.dearest_input + price.request
+    if units:
+        base += dearest_units(price.units, units)
     fields = output_cap_fields(request, deployment)
     if not fields:
         return StrictTerms(base, 0, cap=0, ceiling=0)

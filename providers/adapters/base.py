@@ -109,6 +109,10 @@ class Adapter:
         cost = raw.get(self.reported_cost_field) if self.reported_cost_field else None
         return str(cost) if isinstance(cost, (int, float)) and not isinstance(cost, bool) and cost >= 0 else None
 
+    def searches_unasked(self, model: str) -> bool:
+        """Whether a model looks things up although the request holds no tool for it."""
+        return False
+
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:
         """What an error answer means. `body` is the parsed JSON, if it was JSON."""
         raise NotImplementedError

@@ -12,4 +12,7 @@ class OpenAI(OpenAICompatible):
     # Reasoning models refuse the older name.
     chat_output_caps = ("max_completion_tokens", "max_tokens")
     speaks_responses = True
-    extensions = frozenset({"developer", "service_tier", "metadata", "prompt_cache_key"})
+    extensions = frozenset({"custom", "developer", "service_tier", "metadata", "prompt_cache_key"})
+
+    def searches_unasked(self, model: str) -> bool:
+        return "-search-" in model

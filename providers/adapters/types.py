@@ -14,11 +14,21 @@ class Operation(enum.StrEnum):
     CHAT = "chat"
     TEXT_COMPLETION = "text_completion"
     EMBEDDINGS = "embeddings"
+    IMAGE_GENERATION = "image_generation"
+    SPEECH = "speech"
+    TRANSCRIPTION = "transcription"
+    MODERATION = "moderation"
+    RERANK = "rerank"
     PASSTHROUGH = "passthrough"
     """Whatever the caller asks of a provider's own API, and the gateway does not understand."""
 
     # That of its text: Enum's own is a Python function, and operations are looked up several times in a request.
     __hash__ = str.__hash__
+
+
+Units = tuple[tuple[str, int], ...]
+"""What is billed by something else than tokens, as names and whole amounts: `millisecond` (of sound), `character`,
+`image` (perhaps with quality and size: `image:high:1024x1024`), `search`. Empty, as for most calls: nothing is."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -40,6 +50,7 @@ class Usage(msgspec.Struct, frozen=True):
     audio_output: int = 0
     consistent: bool = True
     """False when the provider's own figures contradict each other; the row is then flagged for review."""
+    units: Units = ()
 
     @property
     def input_tokens(self) -> int:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import ClassVar
 
+import msgspec
+
 from providers.adapters._openai_compatible import OpenAICompatible
-from providers.adapters.types import ErrorKind, JSONObject, Operation
+from providers.adapters.dialects._openai_wire import count, member
+from providers.adapters.dialects.base import Dialect
+from providers.adapters.types import ErrorKind, JSONObject, Operation, Usage
 
 
 class XAI(OpenAICompatible):
@@ -15,6 +20,17 @@ class XAI(OpenAICompatible):
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})
     api_key_variables = ("XAI_API_KEY", "GROK_API_KEY")
     speaks_responses = True
+    # Ten thousand million of them are a dollar: https://docs.x.ai/developers/cost-tracking.
+    reported_cost_field = "cost_in_usd_ticks"
+
+    def usage(self, raw: JSONObject, dialect: Dialect) -> Usage:
+        usage, tools = super().usage(raw, dialect), member(raw, "server_side_tool_usage_details")
+        searches = count(tools, "web_search_calls") + count(tools, "x_search_calls")
+        return msgspec.structs.replace(usage, units=(("search", searches),)) if searches else usage
+
+    def reported_cost_usd(self, raw: JSONObject) -> str | None:
+        ticks = super().reported_cost_usd(raw)
+        return None if ticks is None else str(Decimal(ticks).scaleb(-10))
 
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:
         # A wrong key is a 400 here, and the error is plain text.

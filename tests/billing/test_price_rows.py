@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from django.core.exceptions import ValidationError
 
-from billing.models import DEAREST_REQUEST, DEAREST_TOKEN, Price
+from billing.price_models import DEAREST_REQUEST, DEAREST_TOKEN, Price
 from providers.models import Provider
 
 

@@ -6,6 +6,7 @@ from functools import partial
 
 from billing.models import Price
 from billing.price_figures import COLUMNS, described, figure_text, figures_of
+from billing.unit_prices import units_described
 from llmgateway.config_file.apply.session import Session
 from llmgateway.config_file.entries import PriceEntry
 from llmgateway.config_file.report import as_text
@@ -25,12 +26,12 @@ def apply_prices(session: Session) -> None:
         row = stored.get((provider.pk, entry.model, entry.effective_from))
         if row is None:
             _add(session, Price(provider=provider, model=entry.model), entry)
-        elif figures_of(row) == entry.figures:
+        elif figures_of(row) == entry.figures and row.units == entry.units:
             session.report.unchanged += 1
         else:
             session.problems.add(
                 entry.place,
-                f"Prices are never edited, for bills refer to them: {row} already says {described(figures_of(row))}. "
+                f"Prices are never edited, for bills refer to them: {row} already says {_described(row)}. "
                 "Write the new figures with a later effective_from; both then stand.",
             )
 
@@ -45,10 +46,20 @@ def _add(session: Session, row: Price, entry: PriceEntry) -> None:
     wanted: dict[str, object] = {
         "effective_from": entry.effective_from,
         **entry.figures,
+        "units": entry.units,
         "source": entry.source if entry.source is not None else "configuration file",
     }
-    show = {column: partial(_shown, column) for column in COLUMNS}
+    show = {column: partial(_shown, column) for column in COLUMNS} | {"units": _shown_units}
     session.put(row, "price", f"{row.provider.name}/{row.model}", entry, wanted, show=show)
+
+
+def _described(row: Price) -> str:
+    units = f", units: {units_described(row.units)}" if row.units else ""
+    return described(figures_of(row)) + units
+
+
+def _shown_units(value: object) -> str:
+    return units_described(value) if isinstance(value, dict) and value else as_text(None)
 
 
 def _shown(column: str, value: object) -> str:

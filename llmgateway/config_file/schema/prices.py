@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from billing.models import TOKEN_BUCKETS
-from billing.money import pico_from_usd, pico_per_token
+from billing.money import MoneyError, pico_from_usd, pico_per_token
+from billing.unit_prices import read_units
 from llmgateway.config_file.entries import PriceEntry
 from llmgateway.config_file.fields import FieldReader, check_value
 from llmgateway.validators import validate_name
@@ -44,7 +45,7 @@ def _read_price(reader: FieldReader) -> PriceEntry | None:
     source = reader.text("source")
     if source is not None and len(source) > 100:
         reader.add("source", "Keep it to 100 characters.")
-    reader.refuse("units")
+    units = _read_units(reader)
     reader.finish()
     if not reader.usable or provider is None or model is None or effective_from is None:
         return None
@@ -55,5 +56,14 @@ def _read_price(reader: FieldReader) -> PriceEntry | None:
         model=model,
         effective_from=effective_from,
         figures=figures,
+        units=units,
         source=source,
     )
+
+
+def _read_units(reader: FieldReader) -> dict[str, int]:
+    try:
+        return read_units(reader.amounts("units"))
+    except MoneyError as error:
+        reader.add("units", f"{str(error)[0].upper()}{str(error)[1:]}.")
+        return {}

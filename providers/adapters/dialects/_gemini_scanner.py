@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from providers.adapters.dialects._gemini_fields import plain_names
+from providers.adapters.dialects._searches import GEMINI_MARKS, noted, searches_of_gemini
 from providers.adapters.events import BOUNDARY, EVENT_MAX, read_event
 from providers.adapters.types import JSONObject
 
@@ -50,6 +51,7 @@ class GeminiScanner:
         self._after_cr = False  # an LF that comes next belongs to the event before
         self._received = 0
         self._events = 0
+        self._searches = 0
 
     def feed(self, chunk: bytes) -> bytes:
         self._received += len(chunk)
@@ -114,8 +116,10 @@ class GeminiScanner:
         except _UNREADABLE:
             return  # not for us to judge: the client gets what the provider said
         usage, model = seen.usage or seen.spelled_usage, seen.model or seen.spelled_model
-        if isinstance(usage, dict):
-            self.usage_raw = usage
+        if any(mark in data for mark in GEMINI_MARKS):
+            self._searches = max(self._searches, searches_of_gemini(msgspec.json.decode(data)))
+        if isinstance(usage, dict) or self._searches:
+            self.usage_raw = noted(usage if isinstance(usage, dict) else self.usage_raw, self._searches)
         if isinstance(model, str):
             self.response_model = self.response_model or model
         if seen.error is not None and self.error is None:

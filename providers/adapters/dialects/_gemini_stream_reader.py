@@ -25,6 +25,7 @@ from providers.adapters.dialects._gemini_reply import (
     read_finish,
     usage_of,
 )
+from providers.adapters.dialects._searches import noted, searches_of_gemini
 from providers.adapters.dialects.conversation import Block, Reasoning, Text, ToolCall
 from providers.adapters.dialects.reply import (
     BlockEnded,
@@ -124,6 +125,7 @@ class GeminiStreamReader:
         self._ids = AnswerIds()
         self._candidates: dict[int, Candidate] = {}
         self._usage: Usage | None = None
+        self._searches = 0
         self._started = False
         self._blocked = False
         self._failed = False
@@ -166,8 +168,10 @@ class GeminiStreamReader:
             kind = error_kind(code if isinstance(code, int) else 500, answer)
             yield Failed(str(error.get("message") or "The provider broke the answer off."), kind)
             return
+        self._searches = max(self._searches, searches_of_gemini(answer))
         if isinstance(raw := answer.get("usageMetadata"), dict):
             self.usage_raw, self._usage = raw, usage_of(answer)
+        self.usage_raw = noted(self.usage_raw, self._searches)
         if not self._started:
             self._started = True
             yield Started(

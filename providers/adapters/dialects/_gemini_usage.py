@@ -9,6 +9,7 @@ from typing import Any
 
 from providers.adapters.dialects._gemini_fields import plain_names
 from providers.adapters.dialects._openai_wire import count
+from providers.adapters.dialects._searches import NOTED, search_units
 from providers.adapters.errors import MalformedUsageError
 from providers.adapters.types import JSONObject, Usage
 
@@ -17,6 +18,7 @@ _PICTURES = ("IMAGE", "VIDEO")
 
 def read_usage(raw: JSONObject) -> Usage:
     """Raises MalformedUsageError."""
+    units = search_units(raw) if NOTED in raw else ()
     raw = plain_names(raw)
     prompt, tool_prompt = count(raw, "promptTokenCount"), count(raw, "toolUsePromptTokenCount")
     cached = count(raw, "cachedContentTokenCount")
@@ -43,6 +45,7 @@ def read_usage(raw: JSONObject) -> Usage:
         output=output - spoken,
         reasoning=thoughts,
         audio_output=spoken,
+        units=units,
         consistent=total in {0, prompt + tool_prompt + output + thoughts},
     )
 

@@ -11,6 +11,7 @@ from providers.adapters.dialects import _gemini_errors
 from providers.adapters.dialects._gemini_fields import plain_names
 from providers.adapters.dialects._gemini_head import with_model
 from providers.adapters.dialects._gemini_usage import read_usage
+from providers.adapters.dialects._searches import noted, searches_of_gemini
 from providers.adapters.dialects.base import Dialect, WireError
 from providers.adapters.types import JSONObject, Usage
 
@@ -31,7 +32,7 @@ class GeminiWire(Dialect):
             return None, ""
         said: JSONObject = plain_names(answer) if isinstance(answer, dict) else {}
         raw, model = said.get("usageMetadata"), said.get("modelVersion")
-        return raw if isinstance(raw, dict) else None, model if isinstance(model, str) else ""
+        return noted(raw, searches_of_gemini(said)), model if isinstance(model, str) else ""
 
     def usage(self, raw: JSONObject) -> Usage:
         return read_usage(raw)

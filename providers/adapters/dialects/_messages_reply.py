@@ -10,6 +10,7 @@ from providers.adapters.dialects._fields import Fields
 from providers.adapters.dialects._messages_blocks import DIALECT, read_arguments, read_block, write_text
 from providers.adapters.dialects._messages_thoughts import write_thoughts
 from providers.adapters.dialects._openai_wire import count, member
+from providers.adapters.dialects._searches import search_units
 from providers.adapters.dialects.conversation import Audio, Block, Foreign, Reasoning, Refusal, Text, ToolCall
 from providers.adapters.dialects.reply import Choice, Finish, Reply
 from providers.adapters.errors import MalformedAnswerError, MalformedBodyError, MalformedUsageError
@@ -146,6 +147,7 @@ def read_usage(raw: JSONObject) -> Usage:
         output=output - thinking,
         reasoning=thinking,
         consistent=consistent,
+        units=search_units(tools) if isinstance(tools := raw.get("server_tool_use"), dict) else (),
     )
     return _with_compaction(usage, raw)
 
@@ -171,6 +173,7 @@ def _sum(one: Usage, other: Usage) -> Usage:
         output=one.output + other.output,
         reasoning=one.reasoning + other.reasoning,
         consistent=one.consistent and other.consistent,
+        units=one.units or other.units,
     )
 
 

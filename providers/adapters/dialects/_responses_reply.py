@@ -14,6 +14,7 @@ from providers.adapters.dialects._responses_items import read_reasoning, write_o
 from providers.adapters.dialects._responses_parts import DIALECT, read_citation
 from providers.adapters.dialects._responses_request import instructions_of, write_text, write_thinking
 from providers.adapters.dialects._responses_tools import write_choice, write_tools
+from providers.adapters.dialects._searches import NOTED, search_units
 from providers.adapters.dialects.conversation import (
     Audio,
     Block,
@@ -127,7 +128,14 @@ def read_usage(raw: JSONObject) -> Usage:
     if fresh < 0 or said < 0:
         # Details that exceed their own total cannot be split: bill the totals, flag the row.
         return Usage(input=input_tokens, output=output_tokens, consistent=False)
-    return Usage(input=fresh - written, cache_read=cached, cache_write_5m=written, output=said, reasoning=reasoning)
+    return Usage(
+        input=fresh - written,
+        cache_read=cached,
+        cache_write_5m=written,
+        output=said,
+        reasoning=reasoning,
+        units=search_units(raw) if NOTED in raw else (),
+    )
 
 
 def write_usage(usage: Usage) -> JSONObject:

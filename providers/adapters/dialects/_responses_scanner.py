@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from providers.adapters.dialects._searches import RESPONSES_MARK, noted, searches_of_response
 from providers.adapters.errors import MalformedAnswerError
 from providers.adapters.events import EventSplitter, ServerEvent
 from providers.adapters.sse import json_usage
@@ -24,6 +25,7 @@ class _Response(msgspec.Struct):
     model: Any = None
     usage: Any = None
     error: Any = None
+    output: Any = None
 
 
 class _Event(msgspec.Struct):
@@ -35,6 +37,14 @@ class _Event(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Event).decode
+
+
+def answer_usage(body: bytes) -> tuple[JSONObject | None, str]:
+    """The usage object and the model of a whole answer, the searches among its items noted in it."""
+    raw, model = json_usage(body)
+    if raw is not None and RESPONSES_MARK in body:
+        raw = noted(raw, searches_of_response(msgspec.json.decode(body)))
+    return raw, model
 
 
 class ResponsesScanner:
@@ -67,7 +77,7 @@ class ResponsesScanner:
             for event in self._splitter.finish():
                 self._note(event)
             if self._splitter.whole:
-                usage, model = json_usage(self._splitter.whole)
+                usage, model = answer_usage(self._splitter.whole)
                 self.usage_raw, self.response_model = self.usage_raw or usage, self.response_model or model
         return b""
 
@@ -96,7 +106,7 @@ class ResponsesScanner:
         if isinstance(response.model, str):
             self.response_model = self.response_model or response.model
         if isinstance(response.usage, dict):
-            self.usage_raw = response.usage
+            self.usage_raw = noted(response.usage, searches_of_response({"output": response.output}))
         if kind == "response.failed":
             self._fail(response.error or {"message": "The provider failed without saying why."})
         self.done = self.done or kind in ("response.completed", "response.incomplete", "response.failed")

@@ -13,6 +13,7 @@ from providers.adapters.dialects._openai_wire import member
 from providers.adapters.dialects._responses_items import read_reasoning
 from providers.adapters.dialects._responses_parts import DIALECT, read_citation
 from providers.adapters.dialects._responses_reply import read_finish, read_item, read_part, read_reply, usage_of
+from providers.adapters.dialects._searches import noted, searches_of_response
 from providers.adapters.dialects.conversation import Block, Reasoning, Refusal, Text, ToolCall
 from providers.adapters.dialects.reply import (
     BlockEnded,
@@ -172,8 +173,7 @@ class ResponsesStreamReader:
     def _end(self, event: JSONObject) -> Iterator[Event]:
         yield from self._start(event)
         response = member(event, "response")
-        raw = response.get("usage")
-        self.usage_raw = raw if isinstance(raw, dict) else None
+        self.usage_raw = noted(response.get("usage"), searches_of_response(response))
         for index in sorted(self._open):
             yield BlockEnded(index)
         self._is_over = True
@@ -249,8 +249,7 @@ class ResponsesStreamReader:
         except (MalformedAnswerError, *_UNREADABLE):
             yield from self._fail("the provider answered with something that is no stream", ErrorKind.SERVER_ERROR)
             return
-        raw = answer.get("usage")
-        self.usage_raw = raw if isinstance(raw, dict) else None
+        self.usage_raw = noted(answer.get("usage"), searches_of_response(answer))
         self._is_over = True
         yield from events_of(reply)
 

@@ -15,7 +15,7 @@ import msgspec
 from providers.adapters.body import RequestHead, read_head, replace_model, with_output_cap
 from providers.adapters.dialects.conversation import Conversation
 from providers.adapters.dialects.reply import Event, Reply
-from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation, Usage
+from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation, Units, Usage
 
 
 class StreamScanner(Protocol):
@@ -116,6 +116,10 @@ class Dialect:
     """How request headers begin that mean something in this dialect alone: they are not sent on in another."""
     needed_headers: ClassVar[Headers] = ()
     """Headers that no request may lack, as they are sent where the caller has none of that name."""
+    measures: ClassVar[bool] = False
+    """Requests use something else than tokens that has a price; `asked_units` and `used_units` tell how much."""
+    counts_units: ClassVar[bool] = False
+    """`asked_units` is exact, or at least the most that can be billed; otherwise it is an estimate."""
     json_requests: ClassVar[bool] = True
     """Bodies of requests are JSON; others are refused before they are read."""
     request_id_header: ClassVar[bytes] = b""
@@ -149,6 +153,22 @@ class Dialect:
     def scanner(self, *, strip_usage: bool) -> StreamScanner:
         """For a stream that goes to a client of this same dialect. `strip_usage`: the caller had not asked for it."""
         raise NotImplementedError
+
+    def asked_units(self, body: bytes) -> Units:
+        """What a request uses beside tokens, as far as it says so itself. Only where the dialect `measures`."""
+        return ()
+
+    def used_units(self, asked: Units, said: Units) -> Units:
+        """What was used of what a request `asked`, once the provider `said` something of it."""
+        return said or asked
+
+    def text(self, body: bytes) -> bytes:
+        """What of a request is text for the model; asked where requests are no JSON."""
+        return body
+
+    def content_type(self, body: bytes) -> bytes:
+        """Of a request that is no JSON; empty: it is sent in another way."""
+        return b""
 
     def answer_usage(self, body: bytes) -> tuple[JSONObject | None, str]:
         """The usage object and the model of a whole answer; (None, "") for what it does not say."""

@@ -10,7 +10,7 @@ from providers.adapters.dialects._openai_wire import OpenAIWire
 from providers.adapters.dialects._responses_parts import DIALECT
 from providers.adapters.dialects._responses_reply import read_reply, read_usage, write_reply
 from providers.adapters.dialects._responses_request import read_request, write_request
-from providers.adapters.dialects._responses_scanner import ResponsesScanner
+from providers.adapters.dialects._responses_scanner import ResponsesScanner, answer_usage
 from providers.adapters.dialects._responses_stream_reader import ResponsesStreamReader
 from providers.adapters.dialects._responses_stream_writer import ResponsesStreamWriter
 from providers.adapters.dialects.base import Limits, StreamReader, StreamScanner, StreamWriter, WireError, Written
@@ -27,6 +27,9 @@ class OpenAIResponses(OpenAIWire):
 
     def scanner(self, *, strip_usage: bool) -> StreamScanner:
         return ResponsesScanner()
+
+    def answer_usage(self, body: bytes) -> tuple[JSONObject | None, str]:
+        return answer_usage(body)
 
     def usage(self, raw: JSONObject) -> Usage:
         return read_usage(raw)

@@ -46,6 +46,45 @@ def test_a_price_is_typed_in_dollars_per_million(owner: Client, world: World) ->
     assert price.request == PICO_PER_USD // 100
 
 
+def test_prices_by_unit_are_typed_one_a_line(owner: Client, world: World) -> None:
+    owner.post(ADD_PRICE, _price(world, units="second 0.0001\nimage:high $0.08\n"))
+    price = Price.objects.exclude(pk=world.price.pk).get()
+
+    page = owner.get(reverse("admin:billing_price_change", args=[price.pk]))
+
+    assert price.units == {"second": 100_000_000, "image:high": 80_000_000_000}
+    assert "second 0.0001, image:high 0.08" in page.text
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ("second", "write one such as second 0.0001"),
+        ("second 1\nsecond 2", "second has two prices"),
+        ("mile 1", "Mile is no unit"),
+        ("second 1\nhour 2", "Sound has one price"),
+    ],
+)
+def test_prices_by_unit_that_cannot_be_are_told(owner: Client, world: World, units: str, message: str) -> None:
+    response = owner.post(ADD_PRICE, _price(world, units=units))
+
+    assert message in _errors(response)["units"][0]
+
+
+def test_a_row_shows_its_units_and_what_the_provider_says_it_cost(owner: Client, world: World) -> None:
+    create_record(
+        world.key,
+        record_id="req_units",
+        units={"millisecond": 61_500, "search": 2},
+        reported_cost_pico_usd=12_300_000_000,
+    )
+
+    page = owner.get(reverse("admin:billing_usagerecord_change", args=["req_units"]))
+
+    assert "61,500 millisecond, 2 search" in page.text
+    assert "$0.0123" in page.text
+
+
 def test_a_price_of_nothing_is_a_price(owner: Client, world: World) -> None:
     owner.post(ADD_PRICE, _price(world, input="0", output=""))
 

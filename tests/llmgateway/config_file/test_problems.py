@@ -246,7 +246,6 @@ def test_a_mistake_in_a_team_names_its_line_and_field(text: str, place: str) -> 
         ("aliases: {a: {retries: {attempts: 0}}}", "retries"),
         ("aliases: {a: {cache: {ttl_s: 300}}}", "cache"),
         ("aliases: {a: {rules: [{when: 'true', use: b}]}}", "rules"),
-        ("prices: [{provider: openai, model: m, input: 1, units: {second: 1}}]", "units"),
     ],
 )
 def test_what_a_later_version_brings_is_refused_and_says_so(text: str, field: str) -> None:
@@ -256,6 +255,21 @@ def test_what_a_later_version_brings_is_refused_and_says_so(text: str, field: st
     assert found[0].startswith("config.yaml:2: ")
     assert f"`{field}` is not supported" in found[0]
     assert "by this version yet" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ("{parsec: 1}", "Parsec is no unit that has a price; there are second, minute,"),
+        ("{second: 0.1, minute: 6}", "Sound has one price; minute and second are two."),
+        ("{image: 0.0000000000001}", "has more than 12 decimals."),
+        ("{search: -1}", "-1 is negative."),
+        ("{search: 1001}", "surely a slip"),
+        ("expensive", "Expected figures by name"),
+    ],
+)
+def test_a_unit_that_has_no_price_is_told(units: str, message: str) -> None:
+    assert message in only(f"prices: [{{provider: openai, model: m, input: 1, units: {units}}}]")
 
 
 def test_an_unknown_field_suggests_the_nearest_known_one() -> None:

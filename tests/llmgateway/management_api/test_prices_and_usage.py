@@ -39,6 +39,18 @@ def test_a_new_price_is_a_new_row(operator: Caller, world: World) -> None:
     assert world.price.input == 150_000
 
 
+def test_a_price_by_unit_is_written_in_dollars(operator: Caller, world: World) -> None:
+    asked = {"provider": "acme", "model": "whisper", "input": "0", "units": {"minute": "0.006", "image:hd": "0.08"}}
+
+    created = operator.post("/prices", asked).json()
+    refused = operator.post("/prices", {**asked, "model": "w2", "units": {"minute": "0.006", "hour": "0.36"}})
+
+    assert created["units"] == {"minute": "0.006", "image:hd": "0.08"}
+    assert Price.objects.get(pk=created["id"]).units == {"minute": 6_000_000_000, "image:hd": 80_000_000_000}
+    assert refused.status_code == 400
+    assert "Sound has one price" in refused.text
+
+
 def test_prices_are_found_by_state(operator: Caller, world: World) -> None:
     operator.post("/prices", {"provider": "acme", "model": "small-1", "input": "1", "source": "in force now"})
     operator.post(
