@@ -204,6 +204,7 @@ class Runtime:
         for timer in self._timers:
             timer.cancel()
         self._note_progress()
+        await self.gateway.reading_on.stop()
         if self._siblings is not None:
             await self._siblings.stop()
         await asyncio.to_thread(self.follower.stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from billing.pricing import in_force
@@ -22,9 +23,12 @@ from llmgateway.pipeline.upstream import has_reached_provider
 from providers.adapters.types import JSONObject, Usage
 
 if TYPE_CHECKING:
+    from llmgateway.http import httpx
     from llmgateway.pipeline.admission import Admission
     from llmgateway.pipeline.gateway import Gateway
+    from llmgateway.pipeline.reading_on import Unbroken
     from llmgateway.pipeline.rules import BudgetIndex
+    from providers.adapters.dialects.base import StreamScanner
 
 
 class Call:
@@ -58,6 +62,8 @@ class Call:
         self.running = False
         """An attempt has begun and not ended."""
         self.settled = False
+        self.handed_over = False
+        """It is settled elsewhere, when its stream has been read to the end."""
         self.outcome = Metered()
         self._gateway = gateway
         self._budget_index = budget_index
@@ -69,6 +75,23 @@ class Call:
     @property
     def reservation(self) -> Reservation:
         return self.admission.reservation
+
+    @property
+    def client_left(self) -> bool:
+        return self._presence.client_left
+
+    @property
+    def affordable_output(self) -> float:
+        """Tokens of output that what the request holds can pay for."""
+        price = self.progress.price
+        if not self.held_pico_usd or price is None or not price.dearest_output:
+            return math.inf
+        return self.held_pico_usd / price.dearest_output
+
+    def read_on(self, scanner: StreamScanner, rest: Unbroken, stream: httpx.AsyncByteStream) -> None:
+        """The client has left; what the stream used is learnt and settled without it."""
+        self.handed_over = True
+        self._gateway.reading_on.take(self, scanner, rest, stream)
 
     def take_timeout(self) -> bool:
         """Whether a deadline, and not the client's leaving, cancelled the task just now."""
@@ -173,6 +196,8 @@ class Call:
 
     def settle_cancelled(self, error_type: str) -> None:
         """The client left, or the process stops. What the provider has done by then is estimated, never zero."""
+        if self.handed_over:
+            return
         reached = has_reached_provider() or bool(self.progress.upstream_status)
         if reached and self.outcome.source == "none" and not self.settled:
             count = self.exchange.output_tokens

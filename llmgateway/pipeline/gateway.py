@@ -20,6 +20,7 @@ from llmgateway.pipeline.health import ProviderHealth
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines
 from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
+from llmgateway.pipeline.reading_on import ReadingOn
 from llmgateway.pipeline.requests import Client, ModelRequest, Presence
 from llmgateway.pipeline.routing import Router
 from llmgateway.pipeline.rules import BudgetIndex, RuleBook
@@ -58,6 +59,7 @@ class Gateway:
         self._budgets = BudgetIndex(snapshot.budgets)
         self.exchanges = Exchanges(clock)
         self.health = ProviderHealth()
+        self.reading_on = ReadingOn()
         self.telemetry = telemetry
         self.clock = clock
         self.store = store

@@ -241,6 +241,8 @@ class Deployment:
     """The most that the model can say, where that is known: the largest cap that may be sent."""
     max_request_pico_usd: int | None = None
     """What a strict budget holds for a request whose cost cannot be bounded otherwise; None: such are refused."""
+    drain_s: float = 0.0
+    """How long a stream is read on whose client has left, to learn what it used; 0: it ends at once and is estimated."""
     problem: str = ""
     """Why it cannot be called now (a credential that cannot be read); empty: it can."""
 

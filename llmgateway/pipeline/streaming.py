@@ -19,6 +19,7 @@ from llmgateway.pipeline.errors import (
     UpstreamAuthenticationError,
 )
 from llmgateway.pipeline.own_headers import gateway_lines, usage_lines
+from llmgateway.pipeline.reading_on import Unbroken
 from llmgateway.pipeline.requests import Client, ModelRequest, Verbatim
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.translation import Outgoing, outgoing, translated_headers
@@ -244,6 +245,9 @@ async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: Asyn
     scanner = answer.outgoing.scanner()
     exchange = call.exchange
     exchange.output_tokens = lambda: _stream_output(call, scanner)
+    deployment = call.progress.deployment
+    if deployment is not None and deployment.drain_s:
+        rest = Unbroken(rest)
     try:
         status = call.progress.http_status = answer.upstream.status
         await client.start(status, _headers(answer), STREAM_LINES + gateway_lines(call))
@@ -252,10 +256,14 @@ async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: Asyn
         _settle_stream(call, scanner, error_type)
         await client.send(last, more=False)
     except BaseException:
-        _meter_stream(call, scanner)
+        if isinstance(rest, Unbroken) and call.client_left and not call.settled:
+            call.read_on(scanner, rest, answer.upstream.stream)
+        else:
+            _meter_stream(call, scanner)
         raise
     finally:
-        await answer.upstream.stream.aclose()
+        if not call.handed_over:
+            await answer.upstream.stream.aclose()
 
 
 def _ending(call: Call, answer: Answer, scanner: StreamScanner, error_type: str) -> tuple[bytes, str]:
