@@ -13,6 +13,13 @@ from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Deployment
 from providers.adapters.dialects.base import Dialect, Limits, StreamScanner
 from providers.adapters.dialects.conversation import Conversation
+from providers.adapters.dialects.custom_tools import (
+    CUSTOM,
+    CustomCallWriter,
+    as_functions,
+    custom_names,
+    with_custom_calls,
+)
 from providers.adapters.dialects.reply import events_of
 from providers.adapters.dialects.translation import StreamTranslator
 from providers.adapters.errors import InexpressibleError
@@ -35,7 +42,7 @@ class Translation(msgspec.Struct, frozen=True):
         Raises:
             MalformedAnswerError: it is not in the provider's dialect.
         """
-        reply = self.outbound.read_reply(body)
+        reply = with_custom_calls(self.outbound.read_reply(body), custom_names(self.asked))
         if not reply.model:
             reply = msgspec.structs.replace(reply, model=self.asked.model)
         if not self.asked.stream:
@@ -66,6 +73,8 @@ class Outgoing(msgspec.Struct, frozen=True):
         if translation is None:
             return self.dialect.scanner(strip_usage=self.strip_usage)
         writer = translation.inbound.stream_writer(translation.asked)
+        if names := custom_names(translation.asked):
+            writer = CustomCallWriter(writer, names)
         return StreamTranslator(self.dialect.stream_reader(), writer, model=translation.asked.model)
 
 
@@ -116,7 +125,7 @@ def _translated(request: ModelRequest, deployment: Deployment, outbound: Dialect
         inject_usage=deployment.inject_usage,
         extensions=deployment.adapter.extensions,
     )
-    written = outbound.write_request(asked, limits)
+    written = outbound.write_request(asked if CUSTOM in limits.extensions else as_functions(asked), limits)
     if written.dropped and request.strict:
         raise InexpressibleError(
             f"it has no word for `{written.dropped[0]}`. Leave that out, or do not send `x-gateway-strict`.",

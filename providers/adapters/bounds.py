@@ -272,7 +272,58 @@ def _contents_part(part: JSONObject, adapter: Adapter) -> int:
     )
 
 
-_WITHOUT_MARKERS = frozenset({"gemini.generate_content", "gemini.embed_content", "gemini.batch_embed_contents"})
+# ── OpenAI's responses ──
+
+_RESPONSES_STORED = (
+    "previous_response_id",
+    "conversation",
+    "prompt",
+    "background",
+    "context_management",
+    "multi_agent",
+)
+_ITEMS_OF_TEXT = frozenset({"function_call", "custom_tool_call"})
+_OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
+
+
+def _beyond_text_of_responses(request: JSONObject, adapter: Adapter) -> int:
+    for name in _RESPONSES_STORED:
+        if request.get(name):
+            raise NotBoundableError(f"`{name}` brings in what is not part of the request")
+    _refuse_uncounted(request)
+    mode = _object(request.get("reasoning")).get("mode")
+    if mode not in (None, "standard"):
+        raise NotBoundableError(f"the reasoning mode {mode!r} may use more than one answer's tokens")
+    for tool in _objects(request.get("tools")):
+        if tool.get("type") not in _SAFE_TOOLS:
+            raise NotBoundableError(f"the provider runs the tool '{tool.get('type')}' itself")
+    return sum(_item(item, adapter) for item in _objects(request.get("input")))
+
+
+def _item(item: JSONObject, adapter: Adapter) -> int:
+    kind = item.get("type") or "message"
+    if kind in _ITEMS_OF_TEXT:
+        return 0
+    if kind == "reasoning" and item.get("encrypted_content"):
+        return 0  # Sealed thoughts are longer than open ones.
+    if kind == "message" or kind in _OUTPUTS:
+        content = item.get("content") if kind == "message" else item.get("output")
+        return sum(_input_part(part, adapter) for part in _objects(content))
+    raise NotBoundableError(f"the size of an item of type '{kind}' is unknown")
+
+
+def _input_part(part: JSONObject, adapter: Adapter) -> int:
+    if part.get("type") != "input_image":
+        return _part(part, adapter)
+    url = part.get("image_url")
+    if isinstance(url, str) and url.startswith("data:"):
+        return adapter.max_image_tokens - len(url)
+    raise NotBoundableError("the size of an image behind an address is unknown; send it as data")
+
+
+_WITHOUT_MARKERS = frozenset(
+    {"gemini.generate_content", "gemini.embed_content", "gemini.batch_embed_contents", "openai.responses"}
+)
 """Always looked into."""
 _BEYOND_TEXT: dict[str, Callable[[JSONObject, Adapter], int]] = {
     "openai.chat": _beyond_text,
@@ -280,6 +331,7 @@ _BEYOND_TEXT: dict[str, Callable[[JSONObject, Adapter], int]] = {
     "openai.embeddings": _beyond_text,
     "anthropic.messages": _beyond_text_of_messages,
     **dict.fromkeys(_WITHOUT_MARKERS, _beyond_text_of_contents),
+    "openai.responses": _beyond_text_of_responses,
 }
 
 

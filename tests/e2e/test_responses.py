@@ -84,3 +84,22 @@ def test_a_wrong_field_is_named(client: openai.OpenAI) -> None:
         client.responses.create(model="chat", input=wrong)
 
     assert raised.value.param == "input[0].content[0].text"
+
+
+PATCH: Any = {"type": "custom", "name": "patch", "description": "Edits files."}
+
+
+def test_a_custom_tool_works_with_a_provider_that_knows_functions_alone(
+    client: openai.OpenAI, provider: Provider
+) -> None:
+    choice: Any = {"type": "custom", "name": "patch"}
+
+    with client.responses.stream(model="chat", input="Edit it", tools=[PATCH], tool_choice=choice) as stream:
+        final = stream.get_final_response()
+
+    (tool,) = provider.last["body"]["tools"]
+    assert tool["type"] == "function"
+    assert tool["function"]["parameters"]["required"] == ["input"]
+    (call,) = [item for item in final.output if item.type == "custom_tool_call"]
+    assert call.name == "patch"
+    assert not call.input.startswith("{")

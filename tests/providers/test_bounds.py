@@ -224,3 +224,60 @@ def test_text_tools_and_thoughts_of_contents_are_bounded_by_their_bytes() -> Non
 def test_contents_whose_size_nobody_knows_have_no_bound(request_body: dict[str, Any]) -> None:
     with pytest.raises(NotBoundableError):
         of(request_body, GENERATE)
+
+
+# ── OpenAI's responses ──
+
+
+RESPONSES = get_dialect("openai.responses")
+PICTURE = "data:image/png;base64," + "A" * 400_000
+
+
+def test_items_of_text_are_bounded_by_their_bytes() -> None:
+    items = [
+        {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "zzz"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "ok"},
+        {"type": "custom_tool_call", "call_id": "d", "name": "g", "input": "x"},
+        {"type": "custom_tool_call_output", "call_id": "d", "output": [{"type": "input_text", "text": "ok"}]},
+    ]
+    request = {"input": items, "tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "g"}]}
+
+    assert of(request, RESPONSES).input_tokens == len(json.dumps({"model": "m", **request}).encode())
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"role": "user", "content": [{"type": "input_image", "image_url": PICTURE}]},
+        {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": PICTURE}]},
+    ],
+)
+def test_an_image_of_an_item_counts_its_maximum(item: dict[str, Any]) -> None:
+    found = of({"input": [item]}, RESPONSES)
+
+    assert ADAPTER.max_image_tokens < found.input_tokens < ADAPTER.max_image_tokens + 300
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"prompt": {"id": "pmpt_1"}},
+        {"background": True},
+        {"reasoning": {"mode": "pro"}},
+        {"service_tier": "priority"},
+        {"tools": [{"type": "web_search"}]},
+        {"input": [{"type": "item_reference", "id": "msg_1"}]},
+        {"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file_1"}]}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/a"}]}]},
+        {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file_1"}]}]},
+    ],
+)
+def test_what_is_not_in_a_request_for_a_response_has_no_bound(request_: dict[str, Any]) -> None:
+    with pytest.raises(NotBoundableError):
+        of(request_, RESPONSES)

@@ -14,6 +14,8 @@ from providers.adapters.dialects.conversation import Block, Conversation, Tool, 
 from providers.adapters.dialects.reply import BlockEnded, BlockStarted, Delta, Event, Reply
 from providers.adapters.types import JSONObject
 
+CUSTOM = "custom"
+"""Among the extensions of a provider that knows such tools."""
 _FIELD = "input"
 _decode = msgspec.json.Decoder(Any).decode
 _replace = msgspec.structs.replace

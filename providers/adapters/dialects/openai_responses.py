@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
+from providers.adapters.body import RequestHead, read_head
 from providers.adapters.dialects._openai_wire import OpenAIWire
 from providers.adapters.dialects._responses_parts import DIALECT
 from providers.adapters.dialects._responses_reply import read_reply, read_usage, write_reply
@@ -16,7 +17,15 @@ from providers.adapters.dialects._responses_stream_writer import ResponsesStream
 from providers.adapters.dialects.base import Limits, StreamReader, StreamScanner, StreamWriter, WireError, Written
 from providers.adapters.dialects.conversation import Conversation
 from providers.adapters.dialects.reply import Reply
+from providers.adapters.errors import MalformedBodyError
 from providers.adapters.types import JSONObject, Operation, Usage
+
+
+class _Own(msgspec.Struct):
+    background: Any = None
+
+
+_decode_own = msgspec.json.Decoder(_Own).decode
 
 
 class OpenAIResponses(OpenAIWire):
@@ -24,6 +33,16 @@ class OpenAIResponses(OpenAIWire):
     operation: ClassVar[Operation] = Operation.CHAT
     translates = True
     output_cap_fields = ("max_output_tokens",)
+
+    def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:
+        head = read_head(body)
+        if _decode_own(body).background:
+            raise MalformedBodyError(
+                "`background` is not offered: an answer that comes later can be neither metered nor billed. Leave it "
+                "out, and stream if the answer takes long.",
+                param="background",
+            )
+        return head
 
     def scanner(self, *, strip_usage: bool) -> StreamScanner:
         return ResponsesScanner()

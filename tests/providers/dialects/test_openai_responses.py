@@ -262,6 +262,14 @@ def test_hints_that_have_no_word_are_reported() -> None:
     assert set(dropped) == {"seed", "top_k", "logit_bias", "brand_new"}
 
 
+def test_an_answer_that_comes_later_is_refused_before_it_is_asked_for() -> None:
+    for name in ("background", "b\\u0061ckground"):
+        with pytest.raises(MalformedBodyError) as raised:
+            RESPONSES.read_head(b'{"model":"m","input":"Hi","%b":true}' % name.encode())
+        assert raised.value.param == "background"
+    assert RESPONSES.read_head(b'{"model":"m","input":"background","background":false}').model == "m"
+
+
 # ── answers ──
 
 
