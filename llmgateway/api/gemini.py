@@ -5,6 +5,7 @@ Its clients call `/v1beta/…`, `/v1/…` or `/gemini/v1beta/…`, as their base
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +15,12 @@ from llmgateway.api.array_stream import ArrayResponder
 from llmgateway.api.calls import Named, call_model, parse_head
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, require_json
+from llmgateway.api.listing import callable_model, callable_models
 from llmgateway.api.routes import CALL, READ, Route
-from llmgateway.pipeline.errors import BadRequestError, NotFoundError, PermissionDeniedError
+from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
+from llmgateway.pipeline.requests import Verbatim
+from llmgateway.pipeline.routing import Router
 from llmgateway.pipeline.snapshot import Alias, Key
 from llmgateway.pipeline.terms import estimated_input
 from providers.adapters.dialects.base import Dialect
@@ -32,7 +36,9 @@ _CALLS: dict[str, tuple[Dialect, bool | None]] = {
     "batchEmbedContents": (_BATCH, None),
 }
 """Methods of a model, and whether the answer is a stream."""
-_COUNT = "countTokens"
+_COUNT = get_dialect("gemini.count_tokens")
+_COUNT_METHOD = "countTokens"
+_ESTIMATED = ((b"x-gateway-token-count", b"estimated"),)
 _MODEL = re.compile(r"((?:/([^/]+))?/v1(?:beta|alpha)?/models)/(.+?)(?::(\w+))?")
 _LIST = re.compile(r"/gemini/v1(?:beta|alpha)?/models|/v1(?:beta|alpha)/models")
 _HOME = "/gemini/"
@@ -69,8 +75,8 @@ class GeminiSurface:
         if method in _CALLS:
             dialect, stream = _CALLS[method]
             return Route(CALL, _ModelCall(model, stream, provider), dialect, f"{label}:{method}")
-        if method == _COUNT:
-            return Route(CALL, _TokenCount(model), GENERATE, f"{label}:{method}")
+        if method == _COUNT_METHOD:
+            return Route(CALL, _TokenCount(model), _COUNT, f"{label}:{method}")
         if method is None and before != "/v1/models" and is_home:
             return Route(READ, partial(show_model, model=model), GENERATE, label)
         return None
@@ -89,7 +95,11 @@ class _ModelCall:
 
 
 class _TokenCount:
-    """`POST …:countTokens`: the gateway's own estimate, as limits take it. It calls no provider and costs nothing."""
+    """`POST …:countTokens`: asked of a provider that has the same call, else estimated as limits are.
+
+    The estimate costs nothing and needs no room in any limit. It is also the answer where a budget does not let a call
+    pass whose cost nobody knows beforehand.
+    """
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -100,30 +110,26 @@ class _TokenCount:
         require_json(inbound)
         limit = gateway.snapshot.request_body_limit
         body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
-        exchange.head = parse_head(GENERATE, body, model=self._model)
-        alias = gateway.snapshot.aliases.get(self._model)
-        if alias is None:
-            raise _no_model(self._model)
-        if not _may_call(key, alias):
-            raise PermissionDeniedError(
-                f"API key '{key.name}' may not use the model '{self._model}'. Ask an admin to allow it.",
-                code="model_not_allowed",
-                param="model",
-            )
-        if not alias.targets:
-            raise BadRequestError(f"The model '{self._model}' leads nowhere; ask an admin.", param="model")
+        inbound.body = body
+        exchange.head = parse_head(_COUNT, body, model=self._model)
+        now = gateway.clock.time()
+        _, targets = Router().route(gateway.snapshot, key, self._model, GENERATE, now=now)
+        able = next((each for each in targets if GENERATE.name in each.adapter.dialects()), None)
+        if able is not None:
+            verbatim = Verbatim("/models/", ":countTokens")
+            with contextlib.suppress(BudgetExceededError):
+                await call_model(gateway, exchange, Named(self._model, None, able.provider, verbatim))
+                return
         exchange.is_listing = True
-        tokens = estimated_input(body, alias.targets[0].deployment)
-        await exchange.responder.json(200, {"totalTokens": tokens})
+        await exchange.responder.json(200, {"totalTokens": estimated_input(body, targets[0])}, _ESTIMATED)
 
 
 async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
     """`GET …/models`: the aliases that this key may call, in pages."""
     exchange.responder.dialect = GENERATE
-    key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
+    allowed = await callable_models(gateway, exchange)
     exchange.is_listing = True
     size, start = _page(exchange.query)
-    allowed = [alias for alias in gateway.snapshot.aliases.values() if _may_call(key, alias)]
     page: JSONObject = {"models": [model_page(alias) for alias in allowed[start : start + size]]}
     if start + size < len(allowed):
         page["nextPageToken"] = str(start + size)
@@ -133,10 +139,7 @@ async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
 async def show_model(gateway: Gateway, exchange: HttpExchange, model: str) -> None:
     """`GET …/models/M`."""
     exchange.responder.dialect = GENERATE
-    key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
-    alias = gateway.snapshot.aliases.get(model)
-    if alias is None or not _may_call(key, alias):
-        raise _no_model(model)
+    alias = await callable_model(gateway, exchange, model)
     exchange.is_listing = True
     await exchange.responder.json(200, model_page(alias))
 
@@ -146,7 +149,7 @@ def model_page(alias: Alias) -> JSONObject:
     targets = [target.deployment for target in alias.targets]
     methods: list[str] = []
     for dialect, names in (
-        (GENERATE, ("generateContent", "streamGenerateContent", _COUNT)),
+        (GENERATE, ("generateContent", "streamGenerateContent", _COUNT_METHOD)),
         (_BATCH, ("embedContent", "batchEmbedContents")),
     ):
         if any(deployment.adapter.dialect_for(dialect) is not None for deployment in targets):

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from billing.money import PICO_PER_USD
+from llmgateway.pipeline.snapshot import BudgetRule
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
@@ -164,13 +166,30 @@ async def test_an_embedding_reaches_either_kind_of_provider() -> None:
     assert (native.row["usage_source"], other.row["input"]) == ("estimated", 2)
 
 
-async def test_tokens_are_estimated_without_asking_anybody() -> None:
+async def test_tokens_are_counted_by_a_provider_that_has_the_same_call() -> None:
+    place = house(Reply.json({"totalTokens": 7}))
+    body = {"generateContentRequest": {"model": "models/flash", **HELLO}}
+
+    response = await place.post("/v1beta/models/flash:countTokens", body)
+
+    assert response.json() == {"totalTokens": 7}
+    assert str(place.upstream.requests[0].url) == "http://google.test/v1beta/models/gemini-9-flash:countTokens"
+    assert place.upstream.bodies[0]["generateContentRequest"]["model"] == "models/gemini-9-flash"
+    assert (place.row["cost_pico_usd"], place.row["usage_source"]) == (0, "none")
+
+
+async def test_tokens_are_estimated_where_nobody_counts_them_or_a_budget_is_strict_about_it() -> None:
     place = house()
+    budget = BudgetRule(1, "day", "key", "1", "day", PICO_PER_USD, "UTC")
+    poor = house(who=key(budgets=(budget,)))
 
-    response = await place.post("/v1beta/models/flash:countTokens", HELLO)
+    elsewhere = await place.post("/v1beta/models/gpt:countTokens", HELLO)
+    budgeted = await poor.post("/v1beta/models/flash:countTokens", HELLO)
 
-    assert response.json()["totalTokens"] > 0
-    assert place.upstream.requests == []
+    for response in (elsewhere, budgeted):
+        assert response.json()["totalTokens"] > 0
+        assert response.headers["x-gateway-token-count"] == "estimated"
+    assert place.upstream.requests == poor.upstream.requests == []
     assert place.ledger.closed == []
 
 

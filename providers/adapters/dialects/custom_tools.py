@@ -70,6 +70,8 @@ def free_text(arguments: str) -> str:
 
 def with_custom_calls(reply: Reply, names: frozenset[str]) -> Reply:
     """`reply` whose calls of the tools called `names` are free text."""
+    if not names:
+        return reply
     choices = [
         _replace(each, blocks=tuple(_custom_block(block, names) for block in each.blocks)) for each in reply.choices
     ]

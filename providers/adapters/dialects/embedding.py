@@ -34,6 +34,11 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
         return False
 
     @property
+    def tools(self) -> tuple[()]:
+        """There is nobody to call any."""
+        return ()
+
+    @property
     def max_output_tokens(self) -> None:
         """There is no output to cap."""
         return
