@@ -16,6 +16,7 @@ from providers.adapters.types import ErrorKind, Headers, JSONObject
 
 class Azure(OpenAICompatible):
     name = "azure"
+    extensions = frozenset({"developer"})
     provider_name = "azure.ai.openai"
     api_key_variables = ("AZURE_OPENAI_API_KEY",)
     base_url_parameters = frozenset({"api-version"})

@@ -12,6 +12,8 @@ from providers.adapters.types import ErrorKind, JSONObject, Operation, Usage
 class DeepSeek(OpenAICompatible):
     name = "deepseek"
     base_url = "https://api.deepseek.com/v1"
+    # https://api-docs.deepseek.com/guides/thinking_mode: calls of tools are refused without the thoughts before them.
+    extensions = frozenset({"reasoning_content", "reasoning_effort", "thinking"})
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})
     chat_output_caps = ("max_tokens",)
 

@@ -11,6 +11,7 @@ from providers.adapters.types import ErrorKind, JSONObject, Operation
 class Fireworks(OpenAICompatible):
     name = "fireworks"
     base_url = "https://api.fireworks.ai/inference/v1"
+    extensions = frozenset({"top_k"})
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS}
     )

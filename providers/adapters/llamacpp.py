@@ -11,6 +11,7 @@ from providers.adapters.types import ErrorKind, Operation
 class LlamaCpp(OpenAICompatible):
     name = "llamacpp"
     base_url = "http://127.0.0.1:8080/v1"
+    extensions = frozenset({"top_k"})
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS}
     )

@@ -11,6 +11,7 @@ from providers.adapters.types import ErrorKind, JSONObject, Operation
 class OpenRouter(OpenAICompatible):
     name = "openrouter"
     base_url = "https://openrouter.ai/api/v1"
+    extensions = frozenset({"cache_control", "reasoning_details", "top_k"})
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
     reported_cost_field = "cost"
     # https://openrouter.ai/docs/api-reference/errors: the code repeats the status, also inside streams.

@@ -15,6 +15,7 @@ from providers.adapters.types import JSONObject, Operation, Usage
 class Perplexity(OpenAICompatible):
     name = "perplexity"
     base_url = "https://api.perplexity.ai"
+    extensions = frozenset({"top_k"})
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})
     chat_output_caps = ("max_tokens",)
     reported_cost_field = "cost"

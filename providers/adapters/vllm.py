@@ -8,6 +8,7 @@ from providers.adapters.types import ErrorKind, JSONObject
 
 class VLLM(OpenAICompatible):
     name = "vllm"
+    extensions = frozenset({"top_k"})
 
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:
         # It has no code for this, only words.

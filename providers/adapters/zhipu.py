@@ -17,6 +17,8 @@ EARLY_S = 300
 class Zhipu(OpenAICompatible):
     name = "zhipu"
     base_url = "https://open.bigmodel.cn/api/paas/v4"
+    # https://docs.bigmodel.cn/cn/guide/capabilities/thinking-mode: thoughts must come back with the results of tools.
+    extensions = frozenset({"reasoning_content", "thinking"})
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.EMBEDDINGS})
     api_key_variables = ("GLM_API_KEY",)
     # https://docs.bigmodel.cn/cn/api/api-code: out of money, prompt too long, unsafe content.

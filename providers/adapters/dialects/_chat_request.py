@@ -137,7 +137,7 @@ def write_request(conversation: Conversation, limits: Limits) -> Written:
         if (choice := write_choice(conversation)) is not None:
             body["tool_choice"] = choice
     _write_settings(body, conversation, limits)
-    dropped += _write_thinking(body, conversation.thinking, limits)
+    _write_thinking(body, conversation.thinking, limits.extensions)
     dropped += _write_optional(body, conversation, limits)
     return Written(msgspec.json.encode(body), tuple(dict.fromkeys(dropped)))
 
@@ -167,21 +167,23 @@ def _written_format(wanted: OutputFormat) -> JSONObject:
     return {"type": "text" if wanted.kind == "text" else "json_object"}
 
 
-def _write_thinking(body: JSONObject, thinking: Thinking | None, limits: Limits) -> list[str]:
-    """Returns what was left out."""
+def _write_thinking(body: JSONObject, thinking: Thinking | None, extensions: frozenset[str]) -> None:
     if thinking is None:
-        return []
-    if "thinking" in limits.extensions:
-        if thinking.budget_tokens == 0 or thinking.effort == "none":
-            body["thinking"] = {"type": "disabled"}
-            return []
-        if thinking.budget_tokens is not None and thinking.budget_tokens > 0:
-            body["thinking"] = {"type": "enabled", "budget_tokens": thinking.budget_tokens}
-            return []
-        body["thinking"] = {"type": "enabled"}
-    if effort := effort_of(thinking):
+        return
+    effort = effort_of(thinking)
+    if "thinking" not in extensions:
+        if effort:
+            body["reasoning_effort"] = effort
+        return
+    # These have a switch, and some of them a word or a number beside it.
+    if effort == "none":
+        body["thinking"] = {"type": "disabled"}
+        return
+    body["thinking"] = {"type": "enabled"}
+    if "budget_tokens" in extensions and (thinking.budget_tokens or 0) > 0:
+        body["thinking"]["budget_tokens"] = thinking.budget_tokens
+    if "reasoning_effort" in extensions and effort:
         body["reasoning_effort"] = effort
-    return []
 
 
 def _write_optional(body: JSONObject, conversation: Conversation, limits: Limits) -> list[str]:

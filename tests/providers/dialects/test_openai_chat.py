@@ -188,9 +188,19 @@ def test_every_way_to_ask_for_thoughts_is_read(fields: dict[str, Any], expected:
         (Thinking(budget_tokens=10_000), (), {"reasoning_effort": "medium"}),
         (Thinking(budget_tokens=-1), (), {}),
         (Thinking("high"), (), {"reasoning_effort": "high"}),
-        (Thinking(budget_tokens=10_000), ("thinking",), {"thinking": {"type": "enabled", "budget_tokens": 10_000}}),
+        (Thinking(budget_tokens=10_000), ("thinking",), {"thinking": {"type": "enabled"}}),
+        (
+            Thinking(budget_tokens=10_000),
+            ("thinking", "budget_tokens"),
+            {"thinking": {"type": "enabled", "budget_tokens": 10_000}},
+        ),
         (Thinking("none"), ("thinking",), {"thinking": {"type": "disabled"}}),
-        (Thinking("low"), ("thinking",), {"thinking": {"type": "enabled"}, "reasoning_effort": "low"}),
+        (Thinking(budget_tokens=0), ("thinking",), {"thinking": {"type": "disabled"}}),
+        (
+            Thinking("low"),
+            ("thinking", "reasoning_effort"),
+            {"thinking": {"type": "enabled"}, "reasoning_effort": "low"},
+        ),
     ],
 )
 def test_thoughts_are_asked_for_in_the_providers_words(
