@@ -11,6 +11,7 @@ import orjson
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.encodings import decoded, encoding_of
 from llmgateway.pipeline.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -149,6 +150,8 @@ def _verbatim(request: ModelRequest, deployment: Deployment) -> Verbatim | None:
 async def _first_piece(call: Call, deployment: Deployment, answer: UpstreamAnswer, sent: Outgoing) -> Answer | Failure:
     status = call.progress.upstream_status = answer.status
     headers = headers_for_client(answer.headers)
+    if encoding := encoding_of(headers):
+        answer, headers = decoded(answer, headers, encoding)
     if status < 400 and sent.dialect.is_stream(_content_type(headers)):
         pieces = aiter(_pieces(answer))
         first = await anext(pieces, b"")
