@@ -135,10 +135,12 @@ def read_usage(raw: JSONObject) -> Usage:
     details, thoughts = member(raw, "cache_creation"), member(raw, "output_tokens_details")
     short, long = count(details, "ephemeral_5m_input_tokens"), count(details, "ephemeral_1h_input_tokens")
     thinking = count(thoughts, "thinking_tokens")
-    consistent = thinking <= output and (not details or written == short + long or not raw.get(_WRITTEN))
-    if not consistent or not details:
-        # Details that do not add up to their total cannot be split: bill the totals, flag the row.
-        short, long, thinking = written, 0, min(thinking, output) if consistent else 0
+    splits = not raw.get("cache_creation_input_tokens") or written == short + long
+    # Details that do not add up to their total cannot be split: bill the totals, flag the row.
+    if not details or not splits:
+        short, long = written, 0
+    consistent = (splits or not details) and thinking <= output
+    thinking = thinking if thinking <= output else 0
     usage = Usage(
         input=count(raw, "input_tokens"),
         cache_read=count(raw, "cache_read_input_tokens"),
@@ -150,9 +152,6 @@ def read_usage(raw: JSONObject) -> Usage:
         units=search_units(tools) if isinstance(tools := raw.get("server_tool_use"), dict) else (),
     )
     return _with_compaction(usage, raw)
-
-
-_WRITTEN = "cache_creation_input_tokens"
 
 
 def _with_compaction(usage: Usage, raw: JSONObject) -> Usage:

@@ -156,6 +156,15 @@ def test_what_is_no_message_is_no_answer(body: bytes) -> None:
         ),
         (
             {
+                "cache_creation_input_tokens": 7,
+                "cache_creation": {"ephemeral_1h_input_tokens": 7},
+                "output_tokens": 4,
+                "output_tokens_details": {"thinking_tokens": 5},
+            },
+            Usage(cache_write_1h=7, output=4, consistent=False),
+        ),
+        (
+            {
                 "input_tokens": 3,
                 "output_tokens": 4,
                 "iterations": [
