@@ -145,6 +145,18 @@ class ModelAlias(Named):
 
     strategy = models.CharField(max_length=16, choices=Strategy.choices, default=Strategy.WEIGHTED)
     enabled = models.BooleanField(default=True)
+    retires_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="From then on calls are answered 404 `model_retired`. Until then answers announce it in their headers.",
+    )
+    replacement = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        validators=[validate_name],
+        help_text="The model that applications should call in its place; named in those answers.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     if TYPE_CHECKING:
@@ -156,6 +168,12 @@ class ModelAlias(Named):
         ordering = ("name",)
         verbose_name = "model alias"
         verbose_name_plural = "model aliases"
+
+    def clean(self) -> None:
+        if self.replacement and self.replacement == self.name:
+            raise ValidationError({"replacement": "A model cannot replace itself; name another one."})
+        if self.replacement and self.retires_at is None:
+            raise ValidationError({"retires_at": "Say when the model retires, or clear its replacement."})
 
 
 class AliasTarget(models.Model):

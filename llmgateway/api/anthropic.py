@@ -9,12 +9,13 @@ from urllib.parse import parse_qs
 from llmgateway.api.calls import Named, call_model, parse_head
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, require_json
+from llmgateway.api.listing import callable_model, callable_models
 from llmgateway.api.routes import CALL, Route
-from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError, NotFoundError
+from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.routing import Router
-from llmgateway.pipeline.snapshot import Alias, Deployment, Key
+from llmgateway.pipeline.snapshot import Alias, Deployment
 from llmgateway.pipeline.terms import estimated_input
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import JSONObject
@@ -71,11 +72,12 @@ def is_client(exchange: HttpExchange) -> bool:
 
 async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
     """`GET /v1/models`: the aliases that this key may call, in pages."""
-    key = await _begin(gateway, exchange)
-    names = [alias.name for alias in gateway.snapshot.aliases.values() if _may_call(key, alias)]
+    _begin(exchange)
+    models = {alias.name: alias for alias in await callable_models(gateway, exchange)}
+    names = list(models)
     page = _page(names, exchange.query)
     answer: JSONObject = {
-        "data": [_model(gateway.snapshot.aliases[name]) for name in page],
+        "data": [_model(models[name]) for name in page],
         "has_more": bool(page) and page[-1] != names[-1],
         "first_id": page[0] if page else None,
         "last_id": page[-1] if page else None,
@@ -86,27 +88,15 @@ async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
 
 async def show_model(gateway: Gateway, exchange: HttpExchange, name: str) -> None:
     """`GET /v1/models/{id}`."""
-    key = await _begin(gateway, exchange)
-    alias = gateway.snapshot.aliases.get(name)
-    if alias is None or not _may_call(key, alias):
-        raise NotFoundError(
-            f"The model '{name}' does not exist or is not allowed for this key. GET /v1/models lists those that are.",
-            code="model_not_found",
-            param="model",
-        )
+    _begin(exchange)
+    alias = await callable_model(gateway, exchange, name)
     exchange.is_listing = True
     await exchange.responder.json(200, _model(alias))
 
 
-async def _begin(gateway: Gateway, exchange: HttpExchange) -> Key:
+def _begin(exchange: HttpExchange) -> None:
     exchange.responder.dialect = MESSAGES
     exchange.responder.tell_request_id(exchange.request_id)
-    key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
-    return key
-
-
-def _may_call(key: Key, alias: Alias) -> bool:
-    return key.models is None or alias.name in key.models
 
 
 def _model(alias: Alias) -> JSONObject:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from llmgateway.api import gemini
+from llmgateway.api import anthropic, gemini
 from llmgateway.api.calls import call_model
 from llmgateway.api.exchange import HttpExchange
+from llmgateway.api.listing import callable_model, callable_models
 from llmgateway.api.routes import CALL, READ, Route
-from llmgateway.pipeline.errors import NotFoundError
 from llmgateway.pipeline.gateway import Gateway
-from llmgateway.pipeline.snapshot import Alias, Key
+from llmgateway.pipeline.snapshot import Alias
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import JSONObject
 
@@ -40,9 +40,11 @@ async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
     if exchange.inbound.key_header == gemini.KEY_HEADER:
         await gemini.list_models(gateway, exchange)
         return
-    key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
+    if anthropic.is_client(exchange):
+        await anthropic.list_models(gateway, exchange)
+        return
+    allowed = [_model(alias) for alias in await callable_models(gateway, exchange)]
     exchange.is_listing = True
-    allowed = [_model(alias) for alias in gateway.snapshot.aliases.values() if _may_call(key, alias)]
     await exchange.responder.json(200, {"object": "list", "data": allowed})
 
 
@@ -51,21 +53,12 @@ async def retrieve_model(gateway: Gateway, exchange: HttpExchange) -> None:
     if exchange.inbound.key_header == gemini.KEY_HEADER:
         await gemini.show_model(gateway, exchange, exchange.path.removeprefix("/v1/models/"))
         return
-    key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
-    name = exchange.path.removeprefix("/v1/models/")
-    alias = gateway.snapshot.aliases.get(name)
-    if alias is None or not _may_call(key, alias):
-        raise NotFoundError(
-            f"The model '{name}' does not exist or is not allowed for this key. GET /v1/models lists those that are.",
-            code="model_not_found",
-            param="model",
-        )
+    if anthropic.is_client(exchange):
+        await anthropic.show_model(gateway, exchange, exchange.path.removeprefix("/v1/models/"))
+        return
+    alias = await callable_model(gateway, exchange, exchange.path.removeprefix("/v1/models/"))
     exchange.is_listing = True
     await exchange.responder.json(200, _model(alias))
-
-
-def _may_call(key: Key, alias: Alias) -> bool:
-    return key.models is None or alias.name in key.models
 
 
 def _model(alias: Alias) -> JSONObject:

@@ -69,6 +69,8 @@ class AliasEntry(Entry):
     name: str
     strategy: str
     targets: list[TargetEntry]
+    retires_at: datetime | None
+    replacement: str
     enabled: bool | None
     limits: list[LimitEntry]
     budgets: list[BudgetEntry]
@@ -81,10 +83,10 @@ class PriceEntry(Entry):
     effective_from: datetime
     figures: dict[str, int | None]
     """By column of `Price`, in pico-dollars per token; `request` per request."""
-    source: str | None
-
     units: dict[str, int]
     """Pico-dollars of what is not counted in tokens, by unit."""
+    source: str | None
+
 
 @dataclass(slots=True, kw_only=True)
 class NetworkListEntry(Entry):

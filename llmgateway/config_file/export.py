@@ -178,7 +178,16 @@ def _deployment(row: Deployment) -> Object:
 
 def _alias(row: ModelAlias) -> Object:
     targets = [{"deployment": target.deployment.name, "weight": target.weight} for target in row.targets.all()]
-    return _said({"strategy": row.strategy, "targets": targets, "enabled": row.enabled, **_rules(row)})
+    return _said(
+        {
+            "strategy": row.strategy,
+            "targets": targets,
+            "retires_at": _moment(row.retires_at),
+            "replacement": row.replacement,
+            "enabled": row.enabled,
+            **_rules(row),
+        }
+    )
 
 
 def _price(row: Price) -> Object:
@@ -189,6 +198,7 @@ def _price(row: Price) -> Object:
         "effective_from": _moment(row.effective_from),
         **{bucket: plain(usd_per_million(figure)) for bucket, figure in figures.items() if figure is not None},
         **({"request": plain(usd(row.request))} if row.request else {}),
+        **({"units": units_in_usd(row.units)} if row.units else {}),
         **({"source": _text(row.source)} if row.source else {}),
     }
 
@@ -198,7 +208,6 @@ def _team(row: Team) -> Object:
         {
             "time_zone": row.time_zone,
             **_rules(row),
-        **({"units": units_in_usd(row.units)} if row.units else {}),
             "members": [_member(membership) for membership in row.memberships.all()],
         }
     )

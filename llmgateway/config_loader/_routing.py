@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,8 +11,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from billing.models import TOKEN_BUCKETS, Price
 from billing.pricing import PriceVersion
-from llmgateway.config_loader._budgets import load_place_budgets
 from billing.unit_prices import unit_prices
+from llmgateway.config_loader._budgets import load_place_budgets
 from llmgateway.config_loader._limits import load_place_limits
 from llmgateway.config_loader._quotas import PlaceQuotas
 from llmgateway.config_loader._settings import LiveSettings
@@ -165,8 +166,8 @@ def _price_version(row: dict[str, Any]) -> PriceVersion:
         reasoning=bucket("reasoning", "output"),
         audio_output=bucket("audio_output", "output"),
         request=row["request"],
-    )
         units=unit_prices(row["units"]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +249,10 @@ def _load_aliases(deployments: dict[int, Deployment], rules: _Rules, problems: l
         if deployment is not None:
             targets.setdefault(row.alias_id, []).append(Target(deployment, row.weight))
     aliases = {}
-    columns = ("id", "name", "strategy", as_text("created_at"))
-    for alias_id, name, strategy, created_at in ModelAlias.objects.filter(enabled=True).values_list(*columns):
+    columns = ("id", "name", "strategy", "replacement", as_text("created_at"), as_text("retires_at"))
+    for alias_id, name, strategy, replacement, created_at, retires_at in ModelAlias.objects.filter(
+        enabled=True
+    ).values_list(*columns):
         owner = f"alias:{alias_id}"
         aliases[name] = Alias(
             id=alias_id,
@@ -259,8 +262,21 @@ def _load_aliases(deployments: dict[int, Deployment], rules: _Rules, problems: l
             targets=tuple(targets.get(alias_id, ())),
             limits=rules.limits.all_of(owner),
             budgets=rules.budgets.all_of(owner),
+            retires_at=_retires(retires_at, alias_id, name, problems),
+            replacement=replacement,
         )
     return aliases
+
+
+def _retires(text: str | None, alias_id: int, name: str, problems: list[ConfigProblem]) -> float | None:
+    """A date that cannot be read is long past: what was meant to end must not go on unnoticed."""
+    try:
+        moment = epoch(text)
+    except (ValueError, OverflowError):
+        message = "the moment of its retirement cannot be read, so it counts as retired; enter it again."
+        problems.append(ConfigProblem("providers_modelalias", str(alias_id), f"alias {name}", message))
+        return 0.0
+    return None if moment == math.inf else moment
 
 
 def _created(text: str, alias_id: int, name: str, problems: list[ConfigProblem]) -> int:

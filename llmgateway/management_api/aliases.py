@@ -1,4 +1,4 @@
-"""Model aliases and where they lead, to be read."""
+"""Model aliases and where they lead: to be read, switched off and retired."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from typing import Any
 
 import django_filters
 from django.db.models import Prefetch, QuerySet
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
 
+from llmgateway.management_api.fields import StrictModel
 from llmgateway.management_api.principals import Reach
-from llmgateway.management_api.resource import Readable
+from llmgateway.management_api.resource import Readable, writes
 from providers.models import AliasTarget, ModelAlias
 
 
@@ -24,12 +28,20 @@ class TargetSerializer(serializers.ModelSerializer[AliasTarget]):
         fields = ("deployment", "provider", "model", "enabled", "weight", "position")
 
 
-class ModelSerializer(serializers.ModelSerializer[ModelAlias]):
+class ModelSerializer(StrictModel[ModelAlias]):
     targets = TargetSerializer(many=True, read_only=True)
 
     class Meta:
         model = ModelAlias
-        fields = ("id", "name", "strategy", "enabled", "created_at", "targets")
+        fields = ("id", "name", "strategy", "enabled", "retires_at", "replacement", "created_at", "targets")
+        read_only_fields = ("id", "name", "strategy", "created_at")
+
+    def update(self, instance: ModelAlias, validated_data: dict[str, Any]) -> ModelAlias:
+        for column, value in validated_data.items():
+            setattr(instance, column, value)
+        instance.full_clean()
+        instance.save(update_fields=list(validated_data))
+        return instance
 
 
 class ModelFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
@@ -44,7 +56,7 @@ class ModelViewSet(Readable[ModelAlias]):
     """The model names that applications call, and the deployments that may answer."""
 
     serializer_class = ModelSerializer
-    read_scope = "models:read"
+    read_scope, write_scope = "models:read", "models:write"
     filterset_class = ModelFilters
     search_fields = ("name",)
     ordering_fields = ("name", "created_at", "id")
@@ -53,3 +65,13 @@ class ModelViewSet(Readable[ModelAlias]):
     def rows(self, reach: Reach) -> QuerySet[ModelAlias]:
         targets: QuerySet[Any] = AliasTarget.objects.select_related("deployment__provider")
         return ModelAlias.objects.prefetch_related(Prefetch("targets", targets))
+
+    @extend_schema(request=ModelSerializer(partial=True), responses=ModelSerializer)
+    @writes
+    def partial_update(self, request: Request, /, **kwargs: Any) -> Response:
+        """Switch a model off or on, or say when it retires and what replaces it."""
+        alias = self.locked()
+        serializer = self.get_serializer(alias, data=request.data, partial=True)
+        serializer.is_valid(raise_exception=True)
+        serializer.save()
+        return self.shown(alias)

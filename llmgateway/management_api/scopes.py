@@ -67,6 +67,13 @@ _ALL = (
     ),
     Scope("usage:read", "see the ledger and its sums", ("billing.view_usagerecord",)),
     Scope("models:read", "see model aliases and their targets", ("providers.view_modelalias",)),
+    Scope(
+        "models:write",
+        "switch model aliases off and retire them",
+        ("providers.change_modelalias",),
+        frozenset(),
+        in_one_team=False,
+    ),
 )
 
 SCOPES = {scope.name: scope for scope in _ALL}

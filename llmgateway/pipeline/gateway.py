@@ -150,7 +150,7 @@ class Gateway:
     async def _admitted(self, request: ModelRequest, key: Key, presence: Presence) -> Call:
         snapshot, clock = self.snapshot, self.clock
         alias, candidates = self._router.route(
-            snapshot, key, request.head.model, request.dialect, provider=request.provider
+            snapshot, key, request.head.model, request.dialect, now=clock.time(), provider=request.provider
         )
         routed = clock.monotonic()
         rules = self._rules.of(request, key, alias)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from functools import lru_cache
 
 from billing.money import exact_usd
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.header_lines import HeaderLines, line
 from llmgateway.pipeline.refusals import limit_lines
+from llmgateway.pipeline.snapshot import Alias
 
 
 def gateway_lines(call: Call) -> HeaderLines:
@@ -20,7 +22,7 @@ def gateway_lines(call: Call) -> HeaderLines:
         b"%bx-gateway-attempts: %d\r\n%b"
         b"server-timing: auth;dur=%.3f, route;dur=%.3f, admit;dur=%.3f, ledger;dur=%.3f, upstream;dur=%.3f\r\n%b"
     ) % (
-        _origin_lines(call.alias.name, provider, name),
+        _origin_lines(call.alias.name, provider, name) + _retirement_lines(call.alias),
         len(progress.attempts) + call.running,
         limit_lines(call.reservation),
         phases["auth"] * 1000,
@@ -38,6 +40,17 @@ def _origin_lines(alias: str, provider: str, deployment: str) -> HeaderLines:
     if deployment:
         lines += line(b"x-gateway-provider", provider.encode()) + line(b"x-gateway-deployment", deployment.encode())
     return lines
+
+
+def _retirement_lines(alias: Alias) -> HeaderLines:
+    """That the model will not be answered for much longer: `sunset` is RFC 8594's."""
+    return b"" if alias.retires_at is None else _sunset_lines(alias.retires_at, alias.replacement)
+
+
+@lru_cache(maxsize=4096)
+def _sunset_lines(retires_at: float, replacement: str) -> HeaderLines:
+    lines = line(b"sunset", formatdate(retires_at, usegmt=True).encode())
+    return lines + line(b"x-gateway-model-replacement", replacement.encode()) if replacement else lines
 
 
 def usage_lines(call: Call) -> HeaderLines:

@@ -42,7 +42,7 @@ class Router:
         self._natives = Natives(())
 
     def route(
-        self, snapshot: Snapshot, key: Key, model: str, dialect: Dialect, *, provider: str = ""
+        self, snapshot: Snapshot, key: Key, model: str, dialect: Dialect, *, now: float, provider: str = ""
     ) -> tuple[Alias, tuple[Deployment, ...]]:
         """The alias called `model` and its deployments that can answer, in the order in which to try them.
 
@@ -50,14 +50,14 @@ class Router:
         does not understand goes to this provider alone.
 
         Raises:
-            NotFoundError: there is no such alias.
+            NotFoundError: there is no such alias, or it has retired by `now` (seconds since the epoch).
             PermissionDeniedError: the key may not call it.
             BadRequestError: none of its deployments can be asked for what comes in `dialect`.
             NoTargetAvailableError: none can be called now.
         """
         alias = snapshot.aliases.get(model)
         if alias is None and provider:
-            alias = self._natives_of(snapshot).alias(provider, model, key, snapshot.aliases)
+            alias = self._natives_of(snapshot).alias(provider, model, key, snapshot.aliases, now=now)
         if alias is None:
             raise NotFoundError(
                 f"The model '{model}' does not exist. GET /v1/models lists the models of this key.",
@@ -70,6 +70,7 @@ class Router:
                 code="model_not_allowed",
                 param="model",
             )
+        check_in_service(alias, now)
         ordered = self._order(alias)
         if dialect.operation is Operation.PASSTHROUGH:
             ordered = tuple([deployment for deployment in ordered if deployment.provider == provider])
@@ -89,6 +90,18 @@ class Router:
         return balancer.order()
 
 
+def check_in_service(alias: Alias, now: float) -> None:
+    """Raises NotFoundError for an alias that has retired; the error names what replaces it."""
+    if not alias.is_retired(now):
+        return
+    instead = (
+        f"Call '{alias.replacement}' in its place."
+        if alias.replacement
+        else "GET /v1/models lists those that there are."
+    )
+    raise NotFoundError(f"The model '{alias.name}' has been retired. {instead}", code="model_retired", param="model")
+
+
 class Natives:
     """The models of providers by their own names, for requests under a native prefix."""
 
@@ -100,7 +113,7 @@ class Natives:
             for model in (deployment.model, ""):
                 self._add(deployment, model)
 
-    def alias(self, provider: str, model: str, key: Key, aliases: Mapping[str, Alias]) -> Alias | None:
+    def alias(self, provider: str, model: str, key: Key, aliases: Mapping[str, Alias], *, now: float) -> Alias | None:
         """The deployments of `provider`'s `model` as an alias; of all its models, if the request names none.
 
         For a key whose models are listed it is one of those that are listed, as far as it leads there.
@@ -108,7 +121,8 @@ class Natives:
         found = self._aliases.get((provider, model))
         if found is None or key.models is None:
             return found
-        allowed = sorted(name for name in key.models if name in aliases)
+        # One that has retired comes last: it would be refused though another leads there too.
+        allowed = sorted(key.models & aliases.keys(), key=lambda name: (aliases[name].is_retired(now), name))
         return next((part for name in allowed if (part := self._part(aliases[name], found)) is not None), None)
 
     def _part(self, alias: Alias, native: Alias) -> Alias | None:

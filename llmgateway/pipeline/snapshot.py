@@ -268,6 +268,14 @@ class Alias:
     limits: tuple[Limit, ...] = ()
     """Of the alias itself, whoever calls it."""
     budgets: tuple[BudgetRule, ...] = ()
+    retires_at: float | None = None
+    """Seconds since the epoch: from then on it is not answered for. None: it stays."""
+    replacement: str = ""
+    """The model to call in its place; empty: none is named."""
+
+    def is_retired(self, now: float) -> bool:
+        """Whether it is not answered for any more, as of `now` (seconds since the epoch)."""
+        return self.retires_at is not None and now >= self.retires_at
 
 
 @dataclass(frozen=True, slots=True)

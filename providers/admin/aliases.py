@@ -24,11 +24,11 @@ class TargetInline(GatewayInline):
 @admin.register(ModelAlias)
 class ModelAliasAdmin(GatewayAdmin):
     empty_text = "An alias is the model name that applications call; its targets are the deployments that answer."
-    list_display = ("name", "strategy", "target_list", "enabled")
+    list_display = ("name", "strategy", "target_list", "retires_at", "enabled")
     list_filter = ("enabled", "strategy")
     search_fields = ("name", "=targets__deployment__name")
     search_help_text = "Part of a name, or the whole name of a deployment."
-    fields = ("name", "strategy", "enabled")
+    fields = ("name", "strategy", "enabled", ("retires_at", "replacement"))
     inlines = (TargetInline, AliasLimitInline, AliasBudgetInline)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelAlias]:

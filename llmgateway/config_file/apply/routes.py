@@ -172,7 +172,12 @@ def _apply_alias(session: Session, entry: AliasEntry) -> bool:
         for target in entry.targets
     ]
     row = session.aliases.existing(entry.name) or ModelAlias(name=entry.name)
-    wanted: dict[str, object] = {"strategy": entry.strategy, **_enabled(entry.enabled)}
+    wanted: dict[str, object] = {
+        "strategy": entry.strategy,
+        "retires_at": entry.retires_at,
+        "replacement": entry.replacement,
+        **_enabled(entry.enabled),
+    }
     if not session.put(row, "alias", entry.name, entry, wanted):
         return False
     session.aliases.add(entry.name, row)

@@ -143,12 +143,14 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
 def _read_alias(name: str, reader: FieldReader) -> AliasEntry | None:
     strategy = reader.choice("strategy", ModelAlias.Strategy.values, later=LATER_STRATEGIES, default="weighted")
     targets = _read_targets(reader)
+    retires_at = reader.moment("retires_at")
+    replacement = reader.text("replacement", "")
     enabled = reader.boolean("enabled")
     limits = read_limits(reader, PLACE)
     budgets = read_budgets(reader, PLACE)
     reader.refuse("fallbacks", "rules", "cache", "retries", "health", "sticky")
     reader.finish()
-    if not reader.usable or strategy is None:
+    if not reader.usable or strategy is None or replacement is None:
         return None
     return AliasEntry(
         place=reader.place,
@@ -156,6 +158,8 @@ def _read_alias(name: str, reader: FieldReader) -> AliasEntry | None:
         name=name,
         strategy=strategy,
         targets=targets,
+        retires_at=retires_at,
+        replacement=replacement,
         enabled=enabled,
         limits=limits,
         budgets=budgets,

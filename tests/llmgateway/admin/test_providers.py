@@ -154,6 +154,19 @@ def test_an_alias_is_added_with_weighted_targets(owner: Client, world: World) ->
     assert "acme-small 100 %" in page
 
 
+def test_an_alias_retires_in_favour_of_another(owner: Client, world: World) -> None:
+    form = {"name": "coder", "strategy": "weighted", "enabled": "on", "replacement": "coder", **_targets()}
+    url = reverse("admin:providers_modelalias_add")
+
+    refused = owner.post(url, form | {"retires_at_0": "2027-01-31", "retires_at_1": "00:00:00"})
+    owner.post(url, form | {"retires_at_0": "2027-01-31", "retires_at_1": "00:00:00", "replacement": "small"})
+
+    assert _errors(refused) == {"replacement": ["A model cannot replace itself; name another one."]}
+    alias = ModelAlias.objects.get(name="coder")
+    assert alias.replacement == "small"
+    assert alias.retires_at is not None
+
+
 @pytest.mark.parametrize(("weights", "message"), [(("0",), "greater than or equal to 1"), (("1", "2"), "duplicate")])
 def test_targets_that_make_no_sense_are_refused(
     owner: Client, world: World, weights: tuple[str, ...], message: str

@@ -233,6 +233,27 @@ def test_the_targets_of_an_alias_are_exactly_those_listed() -> None:
     assert [(row.deployment.name, row.weight) for row in AliasTarget.objects.all()] == [("b", 3)]
 
 
+def test_an_alias_retires_and_the_export_says_so() -> None:
+    retiring = ROUTES.replace("[{deployment: a}]", "[{deployment: a}], retires_at: 2027-01-31, replacement: other")
+    assert retiring != ROUTES
+
+    load(retiring)
+
+    row = ModelAlias.objects.get()
+    assert (row.retires_at, row.replacement) == (datetime(2027, 1, 31, tzinfo=UTC), "other")
+    assert load(retiring).changes == []
+    assert "replacement: other" in export_text()
+    load(ROUTES)
+    row.refresh_from_db()
+    assert (row.retires_at, row.replacement) == (None, "")
+
+
+def test_a_replacement_needs_a_date() -> None:
+    (told,) = problems(ROUTES.replace("[{deployment: a}]", "[{deployment: a}], replacement: other"))
+
+    assert "Say when the model retires" in told
+
+
 def test_the_order_of_targets_is_kept() -> None:
     both = "[{deployment: b}, {deployment: a}]"
     load(ROUTES.replace("[{deployment: a}]", both))

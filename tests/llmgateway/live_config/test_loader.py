@@ -246,6 +246,21 @@ class TestRouting:
         assert (target.deployment.provider, target.deployment.problem) == ("acme", "")
         assert abs(alias.created - timezone.now().timestamp()) < 60
 
+    def test_an_alias_retires_at_a_second(self, world: World) -> None:
+        ModelAlias.objects.update(retires_at=NEW_YEAR, replacement="large")
+
+        alias = load_snapshot().aliases["small"]
+
+        assert (alias.retires_at, alias.replacement) == (NEW_YEAR.timestamp(), "large")
+
+    def test_a_retirement_that_cannot_be_read_has_begun(self, world: World) -> None:
+        _write("providers_modelalias", "retires_at", "soon", world.alias.pk)
+
+        snapshot = load_snapshot()
+
+        assert snapshot.aliases["small"].retires_at == 0.0
+        assert "alias small: the moment of its retirement cannot be read" in _messages(snapshot)
+
     def test_the_adapters_address_stands_in(self, world: World) -> None:
         Provider.objects.update(base_url="")
 

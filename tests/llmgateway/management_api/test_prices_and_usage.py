@@ -278,6 +278,36 @@ def test_models_show_where_they_lead(operator: Caller, world: World, django_asse
     ]
 
 
+def test_a_model_is_retired_and_kept(operator: Caller, world: World) -> None:
+    path = f"/models/{world.alias.pk}"
+    end = {"retires_at": "2027-01-31T00:00:00Z", "replacement": "large"}
+
+    response = operator.patch(path, end)
+
+    assert response.status_code == 200
+    assert {name: response.json()[name] for name in end} == end
+    assert ModelAlias.objects.get(pk=world.alias.pk).retires_at == datetime(2027, 1, 31, tzinfo=UTC)
+    assert operator.patch(path, {"retires_at": None, "replacement": ""}).json()["retires_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [({"replacement": "small", "retires_at": "2027-01-31T00:00:00Z"}, "replacement"),
+     ({"replacement": "large"}, "retires_at"), ({"name": "x"}, "name"), ({"retires_at": "soon"}, "retires_at")],
+)  # fmt: skip
+def test_a_retirement_that_makes_no_sense_is_refused(
+    operator: Caller, world: World, wrong: dict[str, str], field: str
+) -> None:
+    response = operator.patch(f"/models/{world.alias.pk}", wrong)
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, field)
+    assert ModelAlias.objects.get(pk=world.alias.pk).replacement == ""
+
+
+def test_who_only_reads_models_cannot_retire_them(caller: Callers, world: World) -> None:
+    assert caller("models:read").patch(f"/models/{world.alias.pk}", {"enabled": False}).status_code == 403
+
+
 def test_teams_are_created_by_who_may(operator: Caller, caller: Callers, world: World) -> None:
     created = operator.post("/teams", {"name": "growth", "time_zone": "Europe/Berlin"})
     wrong = operator.post("/teams", {"name": "x", "time_zone": "Mars"})
