@@ -16,6 +16,7 @@ from llmgateway.api.calls import Named, call_model, parse_head
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, require_json
 from llmgateway.api.listing import callable_model, callable_models
+from llmgateway.api.native import METHODS
 from llmgateway.api.routes import CALL, READ, Route
 from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
@@ -43,6 +44,7 @@ _MODEL = re.compile(r"((?:/([^/]+))?/v1(?:beta|alpha)?/models)/(.+?)(?::(\w+))?"
 _LIST = re.compile(r"/gemini/v1(?:beta|alpha)?/models|/v1(?:beta|alpha)/models")
 _HOME = "/gemini/"
 """Where this surface is, whatever providers there are."""
+_OURS = ("/v1beta/", "/v1alpha/")
 KEY_HEADER = b"x-goog-api-key"
 """Who sends the key in it understands lists in Google's words."""
 _PAGE = 50
@@ -59,8 +61,13 @@ class GeminiSurface:
         self._provider_at = provider_at
 
     def find(self, path: str) -> Route | None:
-        if "/models" not in path:
-            return None
+        found = self._find(path) if "/models" in path else None
+        if found is None and path.startswith(_OURS):
+            # There is nothing, and it is said in Google's words.
+            return Route(METHODS, _nothing, GENERATE, "(other)")
+        return found
+
+    def _find(self, path: str) -> Route | None:
         if _LIST.fullmatch(path):
             return Route(READ, list_models, GENERATE, path)
         found = _MODEL.fullmatch(path)
@@ -165,6 +172,10 @@ def model_page(alias: Alias) -> JSONObject:
 
 def _may_call(key: Key, alias: Alias) -> bool:
     return key.models is None or alias.name in key.models
+
+
+async def _nothing(_: Gateway, exchange: HttpExchange) -> None:
+    raise NotFoundError(f"There is no {exchange.method} {exchange.path}. See the documentation for what there is.")
 
 
 def _no_model(name: str) -> NotFoundError:

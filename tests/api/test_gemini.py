@@ -261,8 +261,70 @@ async def test_a_providers_error_is_its_own() -> None:
     assert (response.status_code, response.json()) == (400, error)
 
 
-@pytest.mark.parametrize("path", ["/v1beta/models/flash:novelMethod", "/elsewhere/v1beta/models/flash:generateContent"])
-async def test_what_nobody_knows_is_not_found(path: str) -> None:
+@pytest.mark.parametrize("path", ["/v1beta/models/flash:novelMethod", "/v1beta/cachedContents", "/v1alpha/x/models"])
+async def test_what_nobody_knows_is_not_found_in_googles_words(path: str) -> None:
     response = await house().post(path, HELLO)
 
-    assert response.status_code == 404
+    assert (response.status_code, response.json()["error"]["status"]) == (404, "NOT_FOUND")
+
+
+async def test_prefixes_of_nobody_are_nobodys() -> None:
+    response = await house().post("/elsewhere/v1beta/models/flash:generateContent", HELLO)
+
+    assert response.json()["error"]["code"] == "unknown_endpoint"
+
+
+def strict(limit_usd_millionths: int) -> Any:
+    """A key whose budget must not be overspent."""
+    limit = limit_usd_millionths * PICO_PER_USD // 1_000_000
+    return key(budgets=(BudgetRule(1, "day", "key", "1", "day", limit, "UTC", strict=True),))
+
+
+@pytest.mark.parametrize(
+    ("config", "cap"),
+    [({}, None), ({"maxOutputTokens": 900_000, "topK": 3}, None), ({"maxOutputTokens": 300}, 300)],
+)
+async def test_a_strict_budget_caps_the_output_where_gemini_has_it(config: dict[str, Any], cap: int | None) -> None:
+    place = house(Reply.json(ANSWER), who=strict(limit_usd_millionths=1))
+
+    response = await place.post("/v1beta/models/flash:generateContent", {**HELLO, "generation_config": config})
+
+    sent = place.upstream.bodies[0]["generation_config"]
+    said = response.headers.get("x-gateway-output-cap")
+    assert sent == {**config, "maxOutputTokens": cap or int(said or 0)}
+    assert (said is None) is (cap is not None)
+    assert place.row["cost_pico_usd"] <= place.row["held_pico_usd"]
+
+
+async def test_a_strict_budget_caps_translated_output_too() -> None:
+    to_gemini = house(Reply.json(ANSWER), who=strict(limit_usd_millionths=1))
+    from_gemini = house(Reply.json(CHAT), who=strict(limit_usd_millionths=1))
+
+    await to_gemini.chat({"model": "flash"})
+    await from_gemini.post("/v1beta/models/gpt:generateContent", HELLO)
+
+    assert to_gemini.upstream.bodies[0]["generationConfig"]["maxOutputTokens"] > 0
+    assert from_gemini.upstream.bodies[0]["max_tokens"] > 0
+
+
+async def test_a_strict_budget_refuses_contents_whose_size_nobody_knows() -> None:
+    place = house(who=strict(limit_usd_millionths=1_000_000))
+    film = {"fileData": {"fileUri": "https://example.org/film.mp4"}}
+
+    response = await place.post("/v1beta/models/flash:generateContent", {"contents": [{"parts": [film]}]})
+
+    assert (response.status_code, response.json()["error"]["status"]) == (402, "RESOURCE_EXHAUSTED")
+    assert response.json()["error"]["details"][0]["reason"] == "cost_not_boundable"
+
+
+async def test_an_error_inside_a_stream_is_seen_and_stands_in_the_ledger() -> None:
+    error = {"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}
+    events = (STREAM[0], f"data: {json.dumps(error)}\r\n\r\n".encode())
+    native, translated = house(Reply.events(*events)), house(Reply.events(*events))
+
+    own = await native.post("/v1beta/models/flash:streamGenerateContent", HELLO)
+    other = await translated.chat({"model": "flash", "stream": True})
+
+    assert own.json()[-1] == error
+    assert "The model is overloaded." in other.text
+    assert native.row["status"] == translated.row["status"] == "failed"
