@@ -27,6 +27,8 @@ def proto(fields: Fields) -> Fields:
     """
     raw: JSONObject = {}
     for name, value in fields.raw.items():
+        if value is None:
+            continue
         plain = camel(name)
         if plain in raw:
             param = fields.param(plain)
@@ -41,6 +43,9 @@ def proto_object(fields: Fields, name: str) -> Fields | None:
 
 
 def proto_objects(fields: Fields, name: str) -> Iterator[Fields]:
+    """Those of a list; one that stands alone is a list of one, as for Google's own servers."""
+    if isinstance(fields.raw.get(name), dict):
+        return iter((proto(fields.required_object(name)),))
     return map(proto, fields.objects(name))
 
 

@@ -21,6 +21,7 @@ _DECIDING = re.compile(
     rb'"(generationConfig|generation_config|maxOutputTokens|max_output_tokens|candidateCount|candidate_count'
     rb'|thinkingConfig|thinking_config|thinkingBudget|thinking_budget)"'
 )
+_ESCAPED_NAME = re.compile(rb"\\u00[4-7]")
 _MODEL_NAME = re.compile(rb'"model"[ \t\r\n]*:|\\u00')
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -70,7 +71,7 @@ def read_fields(body: bytes) -> dict[str, msgspec.Raw]:
 def _refuse_repeated(body: bytes) -> None:
     """What is admitted by one `maxOutputTokens` might be answered and billed by another."""
     names = [match[1] for match in _DECIDING.finditer(body)]
-    if len(names) == len({camel(name.decode()) for name in names}) and b"\\u00" not in body:
+    if len(names) == len({camel(name.decode()) for name in names}) and not _ESCAPED_NAME.search(body):
         return
     # Rare enough for a full parse. Objects come from the inside out, and the outermost is the last.
     repeated: dict[int, str] = {}

@@ -35,6 +35,8 @@ _OF_GOOGLE = ("generativelanguage.googleapis.com", "storage.googleapis.com")
 _SIMPLE = frozenset(
     {"text", "thought", "thoughtSignature", "inlineData", "fileData", "functionCall", "functionResponse"}
 )
+_HINTS = frozenset({"mediaResolution", "partMetadata"})
+"""Fields of a part without which it says the same."""
 _MARK = b"gateway.1:"
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -85,7 +87,7 @@ def read_part(part: Fields, ids: CallIds) -> Block:
     """One part of a request."""
     signature = part.text("thoughtSignature")
     text = part.get("text")
-    if not part.raw.keys() <= _SIMPLE:
+    if not part.raw.keys() <= _SIMPLE | _HINTS:
         return Foreign(DIALECT, part.raw)
     if text is not None:
         if part.boolean("thought"):
@@ -93,7 +95,7 @@ def read_part(part: Fields, ids: CallIds) -> Block:
         return Text(part.text("text"), signature=signature)
     for name, read in (("inlineData", _inline), ("fileData", _stored)):
         if (found := proto_object(part, name)) is not None:
-            return read(found)
+            return _detailed(read(found), part)
     if (call := proto_object(part, "functionCall")) is not None:
         name = call.required_text("name")
         arguments = call.json_object("args") or {}
@@ -103,6 +105,15 @@ def read_part(part: Fields, ids: CallIds) -> Block:
     if signature or part.get("thought") is not None:
         return read_thought("", signature) if part.boolean("thought") else Text("", signature=signature)
     raise MalformedBodyError(f"`{part.path}` is an empty part; it must have text, data or a call.", param=part.path)
+
+
+def _detailed(block: Block, part: Fields) -> Block:
+    """An image in the detail that its `mediaResolution` asks for."""
+    resolution = proto_object(part, "mediaResolution")
+    if resolution is None or not isinstance(block, Image):
+        return block
+    level = resolution.text("level").rpartition("_")[2].lower()
+    return msgspec.structs.replace(block, detail=level if level in {"low", "high"} else "auto")
 
 
 def read_thought(text: str, signature: str) -> Reasoning:

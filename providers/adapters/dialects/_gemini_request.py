@@ -63,7 +63,9 @@ def _turns(fields: Fields) -> list[Turn]:
     ids = CallIds()
     turns = []
     for content in proto_objects(fields, "contents"):
-        role = content.one_of("role", tuple(_ROLES))
+        role = content.text("role")
+        if role not in _ROLES:
+            raise content.wrong("role", "user or model")
         blocks = [read_part(part, ids) for part in proto_objects(content, "parts")]
         turns.append(Turn(_ROLES[role], joined_thoughts(blocks)))
     return turns

@@ -77,8 +77,9 @@ class Candidate:
             yield from self._more(block.text, block.signature)
         elif isinstance(block, ToolCall):
             self._called = True
-            yield from self._begin(msgspec.structs.replace(block, arguments="", signature=""))
-            yield Delta(self._blocks, block.arguments, self.index, signature=block.signature)
+            # The signature comes first: clients look for it where the call begins.
+            yield from self._begin(msgspec.structs.replace(block, arguments=""))
+            yield Delta(self._blocks, block.arguments, self.index)
             yield from self._close()
         else:
             yield from self._begin(block)

@@ -292,7 +292,7 @@ def test_what_only_gemini_knows_comes_back_to_it() -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"contents": {}}, "contents"),
+        ({"contents": 7}, "contents"),
         ({"contents": [{"role": "robot", "parts": []}]}, "contents[0].role"),
         ({"contents": [{"parts": [{"text": 7}]}]}, "contents[0].parts[0].text"),
         ({"contents": [{"parts": [{}]}]}, "contents[0].parts[0]"),
@@ -310,6 +310,25 @@ def test_a_field_of_the_wrong_kind_is_named(body: dict[str, Any], param: str) ->
         read(body)
 
     assert refusal.value.param == param
+
+
+def test_one_that_stands_alone_is_a_list_of_one() -> None:
+    """Google's servers take it, and examples in its documentation had it."""
+    tool = {"functionDeclarations": {"name": "f", "description": None}}
+
+    found = read({"systemInstruction": {"parts": {"text": "A"}}, "contents": {"parts": {"text": "B"}}, "tools": tool})
+
+    assert found.turns == (Turn("system", (Text("A"),)), Turn("user", (Text("B"),)))
+    assert found.tools == (Tool("f"),)
+
+
+def test_hints_do_not_make_a_part_a_stranger() -> None:
+    picture = {"inlineData": {"mimeType": "image/png", "data": "AAEC"}}
+    sharp = {**picture, "mediaResolution": {"level": "MEDIA_RESOLUTION_HIGH"}, "videoMetadata": None}
+
+    (block,) = read({"contents": [{"parts": [sharp]}]}).turns[0].blocks
+
+    assert block == Image(Source(data="AAEC", media_type="image/png"), detail="high")
 
 
 def test_stored_contents_cannot_be_said_elsewhere() -> None:
@@ -698,6 +717,13 @@ def test_each_piece_is_an_event_as_soon_as_it_is_there() -> None:
     events = [*reader.feed(event(chunk({"text": "Hi"})))]
 
     assert events[1:] == [BlockStarted(Text(""), 0), Delta(0, "Hi")]
+
+
+def test_a_call_begins_with_its_signature() -> None:
+    part = {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": "c2ln"}
+    started = [each for each in read_stream(GEMINI, event(chunk(part))) if isinstance(each, BlockStarted)]
+
+    assert [getattr(each.block, "signature", "") for each in started] == ["c2ln"]
 
 
 def test_a_signed_text_ends_its_block() -> None:
