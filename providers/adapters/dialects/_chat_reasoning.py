@@ -37,7 +37,8 @@ def read_reasoning(message: JSONObject) -> tuple[Reasoning, ...]:
     blocks: dict[Any, Reasoning] = {}
     for number, detail in enumerate(details_of(message)):
         # Pieces of the same thought have the same index.
-        key = detail.get("index", f"#{number}")
+        index = detail.get("index")
+        key = index if isinstance(index, int) else f"#{number}"
         blocks[key] = with_detail(blocks[key], detail) if key in blocks else from_detail(detail)
     if not blocks:
         return (Reasoning(text),) if text else ()

@@ -67,10 +67,16 @@ def _blocks(output: list[Any]) -> tuple[tuple[Block, ...], JSONObject | None]:
         if item.get("type") != "message":
             blocks.append(read_item(item, ids))
             continue
-        for part in item.get("content") or ():
+        for part in list_of(item, "content"):
             blocks.append(read_part(part))
-            logprobs += part.get("logprobs") or ()
+            logprobs += list_of(part, "logprobs")
     return tuple(blocks), {"content": logprobs} if logprobs else None
+
+
+def list_of(values: JSONObject, name: str) -> list[Any]:
+    """The list called `name`; empty where there is none."""
+    value = values.get(name)
+    return value if isinstance(value, list) else []
 
 
 def read_item(item: JSONObject, ids: CallIds) -> Block:
@@ -95,8 +101,7 @@ def read_part(part: Any) -> Block:
         raise MalformedAnswerError("a part of a message is not an object")
     if part.get("type") == "refusal":
         return Refusal(text(part, "refusal"))
-    annotations = part.get("annotations")
-    cited = [each for each in annotations if isinstance(each, dict)] if isinstance(annotations, list) else []
+    cited = [each for each in list_of(part, "annotations") if isinstance(each, dict)]
     return Text(text(part, "text"), tuple(read_citation(each) for each in cited))
 
 
@@ -170,7 +175,7 @@ def _items(choice: Choice) -> list[JSONObject]:
         part = write_output_part(block)
         if logprobs and isinstance(block, Text):
             part["logprobs"], logprobs = logprobs, None
-        if not items or items[-1]["type"] != "message":
+        if not items or items[-1].get("type") != "message":
             items.append(new_message())
         items[-1]["content"].append(part)
     return items
@@ -258,7 +263,8 @@ class ResponseFrame:
 
 
 def _refuses(items: list[JSONObject]) -> bool:
-    return any(part["type"] == "refusal" for item in items for part in item.get("content") or ())
+    messages = [item for item in items if item.get("type") == "message"]
+    return any(part.get("type") == "refusal" for item in messages for part in item["content"])
 
 
 def _echo(asked: Conversation) -> JSONObject:

@@ -12,7 +12,14 @@ from providers.adapters.dialects._chat_stream_reader import failure_of
 from providers.adapters.dialects._openai_wire import member
 from providers.adapters.dialects._responses_items import read_reasoning
 from providers.adapters.dialects._responses_parts import DIALECT, read_citation
-from providers.adapters.dialects._responses_reply import read_finish, read_item, read_part, read_reply, usage_of
+from providers.adapters.dialects._responses_reply import (
+    list_of,
+    read_finish,
+    read_item,
+    read_part,
+    read_reply,
+    usage_of,
+)
 from providers.adapters.dialects._searches import noted, searches_of_response
 from providers.adapters.dialects.conversation import Block, Reasoning, Refusal, Text, ToolCall
 from providers.adapters.dialects.reply import (
@@ -157,8 +164,7 @@ class ResponsesStreamReader:
         key, item = _item_key(event), member(event, "item")
         kind = item.get("type")
         if kind == "message":
-            content = item.get("content")
-            for number, part in enumerate(content if isinstance(content, list) else ()):
+            for number, part in enumerate(list_of(item, "content")):
                 if (key[0], number) not in self._blocks:
                     yield from self._end_of_part((key[0], number), read_part(part))
             return
