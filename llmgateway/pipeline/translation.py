@@ -20,6 +20,7 @@ from providers.adapters.dialects.custom_tools import (
     custom_names,
     with_custom_calls,
 )
+from providers.adapters.dialects.foreign_tools import without_foreign_tools
 from providers.adapters.dialects.reply import events_of
 from providers.adapters.dialects.translation import StreamTranslator
 from providers.adapters.errors import InexpressibleError
@@ -96,6 +97,8 @@ def _as_it_is(request: ModelRequest, deployment: Deployment, dialect: Dialect, o
     head = request.head
     headers = _completed(request.headers, dialect)
     body = dialect.with_model(request.body, head, deployment.model)
+    if not dialect.json_requests and (content_type := dialect.content_type(body)):
+        headers = [*headers, (b"content-type", content_type)]
     if output_cap is not None:
         body = dialect.with_output_cap(body, deployment.adapter.output_cap_fields(dialect), output_cap)
     if not head.stream or head.asked_for_usage or not deployment.inject_usage:
@@ -125,11 +128,13 @@ def _translated(request: ModelRequest, deployment: Deployment, outbound: Dialect
         inject_usage=deployment.inject_usage,
         extensions=deployment.adapter.extensions,
     )
-    written = outbound.write_request(asked if CUSTOM in limits.extensions else as_functions(asked), limits)
-    if written.dropped and request.strict:
+    said, tools_dropped = without_foreign_tools(asked, outbound.name)
+    written = outbound.write_request(said if CUSTOM in limits.extensions else as_functions(said), limits)
+    dropped = tools_dropped + written.dropped
+    if dropped and request.strict:
         raise InexpressibleError(
-            f"it has no word for `{written.dropped[0]}`. Leave that out, or do not send `x-gateway-strict`.",
-            param=written.dropped[0],
+            f"it has no word for `{dropped[0]}`. Leave that out, or do not send `x-gateway-strict`.",
+            param=dropped[0],
         )
     headers = [header for header in request.headers if not header[0].startswith(_FOREIGN + inbound.own_headers)]
     return Outgoing(
@@ -137,7 +142,7 @@ def _translated(request: ModelRequest, deployment: Deployment, outbound: Dialect
         written.body,
         _completed(headers, outbound),
         translation=Translation(inbound, outbound, asked),
-        dropped=written.dropped,
+        dropped=dropped,
     )
 
 

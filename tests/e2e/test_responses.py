@@ -70,9 +70,20 @@ def test_tools_and_their_results(client: openai.OpenAI, provider: Provider) -> N
     assert result == {"role": "tool", "tool_call_id": call.call_id, "content": "Sunny"}
 
 
-def test_what_cannot_be_said_to_this_provider_is_refused_with_its_name(client: openai.OpenAI) -> None:
+def test_a_tool_that_this_provider_does_not_run_is_left_out_and_reported(
+    client: openai.OpenAI, provider: Provider
+) -> None:
+    answer = client.responses.with_raw_response.create(model="chat", input="x", tools=[{"type": "web_search"}, WEATHER])
+
+    assert answer.headers["x-gateway-dropped-params"] == "tools[0]"
+    assert [tool["function"]["name"] for tool in provider.last["body"]["tools"]] == ["weather"]
+
+
+def test_a_tool_that_must_be_called_and_cannot_be_is_refused_with_its_place(client: openai.OpenAI) -> None:
+    choice: Any = {"type": "web_search"}
+
     with pytest.raises(openai.BadRequestError) as raised:
-        client.responses.create(model="chat", input="x", tools=[{"type": "web_search"}])
+        client.responses.create(model="chat", input="x", tools=[{"type": "web_search"}], tool_choice=choice)
 
     assert raised.value.param == "tools[0]"
 
