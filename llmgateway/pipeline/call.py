@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from billing.pricing import in_force
 from llmgateway.pipeline.exchanges import Exchange
@@ -20,6 +23,7 @@ from llmgateway.pipeline.protocols import Record, Reservation, Tokens
 from llmgateway.pipeline.requests import ModelRequest, Presence
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key
 from llmgateway.pipeline.upstream import has_reached_provider
+from providers.adapters.errors import MalformedUsageError
 from providers.adapters.types import JSONObject, Usage
 
 if TYPE_CHECKING:
@@ -137,19 +141,30 @@ class Call:
             attempt["default_price"] = default_figures(progress.price)
         progress.attempts.append(attempt)
 
-    def meter(self, raw: JSONObject | None, *, output_estimate: int, response_model: str) -> None:
-        """Decide what the present attempt used and cost: the provider's figures, or the estimate."""
+    def meter(
+        self, raw: JSONObject | None, *, output_estimate: int, response_model: str, begun: JSONObject | None = None
+    ) -> None:
+        """Decide what the present attempt used and cost: the provider's figures, or the estimate.
+
+        `begun` is what the provider said at the start of a stream that it did not complete.
+        """
         deployment = self.progress.deployment
         if deployment is None:
             raise RuntimeError("only an attempt can be metered")
+        dialect = deployment.adapter.dialect_for(self.request.dialect)
         estimate = Usage(input=self.admission.ask.demand.input, output=output_estimate)
+        if begun is not None and dialect is not None:
+            with contextlib.suppress(MalformedUsageError):
+                told = deployment.adapter.usage(begun, dialect)
+                estimate = msgspec.structs.replace(told, output=output_estimate, reasoning=0)
         self.outcome = metered(
             deployment,
             self.progress.price,
             raw=raw,
             estimate=estimate,
-            dialect=deployment.adapter.dialect_for(self.request.dialect),
+            dialect=dialect,
             response_model=response_model,
+            asked=self.admission.ask.units,
         )
 
     def settle(self, status: str, *, error_type: str = "", refund_limits: bool = False) -> None:
@@ -173,7 +188,6 @@ class Call:
             held_pico_usd=self.held_pico_usd,
             over_hold=granted is not None and cost > granted,
             received=self.request.received,
-            asked=self.admission.ask.units,
             now=self.now(),
         )
         row["counted"] = not refund_limits

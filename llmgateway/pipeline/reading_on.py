@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from llmgateway.http import httpx
 from llmgateway.pipeline.call import Call
 from providers.adapters.dialects.base import StreamScanner
+from providers.adapters.dialects.partial_usage import begun_usage
 from providers.adapters.errors import MalformedAnswerError
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ async def _read(call: Call, scanner: StreamScanner, rest: Unbroken, stream: http
                 scanner.usage_raw,
                 output_estimate=scanner.estimated_output(chars_per_token),
                 response_model=scanner.response_model,
+                begun=begun_usage(scanner),
             )
             call.settle("cancelled", error_type="client_left")
         finally:

@@ -23,6 +23,7 @@ from llmgateway.pipeline.own_headers import gateway_lines, usage_lines
 from llmgateway.pipeline.reading_on import Unbroken
 from llmgateway.pipeline.requests import Client, ModelRequest, Verbatim
 from llmgateway.pipeline.snapshot import Deployment
+from llmgateway.pipeline.terms import WITHOUT_OUTPUT
 from llmgateway.pipeline.translation import Outgoing, outgoing, translated_headers
 from llmgateway.pipeline.upstream import (
     FailureCause,
@@ -35,6 +36,7 @@ from llmgateway.pipeline.upstream import (
 )
 from providers.adapters.dialects.base import ERROR_CODES, ERROR_TYPES, StreamScanner, WireError
 from providers.adapters.dialects.errors import error_message
+from providers.adapters.dialects.partial_usage import begun_usage
 from providers.adapters.errors import InexpressibleError, MalformedAnswerError, MalformedBodyError
 from providers.adapters.types import ErrorKind, JSONObject, Operation
 
@@ -234,12 +236,9 @@ def _headers(answer: Answer) -> RawHeaders:
     return [*headers, (b"x-gateway-dropped-params", ", ".join(sent.dropped).encode())] if sent.dropped else headers
 
 
-_WITHOUT_OUTPUT = {Operation.EMBEDDINGS, Operation.PASSTHROUGH}
-
-
 def _estimate_output(call: Call, size: int) -> int:
     """Tokens of an answer whose provider did not say; embeddings have none."""
-    if not size or call.request.dialect.operation in _WITHOUT_OUTPUT or call.progress.deployment is None:
+    if not size or call.request.dialect.operation in WITHOUT_OUTPUT or call.progress.deployment is None:
         return 0
     return max(1, int(size / call.progress.deployment.estimation.chars_per_token))
 
@@ -257,6 +256,8 @@ async def _deliver_stream(call: Call, client: Client, answer: Answer, rest: Asyn
         error_type = await _relay(call, client, scanner, answer.first, rest)
         last, error_type = _ending(call, answer, scanner, error_type)
         _settle_stream(call, scanner, error_type)
+        if error_type and not _can_tell(call):
+            return  # Without its end: the client must not take half of the sound for all of it.
         await client.send(last, more=False)
     except BaseException:
         if isinstance(rest, Unbroken) and call.client_left and not call.settled:
@@ -328,8 +329,15 @@ async def _break_off(call: Call, client: Client, scanner: StreamScanner, message
         return ""
     error = WireError(502, message, type="server_error", code=error_type)
     _settle_stream(call, scanner, error_type)
-    await client.send(call.request.dialect.error_event(error), more=True)
+    if _can_tell(call):
+        await client.send(call.request.dialect.error_event(error), more=True)
     return error_type
+
+
+def _can_tell(call: Call) -> bool:
+    """Whether a stream that has begun has room for an error; sound has not."""
+    request = call.request
+    return request.dialect.operation is not Operation.SPEECH or bool(request.head.stream)
 
 
 def _settle_stream(call: Call, scanner: StreamScanner, error_type: str) -> None:
@@ -349,7 +357,10 @@ def _stream_output(call: Call, scanner: StreamScanner) -> int:
 def _meter_stream(call: Call, scanner: StreamScanner) -> None:
     if not call.settled:
         call.meter(
-            scanner.usage_raw, output_estimate=_stream_output(call, scanner), response_model=scanner.response_model
+            scanner.usage_raw,
+            output_estimate=_stream_output(call, scanner),
+            response_model=scanner.response_model,
+            begun=begun_usage(scanner),
         )
 
 

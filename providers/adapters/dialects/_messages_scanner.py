@@ -17,15 +17,15 @@ _MARKS = (b'"message_start"', b'"message_delta"', b'"message_stop"', b'"error"')
 class MessagesScanner:
     """A `StreamScanner` that holds nothing back: usage is in the stream unasked.
 
-    Usage at the start of a stream counts the input and hardly any output, so it is no usage yet: a stream that breaks
-    off is estimated.
+    Usage at the start of a stream counts the input and hardly any output, so it is no usage yet: the output of a stream
+    that breaks off is estimated.
     """
 
     __slots__ = (
-        "_begun",
         "_deltas",
         "_received",
         "_splitter",
+        "begun_usage_raw",
         "done",
         "error",
         "first_token",
@@ -39,7 +39,8 @@ class MessagesScanner:
         self.error: JSONObject | None = None
         self.done = False
         self.first_token = False
-        self._begun: JSONObject | None = None
+        self.begun_usage_raw: JSONObject | None = None
+        """Usage as the stream began."""
         self._splitter: EventSplitter | None = EventSplitter()
         self._received = 0
         self._deltas = 0
@@ -83,9 +84,9 @@ class MessagesScanner:
                 message = read.message or {}
                 self.response_model = self.response_model or str(message.get("model") or "")
                 usage = message.get("usage")
-                self._begun = usage if isinstance(usage, dict) else None
+                self.begun_usage_raw = usage if isinstance(usage, dict) else None
             case "message_delta" if read.usage is not None:
-                self.usage_raw = merged_usage(self.usage_raw or self._begun, read.usage)
+                self.usage_raw = merged_usage(self.usage_raw or self.begun_usage_raw, read.usage)
             case "message_stop":
                 self.done = True
             case "error" if self.error is None:

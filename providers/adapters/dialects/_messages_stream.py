@@ -63,7 +63,7 @@ class MessagesReader:
 
     def __init__(self) -> None:
         self.usage_raw: JSONObject | None = None
-        self._begun: JSONObject | None = None  # usage at the start: of the input, and of hardly any output
+        self.begun_usage_raw: JSONObject | None = None  # usage at the start: of the input, and of hardly any output
         self._splitter = EventSplitter()
         self._foreign: dict[int, _ForeignBlock] = {}
         self._silent_calls: set[int] = set()  # calls without arguments so far
@@ -121,12 +121,12 @@ class MessagesReader:
 
     def _start(self, message: JSONObject) -> Started:
         usage = message.get("usage")
-        self._begun = usage if isinstance(usage, dict) else None
+        self.begun_usage_raw = usage if isinstance(usage, dict) else None
         return Started(
             str(message.get("id") or ""),
             str(message.get("model") or ""),
-            usage=known_usage(self._begun),
-            service_tier=tier_of(self._begun),
+            usage=known_usage(self.begun_usage_raw),
+            service_tier=tier_of(self.begun_usage_raw),
         )
 
     def _block(self, index: int, raw: JSONObject) -> Iterator[Event]:
@@ -172,7 +172,7 @@ class MessagesReader:
         yield BlockEnded(index)
 
     def _message(self, delta: JSONObject, usage: JSONObject | None) -> None:
-        self.usage_raw = merged_usage(self.usage_raw or self._begun, usage)
+        self.usage_raw = merged_usage(self.usage_raw or self.begun_usage_raw, usage)
         if (reason := delta.get("stop_reason")) is not None:
             self._end = ChoiceEnded(finish_of(reason), _string(delta, "stop_sequence"))
         self._refusal = explanation(delta.get("stop_details")) or self._refusal

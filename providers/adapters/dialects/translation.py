@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from providers.adapters.dialects.base import ERROR_CODES, ERROR_TYPES, StreamReader, StreamWriter
+from providers.adapters.dialects.partial_usage import begun_usage
 from providers.adapters.dialects.reply import BlockStarted, Delta, Ended, Event, Failed, Started
 from providers.adapters.types import JSONObject
 
@@ -37,6 +38,10 @@ class StreamTranslator:
     @usage_raw.setter
     def usage_raw(self, value: JSONObject | None) -> None:
         self._reader.usage_raw = value
+
+    @property
+    def begun_usage_raw(self) -> JSONObject | None:
+        return begun_usage(self._reader)
 
     def feed(self, chunk: bytes) -> bytes:
         return self._written(self._reader.feed(chunk))
