@@ -20,6 +20,8 @@ _NOT_FORWARDED = frozenset(
         b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length", b"content-type", b"accept-encoding",
         b"expect", b"cookie", b"forwarded", b"via", b"origin", b"referer", b"x-real-ip", b"x-request-id",
         b"x-end-user-id", b"x-request-timeout-ms", b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key",
+        # They change what is asked after it was admitted: a read becomes a call, an answer keeps its usage to itself.
+        b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-goog-fieldmask",
     }
 )  # fmt: skip
 _NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-gateway-", b"sec-", b"access-control-")

@@ -6,11 +6,15 @@ provider's name for it. Everything else passes through as it is: method, path, q
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlencode
+import re
+import string
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
+from llmgateway.api.array_stream import ArrayResponder
 from llmgateway.api.calls import Named, call_model
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.routes import Route
+from llmgateway.pipeline.errors import PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.snapshot import Deployment, Snapshot
@@ -20,6 +24,13 @@ from providers.adapters.types import NativeCall
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 OPAQUE = get_dialect("native.opaque")
+GENERATE = get_dialect("gemini.generate_content")
+_READING = frozenset({"GET", "HEAD", "DELETE"})
+"""Methods that call no model."""
+_BETWEEN = re.compile(r"[/\\]")
+_DOTS = frozenset({".", ".."})
+_VERSION = re.compile(r"v\d+\w*", re.ASCII)
+_SLASHES = re.compile(r"/{2,}")
 
 
 class NativeSurface:
@@ -33,11 +44,11 @@ class NativeSurface:
     def find(self, path: str) -> Route | None:
         prefix, rest = _split(path)
         deployment = self._of(self._gateway.snapshot).get(prefix)
-        if deployment is None or not rest:
+        if deployment is None or not rest or _climbs(rest):
             return None
-        call = deployment.adapter.native_call(rest)
+        call = _understood(deployment, rest)
         dialect = OPAQUE if call is None else get_dialect(call.dialect)
-        return Route(METHODS, _Endpoint(deployment.provider, call), dialect, f"/{prefix}/{{path}}")
+        return Route(METHODS, _Endpoint(deployment, call), dialect, f"/{prefix}/{{path}}")
 
     def serves(self, path: str) -> bool:
         return _split(path)[0] in self._of(self._gateway.snapshot)
@@ -61,32 +72,72 @@ class NativeSurface:
 class _Endpoint:
     """Answers one path below a provider's prefix."""
 
-    def __init__(self, provider: str, call: NativeCall | None) -> None:
-        self._provider = provider
+    def __init__(self, deployment: Deployment, call: NativeCall | None) -> None:
+        self._provider = deployment.provider
         self._call = call
+        self._is_address = call is not None and _says_no_more(deployment, call)
 
     async def __call__(self, gateway: Gateway, exchange: HttpExchange) -> None:
-        call, query = self._call, forwarded_query(exchange.query)
+        call = self._call
         if call is None or exchange.method != "POST":
-            exchange.responder.dialect = OPAQUE
-            content_type = exchange.inbound.content_type
-            _, path = _split(exchange.raw_path)
-            verbatim = Verbatim(path + query, method=exchange.method, content_type=content_type)
-            await call_model(gateway, exchange, Named(exchange.inbound.model, None, self._provider, verbatim))
+            await self._pass_through(gateway, exchange)
             return
-        in_path = call.after_model is not None
-        verbatim = Verbatim(
-            call.before_model if in_path else call.before_model + query,
-            f"{call.after_model}{query}" if in_path else None,
-        )
+        verbatim = Verbatim(call.before_model + forwarded_query(exchange.query)) if self._is_address else None
+        if call.stream and get_dialect(call.dialect) is GENERATE and b"alt=sse" not in exchange.query:
+            exchange.responder = ArrayResponder(exchange.responder)
         await call_model(gateway, exchange, Named(call.model, call.stream, self._provider, verbatim))
+
+    async def _pass_through(self, gateway: Gateway, exchange: HttpExchange) -> None:
+        """Send on what the gateway does not understand.
+
+        Raises:
+            PermissionDeniedError: the key has a list of models, and nobody can tell which ones the call would use.
+        """
+        exchange.responder.dialect = OPAQUE
+        inbound = exchange.inbound
+        key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
+        if key.models is not None and exchange.method not in _READING:
+            raise PermissionDeniedError(
+                f"API key '{key.name}' may use certain models only, and the gateway cannot tell which ones this call "
+                "would use. Call a path that it understands, or ask an admin for a key without a list of models.",
+                code="model_not_allowed",
+            )
+        _, path = _split(exchange.raw_path)
+        target = quote(path, safe=string.punctuation) + forwarded_query(exchange.query)
+        verbatim = Verbatim(target, method=exchange.method, content_type=inbound.content_type)
+        await call_model(gateway, exchange, Named(inbound.model, None, self._provider, verbatim))
+
+
+def _understood(deployment: Deployment, path: str) -> NativeCall | None:
+    """What a path asks, however it is written: servers take doubled slashes, one at the end, and often capitals too."""
+    plain = _SLASHES.sub("/", path).rstrip("/")
+    return deployment.adapter.native_call(plain) or deployment.adapter.native_call(plain.lower())
+
+
+def _says_no_more(deployment: Deployment, call: NativeCall) -> bool:
+    """Whether a path says which call it is and no more, so that it may stay as it is.
+
+    Another one names a model, or hides another call behind the end of a path; it is understood by its end, and goes to
+    the address that the adapter knows.
+    """
+    if call.after_model is not None:
+        return False
+    end = deployment.adapter.path(get_dialect(call.dialect), "").partition("?")[0]
+    known = urlsplit(deployment.base_url).path.split("/")
+    before = call.before_model.removesuffix(end).split("/")
+    return all(segment in known or _VERSION.fullmatch(segment) for segment in before if segment)
+
+
+def _climbs(path: str) -> bool:
+    """Whether a path could leave the place where the provider's address is."""
+    return any(segment.partition(";")[0] in _DOTS for segment in _BETWEEN.split(path))
 
 
 def forwarded_query(query: bytes) -> str:
     """The query for the provider, with its question mark, without the caller's own key."""
     text = query.decode("latin-1")
     if "key=" not in text:
-        return f"?{text}" if text else ""
+        return f"?{quote(text, safe=string.punctuation)}" if text else ""
     kept = [(name, value) for name, value in parse_qsl(text, keep_blank_values=True) if name != "key"]
     return f"?{urlencode(kept)}" if kept else ""
 

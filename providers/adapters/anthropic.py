@@ -7,7 +7,9 @@ from typing import ClassVar
 from providers.adapters.base import Adapter
 from providers.adapters.dialects._messages_errors import kind_of
 from providers.adapters.dialects.base import Dialect
-from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation
+from providers.adapters.types import ErrorKind, Headers, JSONObject, NativeCall, Operation
+
+_COUNT = "anthropic.count_tokens"
 
 
 class Anthropic(Adapter):
@@ -24,7 +26,12 @@ class Anthropic(Adapter):
         return ("anthropic.messages",)
 
     def path(self, dialect: Dialect, model: str, *, stream: bool = False) -> str:
-        return "/messages"
+        return "/messages/count_tokens" if dialect.name == _COUNT else "/messages"
+
+    def native_call(self, path: str) -> NativeCall | None:
+        if path.endswith("/messages/count_tokens"):
+            return NativeCall(_COUNT, path)
+        return super().native_call(path)
 
     def headers(self, secret: str | None) -> Headers:
         return ((b"x-api-key", secret.encode("latin-1")),) if secret else ()

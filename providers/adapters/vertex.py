@@ -6,13 +6,16 @@ credential is a service account's key file, most easily as the reference `file:/
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from providers.adapters._google_account import ServiceAccountSigner
 from providers.adapters.base import Adapter
 from providers.adapters.dialects._gemini_errors import error_kind
 from providers.adapters.dialects.base import Dialect
-from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation, Signer
+from providers.adapters.types import ErrorKind, Headers, JSONObject, NativeCall, Operation, Signer
+
+_CALL = re.compile(r"(.*/publishers/google/models/)([^/:]+)(:(?:g|streamG)enerateContent)")
 
 
 class Vertex(Adapter):
@@ -28,6 +31,13 @@ class Vertex(Adapter):
     def path(self, dialect: Dialect, model: str, *, stream: bool = False) -> str:
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
         return f"/publishers/google/models/{model}:{method}"
+
+    def native_call(self, path: str) -> NativeCall | None:
+        found = _CALL.fullmatch(path)
+        if found is None:
+            return None
+        before, model, method = found.groups()
+        return NativeCall("gemini.generate_content", before, model, method, method.startswith(":stream"))
 
     def models_url(self, base_url: str) -> str:
         # Projects do not list the models of publishers; their own endpoints need the same rights.

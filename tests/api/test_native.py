@@ -9,6 +9,7 @@ import pytest
 from billing.money import PICO_PER_USD
 from llmgateway.api.native import forwarded_query
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
 
@@ -153,6 +154,99 @@ async def test_a_header_says_whose_limits_hold_for_a_call_without_a_model() -> N
 
     assert place.row["alias"] == "rival"
     assert "x-gateway-model" not in place.upstream.requests[0].headers
+
+
+async def test_a_body_s_model_comes_before_the_header_s() -> None:
+    place = house(Reply.json({}))
+
+    await place.post("/rival/v1/novelty", {"model": "rival", "input": "x"}, x_gateway_model="rival-large")
+
+    assert place.row["alias"] == "rival"
+    assert place.upstream.bodies == [{"model": "rival-large", "input": "x"}]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/novelty%3Fx=/chat/completions",
+        "/v1/novelty%23/chat/completions",
+        "/v1/x%0d%0ax-injected:%201%0d%0a/chat/completions",
+        "/v1/%00/chat/completions",
+        "/v1/deployments/other-model/chat/completions",
+        "/v1//chat//completions/",
+        "/V1/Chat/Completions",
+    ],
+)
+async def test_what_ends_like_an_understood_call_is_that_call_and_no_other(path: str) -> None:
+    place = house(Reply.json(CHAT))
+
+    response = await place.post(f"/acme{path}", {"model": "gpt", "messages": []})
+
+    assert response.status_code == 200
+    assert str(place.upstream.requests[0].url) == "http://main.test/v1/chat/completions"
+    assert (place.row["operation"], place.row["input"]) == ("chat", 11)
+
+
+@pytest.mark.parametrize("path", ["/v1/../x", "/v1/%2e%2e/x", "/..%2fx", "/v1/./x", "/v1/..;a=b/x", "/v1/..%5cx"])
+async def test_no_path_leaves_the_provider_s_address(path: str) -> None:
+    place = house()
+
+    response = await place.get(f"/acme{path}")
+
+    assert response.status_code == 404
+    assert not place.upstream.requests
+
+
+async def test_a_key_with_a_list_of_models_makes_no_call_that_could_use_any_other() -> None:
+    place = house(Reply.json(FILES), who=key(models=frozenset({"gpt"})))
+
+    refused = await place.post("/acme/v1/novelty", {"model": "gpt"}, x_gateway_model="gpt")
+    read = await place.get("/acme/v1/files")
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+    assert read.status_code == 200
+    assert len(place.upstream.requests) == 1
+
+
+async def test_no_header_makes_another_call_of_one_that_was_admitted() -> None:
+    place = house(Reply.json(FILES))
+
+    await place.get("/acme/v1/files", x_http_method_override="POST", x_goog_fieldmask="data")
+
+    sent = place.upstream.requests[0].headers
+    assert "x-http-method-override" not in sent
+    assert "x-goog-fieldmask" not in sent
+
+
+async def test_a_call_whose_path_names_the_model_goes_to_its_own_address() -> None:
+    base = "https://l.test/v1/projects/p/locations/l"
+    google = deployment(provider="google", adapter=get_adapter("vertex"), base_url=base, model="gemini-x", headers=())
+    place = house(
+        Reply.json({"usageMetadata": {"promptTokenCount": 7}}), deployments=(google,), aliases=(alias("g", google),)
+    )
+    path = "/google/v1/projects/p/locations/l/publishers/google/models/g:generateContent?$fields=candidates"
+
+    response = await place.post(path, {"contents": []})
+
+    assert response.status_code == 200
+    assert str(place.upstream.requests[0].url) == f"{base}/publishers/google/models/gemini-x:generateContent"
+    assert (place.row["operation"], place.row["input"]) == ("chat", 7)
+
+
+async def test_a_count_of_tokens_is_no_message() -> None:
+    claude = deployment(provider="claude", adapter=get_adapter("anthropic"), base_url="http://claude.test/v1")
+    place = house(
+        Reply.json({"input_tokens": 9}),
+        deployments=(claude,),
+        aliases=(alias("gpt", claude),),
+        who=key(models=frozenset({"gpt"})),
+    )
+
+    response = await place.post("/claude/v1/messages/count_tokens", {"model": "gpt", "messages": []})
+
+    assert response.json() == {"input_tokens": 9}
+    assert str(place.upstream.requests[0].url) == "http://claude.test/v1/messages/count_tokens"
+    assert (place.row["operation"], place.row["cost_pico_usd"]) == ("passthrough", 0)
 
 
 async def test_a_path_that_is_no_provider_s_is_a_404() -> None:

@@ -32,7 +32,8 @@ class Opaque(OpenAIWire):
             named = _read(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             named = _Named()  # No JSON, or nothing that names a model: none of our business.
-        return RequestHead(model=model or named.model, stream=stream or named.stream)
+        # What the body says goes to the provider as it is, so it comes before what a header says.
+        return RequestHead(model=named.model or model, stream=stream or named.stream)
 
     def with_model(self, body: bytes, head: RequestHead, model: str) -> bytes:
         try:
