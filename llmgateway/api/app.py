@@ -8,7 +8,7 @@ import logging
 import os
 import time
 
-from llmgateway.api import anthropic, gemini, health, metrics, native, openai
+from llmgateway.api import anthropic, gemini, health, media, metrics, native, openai, realtime
 from llmgateway.api.addresses import ClientAddress
 from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.cors import Cors
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def is_data_plane(path: str) -> bool:
     """Whether a path is answered here rather than by Django."""
-    return path.startswith(("/v1/", "/v1beta/", "/health/")) or path in {"/v1", "/health", "/metrics"}
+    return path.startswith(("/v1/", "/v1beta/", "/v2/", "/health/")) or path in {"/v1", "/health", "/metrics"}
 
 
 def is_ours(path: str) -> bool:
@@ -62,6 +62,7 @@ class DataPlane:
         }
 
     def serves(self, path: str) -> bool:
+            **media.routes(),
         """Whether a path that is none of the gateway's own belongs to a provider."""
         return self._native.serves(path) or self._gemini.find(path) is not None
 

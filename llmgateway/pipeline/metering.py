@@ -54,13 +54,20 @@ def metered(
         except MalformedUsageError:
             source = "estimated"
     if asked and dialect is not None:
-        if source == "estimated" and dialect.counts_units:
-            source = "counted"
+        if source == "estimated":
+            usage, source = _estimated(usage, asked, price, dialect)
         usage = msgspec.structs.replace(usage, units=dialect.used_units(asked, usage.units))
     reported = None
     if raw is not None and deployment.adapter.reported_cost_field:
         reported = _reported(deployment, raw)
     return Metered(usage, source, raw, cost(price, usage) if price else 0, response_model, reported)
+
+
+def _estimated(usage: Usage, asked: Units, price: PriceVersion | None, dialect: Dialect) -> tuple[Usage, str]:
+    """Of a call whose provider did not say: what is billed by the unit has no tokens besides."""
+    if price is None or not _prices_any(price, asked):
+        return dialect.estimated(usage, asked), "estimated"
+    return NOTHING, "counted" if dialect.counts_units else "estimated"
 
 
 def _reported(deployment: Deployment, raw: JSONObject) -> int | None:

@@ -20,7 +20,7 @@ from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.transport import client_timeout
 from providers.adapters.dialects.base import Dialect
-from providers.adapters.types import Signer
+from providers.adapters.types import Headers, Signer
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -190,7 +190,10 @@ class Upstream:
         if cached is not None and cached[0] is deployment:
             return cached[1]
         url = deployment.adapter.url(deployment.base_url, dialect, deployment.model, stream=stream)
-        headers = ((b"content-type", b"application/json"), (b"accept-encoding", b"identity"), *deployment.headers)
+        headers: Headers = ((b"accept-encoding", b"identity"), *deployment.headers)
+        if dialect.json_requests:
+            # Others have a type of their own with each body.
+            headers = ((b"content-type", b"application/json"), *headers)
         connect_s = deployment.timeouts.connect_s
         route = _Route(
             endpoint=self._lean.endpoint(URL(url), headers, connect_timeout_s=connect_s) if self._lean else None,

@@ -16,26 +16,36 @@ PATHS = {
     RESPONSES: "/responses",
     "openai.completions": "/completions",
     "openai.embeddings": "/embeddings",
+    "openai.images": "/images/generations",
+    "openai.image_edits": "/images/edits",
+    "openai.image_variations": "/images/variations",
+    "openai.speech": "/audio/speech",
+    "openai.transcriptions": "/audio/transcriptions",
+    "openai.audio_translations": "/audio/translations",
+    "openai.moderations": "/moderations",
+    "common.rerank": "/rerank",
 }
+TEXT = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS})
+MEDIA = frozenset({Operation.IMAGE_GENERATION, Operation.SPEECH, Operation.TRANSCRIPTION})
 
 
 class OpenAICompatible(Adapter):
     """An OpenAI-shaped API: bearer token, `/chat/completions`, `usage.prompt_tokens`."""
 
-    operations: ClassVar[frozenset[Operation]] = frozenset(
-        {Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS}
-    )
+    operations: ClassVar[frozenset[Operation]] = TEXT
     chat_output_caps: ClassVar[tuple[str, ...]] = ("max_tokens", "max_completion_tokens")
     """The fields that cap the output of a chat, the preferred one first."""
     speaks_responses: ClassVar[bool] = False
     """Understands OpenAI's Responses too, so that those need no translation."""
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    """Dialects that it does not understand, although it offers others of the same operation."""
     error_codes: ClassVar[dict[str, ErrorKind]] = {}
     """What the provider's own error codes mean, before its status is looked at."""
     error_types: ClassVar[dict[str, ErrorKind]] = {}
     """The same for its error types."""
 
     def dialects(self) -> tuple[str, ...]:
-        spoken = [name for name in PATHS if name != RESPONSES or self.speaks_responses]
+        spoken = [name for name in PATHS if name not in self.lacks and (name != RESPONSES or self.speaks_responses)]
         return tuple(name for name in spoken if get_dialect(name).operation in self.operations)
 
     def path(self, dialect: Dialect, model: str, *, stream: bool = False) -> str:

@@ -22,6 +22,7 @@ RESERVED_NAMES = frozenset(
         "teams",
         "v1",
         "v1beta",
+        "v2",
         "ws",
     }
 )

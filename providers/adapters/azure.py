@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 from urllib.parse import quote
 
-from providers.adapters._openai_compatible import OpenAICompatible
+from providers.adapters._openai_compatible import MEDIA, OpenAICompatible
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import ErrorKind, Headers, JSONObject
 
@@ -21,6 +21,8 @@ class Azure(OpenAICompatible):
     api_key_variables = ("AZURE_OPENAI_API_KEY",)
     base_url_parameters = frozenset({"api-version"})
     chars_per_token = 5.0
+    operations = OpenAICompatible.operations | MEDIA
+    lacks = frozenset({"openai.image_variations"})
     chat_output_caps = ("max_completion_tokens", "max_tokens")
     error_codes: ClassVar[dict[str, ErrorKind]] = {
         "content_filter": ErrorKind.CONTENT_POLICY,

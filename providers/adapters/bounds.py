@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from providers.adapters.base import Adapter
+from providers.adapters.dialects._forms import FormWire, is_json, read_form
 from providers.adapters.dialects._gemini_fields import plain_names
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import JSONObject, Operation
@@ -82,6 +83,8 @@ def bound(body: bytes, dialect: Dialect, adapter: Adapter, *, choices: int) -> B
         NotBoundableError: it refers to something whose size is not in it (an image's address, a stored file or
             conversation, tools that the provider runs), or asks for another cap or price than the gateway knows.
     """
+    if isinstance(dialect, FormWire) and not is_json(body):
+        return _bound_of_form(body, dialect, adapter)
     beyond_text = _BEYOND_TEXT.get(dialect.name)
     if beyond_text is None:
         raise NotBoundableError(f"the format '{dialect.name}' has no bound")
@@ -321,8 +324,34 @@ def _input_part(part: JSONObject, adapter: Adapter) -> int:
     raise NotBoundableError("the size of an image behind an address is unknown; send it as data")
 
 
+# ── Images, speech, moderation, reranking ──
+
+
+def _beyond_text_of_rerank(request: JSONObject, _adapter: Adapter) -> int:
+    """The query is read with each document."""
+    documents = request.get("documents")
+    query = msgspec.json.encode(request.get("query"))
+    return len(query) * len(documents) if isinstance(documents, list) else 0
+
+
+def _beyond_text_of_media(request: JSONObject, _adapter: Adapter) -> int:
+    """Images are the only thing whose size is not that of the body."""
+    inputs = _objects(request.get("input"))
+    if request.get("images") is not None or any(part.get("type") == "image_url" for part in inputs):
+        raise NotBoundableError("the size of an image behind an address is unknown")
+    return 0
+
+
+def _bound_of_form(body: bytes, dialect: FormWire, adapter: Adapter) -> Bound:
+    if dialect.operation is not Operation.IMAGE_GENERATION:
+        raise NotBoundableError("how long the sound is can be told only by those who play it")
+    images = len(read_form(body).file_spans())
+    return Bound(len(dialect.text(body)) + images * adapter.max_image_tokens + adapter.hidden_input_tokens)
+
+
 _WITHOUT_MARKERS = frozenset(
-    {"gemini.generate_content", "gemini.embed_content", "gemini.batch_embed_contents", "openai.responses"}
+    {"common.rerank", "openai.moderations", "openai.images", "openai.image_edits"}
+    | {"gemini.generate_content", "gemini.embed_content", "gemini.batch_embed_contents", "openai.responses"}
 )
 """Always looked into."""
 _BEYOND_TEXT: dict[str, Callable[[JSONObject, Adapter], int]] = {
@@ -331,6 +360,10 @@ _BEYOND_TEXT: dict[str, Callable[[JSONObject, Adapter], int]] = {
     "openai.embeddings": _beyond_text,
     "anthropic.messages": _beyond_text_of_messages,
     **dict.fromkeys(_WITHOUT_MARKERS, _beyond_text_of_contents),
+    "common.rerank": _beyond_text_of_rerank,
+    **dict.fromkeys(
+        ("openai.moderations", "openai.images", "openai.image_edits", "openai.speech"), _beyond_text_of_media
+    ),
     "openai.responses": _beyond_text_of_responses,
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from providers.adapters._openai_compatible import OpenAICompatible
+from providers.adapters._openai_compatible import MEDIA, OpenAICompatible
+from providers.adapters.types import Operation
 
 
 class Fake(OpenAICompatible):
     name = "fake"
+    operations = OpenAICompatible.operations | MEDIA | {Operation.MODERATION, Operation.RERANK}

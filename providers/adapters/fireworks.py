@@ -13,7 +13,7 @@ class Fireworks(OpenAICompatible):
     base_url = "https://api.fireworks.ai/inference/v1"
     extensions = frozenset({"top_k"})
     operations: ClassVar[frozenset[Operation]] = frozenset(
-        {Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS}
+        {Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS, Operation.RERANK}
     )
     chat_output_caps = ("max_tokens",)
 

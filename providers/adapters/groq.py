@@ -11,4 +11,4 @@ from providers.adapters.types import Operation
 class Groq(OpenAICompatible):
     name = "groq"
     base_url = "https://api.groq.com/openai/v1"
-    operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})
+    operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.SPEECH, Operation.TRANSCRIPTION})

@@ -13,7 +13,7 @@ class LlamaCpp(OpenAICompatible):
     base_url = "http://127.0.0.1:8080/v1"
     extensions = frozenset({"top_k"})
     operations: ClassVar[frozenset[Operation]] = frozenset(
-        {Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS}
+        {Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS, Operation.RERANK}
     )
     chat_output_caps = ("max_tokens",)
     # Its codes are statuses; the type says more.

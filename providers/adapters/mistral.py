@@ -12,5 +12,8 @@ class Mistral(OpenAICompatible):
     name = "mistral"
     base_url = "https://api.mistral.ai/v1"
     provider_name = "mistral_ai"
-    operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.EMBEDDINGS})
+    operations: ClassVar[frozenset[Operation]] = frozenset(
+        {Operation.CHAT, Operation.EMBEDDINGS, Operation.TRANSCRIPTION, Operation.MODERATION}
+    )
+    lacks = frozenset({"openai.audio_translations"})
     chat_output_caps = ("max_tokens",)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from providers.adapters._openai_compatible import OpenAICompatible
+from providers.adapters._openai_compatible import MEDIA, OpenAICompatible
+from providers.adapters.types import Operation
 
 
 class GenericOpenAICompatible(OpenAICompatible):
     name = "openai_compatible"
     base_url = ""
+    operations = OpenAICompatible.operations | MEDIA | {Operation.MODERATION, Operation.RERANK}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from providers.adapters._openai_compatible import OpenAICompatible
+from providers.adapters._openai_compatible import MEDIA, TEXT, OpenAICompatible
 from providers.adapters.types import ErrorKind, JSONObject, Operation
 
 
@@ -12,9 +12,8 @@ class Together(OpenAICompatible):
     name = "together"
     base_url = "https://api.together.xyz/v1"
     extensions = frozenset({"top_k"})
-    operations: ClassVar[frozenset[Operation]] = frozenset(
-        {Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS}
-    )
+    operations: ClassVar[frozenset[Operation]] = TEXT | MEDIA | {Operation.RERANK}
+    lacks = frozenset({"openai.image_edits", "openai.image_variations"})
     chat_output_caps = ("max_tokens",)
 
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:

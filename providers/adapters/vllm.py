@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from providers.adapters._openai_compatible import OpenAICompatible
-from providers.adapters.types import ErrorKind, JSONObject
+from providers.adapters.types import ErrorKind, JSONObject, Operation
 
 
 class VLLM(OpenAICompatible):
     name = "vllm"
+    operations = OpenAICompatible.operations | {Operation.TRANSCRIPTION, Operation.RERANK}
     extensions = frozenset({"top_k"})
 
     def error_kind(self, status: int, body: JSONObject | None) -> ErrorKind:

@@ -17,7 +17,8 @@ class XAI(OpenAICompatible):
     name = "xai"
     base_url = "https://api.x.ai/v1"
     provider_name = "x_ai"
-    operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})
+    operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.IMAGE_GENERATION})
+    lacks = frozenset({"openai.image_variations"})
     api_key_variables = ("XAI_API_KEY", "GROK_API_KEY")
     speaks_responses = True
     # Ten thousand million of them are a dollar: https://docs.x.ai/developers/cost-tracking.

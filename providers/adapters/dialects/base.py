@@ -162,6 +162,10 @@ class Dialect:
         """What was used of what a request `asked`, once the provider `said` something of it."""
         return said or asked
 
+    def estimated(self, usage: Usage, asked: Units) -> Usage:
+        """Tokens of a call whose provider did not say, where `asked` has no price of its own. `usage` is of text."""
+        return usage
+
     def text(self, body: bytes) -> bytes:
         """What of a request is text for the model; asked where requests are no JSON."""
         return body
