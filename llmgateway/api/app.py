@@ -58,11 +58,11 @@ class DataPlane:
         self._routes: dict[str, Route] = {
             **openai.routes(),
             **anthropic.routes(),
+            **media.routes(),
             **{path: Route(READ, page, openai.CHAT, path) for path, page in pages.items()},
         }
 
     def serves(self, path: str) -> bool:
-            **media.routes(),
         """Whether a path that is none of the gateway's own belongs to a provider."""
         return self._native.serves(path) or self._gemini.find(path) is not None
 
