@@ -8,7 +8,7 @@ import logging
 import os
 import time
 
-from llmgateway.api import anthropic, gemini, health, media, metrics, native, openai, realtime
+from llmgateway.api import anthropic, gemini, health, media, metrics, native, openai
 from llmgateway.api.addresses import ClientAddress
 from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.cors import Cors
