@@ -471,18 +471,32 @@ def test_thoughts_of_another_dialect_are_not_sent_to_it() -> None:
 
 def test_thoughts_of_another_dialect_travel_through_its_clients() -> None:
     """The client sends what it got back, bytes in the alphabet for addresses."""
-    thought = Reasoning("Hm, well.", "s/+g", "enc", "rs_1", dialect="anthropic.messages")
+    thought = Reasoning("Hm, well.", "?>~?>~?>??>~~~", "enc", "rs_1", dialect="anthropic.messages")
     asked = msgspec.structs.replace(ASKED, thinking=None)
     reply = Reply("r", "m", (Choice((thought, ToolCall("a", "f", "{}")), "tool_calls"),))
+
+    proof = msgspec.structs.replace(thought, text="", signature="")
+    in_pieces: list[Event] = [
+        Started("r", "m"),
+        BlockStarted(proof, 0),
+        Delta(0, "Hm, "),
+        Delta(0, "well."),
+        Delta(0, signature=thought.signature),
+        BlockEnded(0),
+        ChoiceEnded("stop"),
+        Ended(),
+    ]
 
     for answer in (
         [json.loads(GEMINI.write_reply(reply, asked))],
         [json.loads(line[6:]) for line in written_stream(GEMINI, events_of(reply), ASKED).split(b"\r\n\r\n") if line],
+        [json.loads(line[6:]) for line in written_stream(GEMINI, in_pieces, ASKED).split(b"\r\n\r\n") if line],
     ):
         parts = [part for chunk in answer for each in chunk["candidates"] for part in each["content"]["parts"]]
         for part in parts:
             if "thoughtSignature" in part:
                 raw = base64.b64decode(part["thoughtSignature"])
+                assert set(part["thoughtSignature"]) & {"+", "/"}
                 part["thoughtSignature"] = base64.urlsafe_b64encode(raw).decode()
         echoed = read({"contents": [{"role": "model", "parts": parts}]})
 
