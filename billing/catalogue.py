@@ -160,3 +160,22 @@ def _spelling(model: Any) -> str:
     clauses = getattr(model.match, "or_", [model.match])
     spellings = {getattr(clause, "equals", "") for clause in clauses}
     return str(model.id.lower() if model.id.lower() in spellings else model.id)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueModel:
+    """What the catalogue knows of a model besides its prices."""
+
+    context_window: int | None
+    reasoning: bool | None
+    """None: it does not tell."""
+
+
+def model_at(base_url: str, name: str) -> CatalogueModel | None:
+    """A model by any name that the provider at this address knows it under; None: it is not in the catalogue."""
+    provider = _provider_at(base_url)
+    model = provider.find_model(name) if provider is not None else None
+    if model is None:
+        return None
+    thinks = any(getattr(prices, "output_reasoning_mtok", None) is not None for _, prices in _by_date(model))
+    return CatalogueModel(model.context_window or None, reasoning=True if thinks else None)

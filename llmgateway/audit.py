@@ -48,6 +48,7 @@ CONFIGURATION: dict[str, tuple[str, ...]] = {
     "llmgateway.Team": (),
     "management_api.ManagementToken": ("digest",),
     "providers.AliasTarget": (),
+    "providers.CatalogueEntry": (),
     "providers.Credential": ("encrypted_secret",),
     "providers.Deployment": (),
     "providers.ModelAlias": (),

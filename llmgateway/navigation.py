@@ -63,6 +63,7 @@ NAVIGATION: list[dict[str, Any]] = [
         "items": [
             _list("Model aliases", "alt_route", "providers_modelalias"),
             _list("Deployments", "rocket_launch", "providers_deployment"),
+            _list("Catalogue", "menu_book", "providers_catalogueentry"),
             _list("Providers", "hub", "providers_provider"),
             _list("Credentials", "encrypted", "providers_credential"),
         ],

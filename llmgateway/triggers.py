@@ -44,6 +44,7 @@ TABLES = (
     ConfigTable("providers_deployment"),
     ConfigTable("providers_modelalias"),
     ConfigTable("providers_aliastarget"),
+    ConfigTable("providers_catalogueentry"),
     ConfigTable("billing_price"),
     ConfigTable("billing_budget", RULE_OWNERS),
     ConfigTable("billing_budgetcredit", ("budget",)),

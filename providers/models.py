@@ -12,7 +12,12 @@ from billing.money import MAX_LIMIT_USD, PICO_PER_USD
 from llmgateway.models import Named
 from llmgateway.validators import validate_name
 from providers.secret_values import decrypt, encrypt, resolve_reference
-from providers.validators import validate_adapter, validate_base_url, validate_credential_secret
+from providers.validators import (
+    validate_adapter,
+    validate_base_url,
+    validate_credential_secret,
+    validate_modalities,
+)
 
 if TYPE_CHECKING:
     from django.db.models.fields.related_descriptors import RelatedManager
@@ -43,6 +48,7 @@ class Provider(Named):
     if TYPE_CHECKING:
         credentials: RelatedManager[Credential]
         deployments: RelatedManager[Deployment]
+        catalogue: RelatedManager[CatalogueEntry]
         limits: RelatedManager[RateLimit]
         budgets: RelatedManager[Budget]
 
@@ -94,6 +100,11 @@ def _seconds(default: float) -> models.FloatField[float, float]:
     return models.FloatField(default=default, validators=[MinValueValidator(0.001), MaxValueValidator(86_400)])
 
 
+def _tokens(label: str, help_text: str) -> models.PositiveIntegerField[int | None, int | None]:
+    validators = [MinValueValidator(1)]
+    return models.PositiveIntegerField(label, null=True, blank=True, validators=validators, help_text=help_text)
+
+
 class Deployment(Named):
     """A model at a provider, reached with one credential."""
 
@@ -115,8 +126,8 @@ class Deployment(Named):
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="The largest cap that the model takes. A strict budget adds no larger one to requests without a cap; "
-        "empty: 8,192.",
+        help_text="The largest cap that the model takes. A strict budget adds no larger one to requests without a cap. "
+        "Empty: what the catalogue says, else 8,192.",
     )
     max_request_pico_usd = models.BigIntegerField(
         "most a request can cost",
@@ -174,6 +185,44 @@ class ModelAlias(Named):
             raise ValidationError({"replacement": "A model cannot replace itself; name another one."})
         if self.replacement and self.retires_at is None:
             raise ValidationError({"retires_at": "Say when the model retires, or clear its replacement."})
+
+
+class CatalogueEntry(models.Model):
+    """What a model of a provider can do. Those that come from the installed catalogue say so in `source`."""
+
+    provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="catalogue")
+    model = models.CharField(max_length=200, validators=[validate_name], help_text="The provider's name for the model.")
+    context_window = _tokens("context window", "Tokens that question and answer may have together.")
+    max_output_tokens = _tokens(
+        "most output tokens", "Holds for deployments that do not say it themselves; strict budgets cap output by it."
+    )
+    input_modalities = models.JSONField(
+        default=list, blank=True, validators=[validate_modalities], help_text="Such as text, image, audio, file."
+    )
+    output_modalities = models.JSONField(
+        default=list, blank=True, validators=[validate_modalities], help_text="Such as text, image, audio."
+    )
+    tools = models.BooleanField(null=True, blank=True, help_text="Whether it calls tools.")
+    reasoning = models.BooleanField(null=True, blank=True, help_text="Whether it thinks before it answers.")
+    deprecated_on = models.DateField(null=True, blank=True, help_text="From when on the provider advises against it.")
+    source = models.CharField(
+        max_length=100,
+        blank=True,
+        default="",
+        help_text="Empty: somebody's own. `update-prices` keeps those of the catalogue up to date, and leaves own ones.",
+    )
+
+    class Meta:
+        ordering = ("provider__name", "model")
+        verbose_name_plural = "catalogue entries"
+        constraints = (models.UniqueConstraint(fields=("provider", "model"), name="one_entry_per_model"),)
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+    def clean(self) -> None:
+        if self.context_window and self.max_output_tokens and self.max_output_tokens > self.context_window:
+            raise ValidationError({"max_output_tokens": "It cannot say more than its context window holds."})
 
 
 class AliasTarget(models.Model):

@@ -17,6 +17,7 @@ from llmgateway.audit import acting_as
 from providers.adapters.addresses import RESERVED_NAMES
 from providers.adapters.base import Adapter
 from providers.adapters.registry import adapter_names, api_key_variables, get_adapter
+from providers.catalogue import apply_catalogue_updates, catalogue_updates
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -44,6 +45,8 @@ def seed_from_environment() -> list[Seeded]:
         return []
     with acting_as(source="first start"):
         found = [_seed(get_adapter(name)) for name in sorted(adapter_names() - RESERVED_NAMES)]
+        if any(found):
+            apply_catalogue_updates(catalogue_updates())
     return [seeded for seeded in found if seeded is not None]
 
 

@@ -72,3 +72,14 @@ def is_private_host(host: str) -> bool:
             return host == "localhost" or host.endswith((".local", ".internal", ".localhost"))
         addresses = [ipaddress.ip_address(item[4][0]) for item in found]
     return any(not address.is_global for address in addresses)
+
+
+MODALITIES = ("text", "image", "audio", "video", "file", "embedding")
+
+
+def validate_modalities(values: object) -> None:
+    """A list of kinds of content, each once."""
+    if not isinstance(values, list) or any(value not in MODALITIES for value in values):
+        raise ValidationError(f"Write a list of {', '.join(MODALITIES)}.", code="invalid_modalities")
+    if len(set(values)) != len(values):
+        raise ValidationError("Name each kind once.", code="invalid_modalities")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import UTC, datetime
 from urllib.parse import parse_qs
 
 from llmgateway.api.calls import Named, call_model, parse_head
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, require_json
-from llmgateway.api.listing import callable_model, callable_models
+from llmgateway.api.listing import callable_model, callable_models, moment
 from llmgateway.api.routes import CALL, Route
+from llmgateway.pipeline.capabilities import capabilities_of
 from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
@@ -100,12 +100,19 @@ def _begin(exchange: HttpExchange) -> None:
 
 
 def _model(alias: Alias) -> JSONObject:
-    created = datetime.fromtimestamp(alias.created, UTC)
+    can = capabilities_of(alias)
+    known = {
+        "max_input_tokens": can.context_window,
+        "max_tokens": can.max_output_tokens,
+        "deprecated_at": f"{can.deprecated_on}T00:00:00Z" if can.deprecated_on else None,
+        "retires_at": None if alias.retires_at is None else moment(alias.retires_at),
+    }
     return {
         "type": "model",
         "id": alias.name,
         "display_name": alias.name,
-        "created_at": created.isoformat().replace("+00:00", "Z"),
+        "created_at": moment(alias.created),
+        **{name: value for name, value in known.items() if value is not None},
     }
 
 

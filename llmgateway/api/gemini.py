@@ -18,6 +18,7 @@ from llmgateway.api.inbound import read_body, require_json
 from llmgateway.api.listing import callable_model, callable_models
 from llmgateway.api.native import METHODS
 from llmgateway.api.routes import CALL, READ, Route
+from llmgateway.pipeline.capabilities import capabilities_of
 from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
@@ -161,13 +162,18 @@ def model_page(alias: Alias) -> JSONObject:
     ):
         if any(deployment.adapter.dialect_for(dialect) is not None for deployment in targets):
             methods += names
-    most = next((deployment.max_output_tokens for deployment in targets if deployment.max_output_tokens), None)
+    can = capabilities_of(alias)
     page: JSONObject = {
         "name": f"models/{alias.name}",
         "displayName": alias.name,
         "supportedGenerationMethods": methods,
     }
-    return page | ({"outputTokenLimit": most} if most else {})
+    known = {
+        "inputTokenLimit": can.context_window,
+        "outputTokenLimit": can.max_output_tokens,
+        "thinking": can.reasoning,
+    }
+    return page | {name: value for name, value in known.items() if value is not None}
 
 
 def _may_call(key: Key, alias: Alias) -> bool:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from billing.money import plain, usd_per_million
 from llmgateway.api.exchange import HttpExchange
+from llmgateway.pipeline.capabilities import capabilities_of, dearest_of
 from llmgateway.pipeline.errors import NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.routing import check_in_service
 from llmgateway.pipeline.snapshot import Alias, Key
+from providers.adapters.types import JSONObject
 
 
 async def callable_models(gateway: Gateway, exchange: HttpExchange) -> list[Alias]:
@@ -46,3 +51,28 @@ async def _key(gateway: Gateway, exchange: HttpExchange) -> Key:
 
 def _may_call(key: Key, alias: Alias) -> bool:
     return key.models is None or alias.name in key.models
+
+
+def facts_of(alias: Alias, now: float) -> JSONObject:
+    """What is known of a model beside its name, in the gateway's own words; what is not known is not there."""
+    can, price = capabilities_of(alias), dearest_of(alias, now)
+    facts: JSONObject = {
+        "context_window": can.context_window,
+        "max_output_tokens": can.max_output_tokens,
+        "input_modalities": list(can.input_modalities),
+        "output_modalities": list(can.output_modalities),
+        "tools": can.tools,
+        "reasoning": can.reasoning,
+        "usd_per_million": None
+        if price is None
+        else {"input": plain(usd_per_million(price[0])), "output": plain(usd_per_million(price[1]))},
+        "deprecated_on": can.deprecated_on,
+        "retires_at": "" if alias.retires_at is None else moment(alias.retires_at),
+        "replacement": alias.replacement,
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "", [])}
+
+
+def moment(seconds: float) -> str:
+    """Seconds since the epoch as a time in UTC."""
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")

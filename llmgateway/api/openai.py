@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmgateway.api import anthropic, gemini
 from llmgateway.api.calls import call_model
 from llmgateway.api.exchange import HttpExchange
-from llmgateway.api.listing import callable_model, callable_models
+from llmgateway.api.listing import callable_model, callable_models, facts_of
 from llmgateway.api.routes import CALL, READ, Route
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.snapshot import Alias
@@ -43,7 +43,8 @@ async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
     if anthropic.is_client(exchange):
         await anthropic.list_models(gateway, exchange)
         return
-    allowed = [_model(alias) for alias in await callable_models(gateway, exchange)]
+    now = gateway.clock.time()
+    allowed = [_model(alias, now) for alias in await callable_models(gateway, exchange)]
     exchange.is_listing = True
     await exchange.responder.json(200, {"object": "list", "data": allowed})
 
@@ -58,9 +59,9 @@ async def retrieve_model(gateway: Gateway, exchange: HttpExchange) -> None:
         return
     alias = await callable_model(gateway, exchange, exchange.path.removeprefix("/v1/models/"))
     exchange.is_listing = True
-    await exchange.responder.json(200, _model(alias))
+    await exchange.responder.json(200, _model(alias, gateway.clock.time()))
 
 
-def _model(alias: Alias) -> JSONObject:
+def _model(alias: Alias, now: float) -> JSONObject:
     owner = alias.targets[0].deployment.provider if alias.targets else "gateway"
-    return {"id": alias.name, "object": "model", "created": alias.created, "owned_by": owner}
+    return {"id": alias.name, "object": "model", "created": alias.created, "owned_by": owner, **facts_of(alias, now)}

@@ -43,7 +43,7 @@ FILE = "file"
 
 ROUTING_TABLES = frozenset({
     "providers_provider", "providers_credential", "providers_deployment", "providers_modelalias",
-    "providers_aliastarget", "billing_price", "llmgateway_gatewaysettings",
+    "providers_aliastarget", "providers_catalogueentry", "billing_price", "llmgateway_gatewaysettings",
 })  # fmt: skip
 """Settings are among them, for deployments know how tokens are estimated."""
 QUOTA_TABLES = frozenset({"llmgateway_ratelimit", "billing_budget", "billing_budgetcredit"})

@@ -13,11 +13,21 @@ from billing.models import TOKEN_BUCKETS, Price
 from billing.pricing import PriceVersion
 from billing.unit_prices import unit_prices
 from llmgateway.config_loader._budgets import load_place_budgets
+from llmgateway.config_loader._catalogue import Catalogue, load_catalogue
 from llmgateway.config_loader._limits import load_place_limits
 from llmgateway.config_loader._quotas import PlaceQuotas
 from llmgateway.config_loader._settings import LiveSettings
 from llmgateway.config_loader._values import as_text, epoch
-from llmgateway.pipeline.snapshot import Alias, BudgetRule, ConfigProblem, Deployment, Limit, Target, Timeouts
+from llmgateway.pipeline.snapshot import (
+    Alias,
+    BudgetRule,
+    Capabilities,
+    ConfigProblem,
+    Deployment,
+    Limit,
+    Target,
+    Timeouts,
+)
 from providers.adapters.base import Adapter
 from providers.adapters.errors import UnknownAdapterError
 from providers.adapters.registry import get_adapter
@@ -69,7 +79,8 @@ def load_routing(problems: list[ConfigProblem], settings: LiveSettings) -> Routi
     providers = _load_providers(problems)
     secrets = _load_secrets(problems)
     rules = _Rules(load_place_limits(problems), load_place_budgets(problems))
-    loader = _DeploymentLoader(providers, secrets, _load_prices(problems), rules, settings)
+    prices, catalogue = _load_prices(problems), load_catalogue(problems)
+    loader = _DeploymentLoader(providers, secrets, prices, rules, settings, catalogue)
     deployments = loader.load(problems)
     return Routing(
         aliases=_load_aliases(deployments, rules, problems),
@@ -179,6 +190,7 @@ class _DeploymentLoader:
     prices: Prices
     rules: _Rules
     settings: LiveSettings
+    catalogue: Catalogue
 
     def load(self, problems: list[ConfigProblem]) -> dict[int, Deployment]:
         """Enabled deployments of enabled providers."""
@@ -189,6 +201,7 @@ class _DeploymentLoader:
         provider = self.providers[row.provider_id]
         authentication = _authentication(row, provider, self.secrets, problems)
         owners = f"deployment:{row.pk}", f"provider:{row.provider_id}"
+        capabilities = self.catalogue.get((row.provider_id, row.model), Capabilities())
         return Deployment(
             id=row.pk,
             name=row.name,
@@ -206,9 +219,10 @@ class _DeploymentLoader:
             limits=self.rules.limits.all_of(*owners),
             budgets=self.rules.budgets.all_of(*owners),
             estimation=self.settings.estimation.of(provider.adapter.name),
-            max_output_tokens=row.max_output_tokens or None,
+            max_output_tokens=row.max_output_tokens or capabilities.max_output_tokens,
             max_request_pico_usd=row.max_request_pico_usd,
             problem=authentication.problem,
+            capabilities=capabilities,
         )
 
     def _prices(self, row: DeploymentRow) -> tuple[PriceVersion, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import django_filters
 from django.db.models import Prefetch, QuerySet
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -14,7 +14,18 @@ from rest_framework.response import Response
 from llmgateway.management_api.fields import StrictModel
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Readable, writes
-from providers.models import AliasTarget, ModelAlias
+from providers.models import AliasTarget, CatalogueEntry, ModelAlias
+
+
+class CapabilitiesSerializer(serializers.ModelSerializer[CatalogueEntry]):
+    """What a model can do. Absent figures are not known."""
+
+    class Meta:
+        model = CatalogueEntry
+        fields = (
+            "context_window", "max_output_tokens", "input_modalities", "output_modalities", "tools", "reasoning",
+            "deprecated_on", "source",
+        )  # fmt: skip
 
 
 class TargetSerializer(serializers.ModelSerializer[AliasTarget]):
@@ -22,10 +33,17 @@ class TargetSerializer(serializers.ModelSerializer[AliasTarget]):
     provider = serializers.CharField(source="deployment.provider.name")
     model = serializers.CharField(source="deployment.model", help_text="The provider's name for the model.")
     enabled = serializers.BooleanField(source="deployment.enabled")
+    capabilities = serializers.SerializerMethodField()
 
     class Meta:
         model = AliasTarget
-        fields = ("deployment", "provider", "model", "enabled", "weight", "position")
+        fields = ("deployment", "provider", "model", "enabled", "weight", "position", "capabilities")
+
+    @extend_schema_field(CapabilitiesSerializer(allow_null=True))
+    def get_capabilities(self, target: AliasTarget) -> dict[str, Any] | None:
+        entries = target.deployment.provider.catalogue.all()
+        entry = next((each for each in entries if each.model == target.deployment.model), None)
+        return None if entry is None else dict(CapabilitiesSerializer(entry).data)
 
 
 class ModelSerializer(StrictModel[ModelAlias]):
@@ -64,6 +82,7 @@ class ModelViewSet(Readable[ModelAlias]):
 
     def rows(self, reach: Reach) -> QuerySet[ModelAlias]:
         targets: QuerySet[Any] = AliasTarget.objects.select_related("deployment__provider")
+        targets = targets.prefetch_related("deployment__provider__catalogue")
         return ModelAlias.objects.prefetch_related(Prefetch("targets", targets))
 
     @extend_schema(request=ModelSerializer(partial=True), responses=ModelSerializer)

@@ -212,6 +212,21 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a model can do, as far as that is known. None and empty: it is not."""
+
+    context_window: int | None = None
+    """Tokens."""
+    max_output_tokens: int | None = None
+    input_modalities: tuple[str, ...] = ()
+    output_modalities: tuple[str, ...] = ()
+    tools: bool | None = None
+    reasoning: bool | None = None
+    deprecated_on: str = ""
+    """The day from which on its provider advises against it, such as `2027-01-31`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """A model at a provider, ready to be called: headers and prices are compiled once, when it is loaded."""
 
@@ -245,6 +260,7 @@ class Deployment:
     """How long a stream is read on whose client has left, to learn what it used; 0: it ends at once and is estimated."""
     problem: str = ""
     """Why it cannot be called now (a credential that cannot be read); empty: it can."""
+    capabilities: Capabilities = Capabilities()
 
 
 @dataclass(frozen=True, slots=True)

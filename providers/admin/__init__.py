@@ -1,5 +1,5 @@
 """The admin of providers: where requests go, with which secret, and under which names. One noun per module."""
 
-from providers.admin import aliases, credentials, deployments, providers
+from providers.admin import aliases, catalogue, credentials, deployments, providers
 
-__all__ = ["aliases", "credentials", "deployments", "providers"]
+__all__ = ["aliases", "catalogue", "credentials", "deployments", "providers"]

@@ -12,12 +12,13 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
-from unfold.decorators import action
+from unfold.decorators import action, display
 
 from billing.admin.budgets import DeploymentBudgetInline, read_limit
 from billing.money import plain, usd
 from llmgateway.admin.limits import DeploymentLimitInline
 from llmgateway.admin_base import AmountField, GatewayAdmin
+from providers.admin.catalogue import described, entry_of
 from providers.connection_check import check_connection
 from providers.models import Deployment
 
@@ -50,7 +51,7 @@ class DeploymentAdmin(GatewayAdmin):
     search_fields = ("name", "model", "provider__name")
     autocomplete_fields = ("provider", "credential")
     fieldsets = (
-        (None, {"fields": ("name", "provider", "credential", "model", "enabled")}),
+        (None, {"fields": ("name", "provider", "credential", "model", "catalogue", "enabled")}),
         ("Streams", {"fields": ("inject_usage",)}),
         ("Strict budgets", {"fields": ("max_output_tokens", "max_request_pico_usd")}),
         (
@@ -58,10 +59,18 @@ class DeploymentAdmin(GatewayAdmin):
             {"fields": (("connect_timeout_s", "first_token_timeout_s"), ("idle_timeout_s", "total_timeout_s"))},
         ),
     )
+    readonly_fields = ("catalogue",)
     inlines = (DeploymentLimitInline, DeploymentBudgetInline)
     actions = ("test_selected",)
     actions_row = ("test_connection",)
     actions_detail = ("test_connection",)
+
+    @display(description="Catalogue")  # type: ignore[untyped-decorator]
+    def catalogue(self, deployment: Deployment) -> str:
+        """What the model can do."""
+        return (
+            described(entry_of(deployment.provider_id, deployment.model)) if deployment.pk else "known once it is saved"
+        )
 
     @action(description="Test connection", url_path="test", permissions=["change"], icon="network_check")  # type: ignore[untyped-decorator]
     def test_connection(self, request: HttpRequest, object_id: str) -> HttpResponse:

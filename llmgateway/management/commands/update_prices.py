@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand
 from billing.catalogue import source
 from billing.price_updates import apply_price_updates, price_updates
 from llmgateway.audit import acting_as
+from providers.catalogue import apply_catalogue_updates, catalogue_updates
 
 
 class Command(BaseCommand):
@@ -19,6 +20,7 @@ class Command(BaseCommand):
         parser.add_argument("--apply", action="store_true", help="add what differs as new prices, in force from now on")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        self._update_catalogue(apply=options["apply"])
         updates = price_updates()
         for update in updates:
             self.stdout.write(str(update))
@@ -30,3 +32,13 @@ class Command(BaseCommand):
             self.stdout.write(f"Added {len(updates)} prices. Those before stay, for bills refer to them.")
         else:
             self.stdout.write(f"{len(updates)} prices differ from {source()}; `--apply` adds them as new ones.")
+
+    def _update_catalogue(self, *, apply: bool) -> None:
+        """What the models in use can do."""
+        entries = catalogue_updates()
+        for entry in entries:
+            self.stdout.write(f"{'~' if entry.pk else '+'} {entry}: context window {entry.context_window or 'unknown'}")
+        if apply and entries:
+            with acting_as(source="update-prices"):
+                apply_catalogue_updates(entries)
+            self.stdout.write(f"Wrote what {len(entries)} models can do.")

@@ -25,13 +25,13 @@ from llmgateway.models import (
     Team,
 )
 from llmgateway.triggers import TABLES, drop_triggers, ensure_triggers, missing_triggers
-from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
+from providers.models import AliasTarget, CatalogueEntry, Credential, Deployment, ModelAlias, Provider
 from tests.cast import Cast
 from tests.llmgateway.live_config.conftest import Database, World, create_world
 
 CONFIGURATION = (
     Team, ApiKey, KeyNetwork, NetworkList, RateLimit, AuthSource, GatewaySettings, Provider, Credential, Deployment,
-    ModelAlias, AliasTarget, Price, Budget, BudgetCredit,
+    ModelAlias, AliasTarget, CatalogueEntry, Price, Budget, BudgetCredit,
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from billing.models import Price, UsageRollup
 from billing.money import PICO_PER_USD
 from llmgateway.management_api import usage_sums
 from llmgateway.models import Team
-from providers.models import AliasTarget, ModelAlias
+from providers.models import AliasTarget, CatalogueEntry, ModelAlias
 from tests.llmgateway.admin.world import World, create_record
 from tests.llmgateway.management_api.conftest import Caller, Callers
 
@@ -262,7 +262,7 @@ def test_models_show_where_they_lead(operator: Caller, world: World, django_asse
         AliasTarget.objects.create(alias=alias, deployment=world.deployment)
     operator.get("/teams")
 
-    with django_assert_num_queries(4):  # token, count, page, targets
+    with django_assert_num_queries(5):  # token, count, page, targets, catalogue
         found = operator.get("/models?provider=acme").json()
 
     assert found["count"] == 21
@@ -274,8 +274,27 @@ def test_models_show_where_they_lead(operator: Caller, world: World, django_asse
             "enabled": True,
             "weight": 3,
             "position": 0,
+            "capabilities": None,
         }
     ]
+
+
+def test_models_say_what_their_targets_can_do(operator: Caller, world: World) -> None:
+    CatalogueEntry.objects.create(provider=world.provider, model="small-1", context_window=128_000, tools=True)
+    CatalogueEntry.objects.create(provider=world.provider, model="other", context_window=1)
+
+    (target,) = operator.get("/models?name=small").json()["results"][0]["targets"]
+
+    assert target["capabilities"] == {
+        "context_window": 128_000,
+        "max_output_tokens": None,
+        "input_modalities": [],
+        "output_modalities": [],
+        "tools": True,
+        "reasoning": None,
+        "deprecated_on": None,
+        "source": "",
+    }
 
 
 def test_a_model_is_retired_and_kept(operator: Caller, world: World) -> None:
