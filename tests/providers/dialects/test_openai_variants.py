@@ -161,6 +161,38 @@ def test_blocks_that_overlap_are_told_apart(dialect: Any) -> None:
     assert said == {Text("Hi"), ToolCall("c1", "f", "1"), ToolCall("c2", "g", "2")}
 
 
+def test_a_message_ends_with_the_last_of_its_parts() -> None:
+    events: list[Event] = [
+        Started("r", "m"),
+        BlockStarted(Text(""), 0),
+        BlockStarted(Text(""), 1),
+        BlockStarted(ToolCall("c1", "f"), 2),
+        BlockEnded(0),
+        Delta(1, "late"),
+        BlockEnded(1),
+        BlockEnded(2),
+        ChoiceEnded("tool_calls"),
+        Ended(),
+    ]
+
+    stream = written_stream(RESPONSES, events, ASKED)
+
+    told = [
+        json.loads(line.removeprefix("data: ")) for line in stream.decode().split("\n") if line.startswith("data: ")
+    ]
+    (done,) = [each for each in told if each["type"] == "response.output_item.done" and each["output_index"] == 0]
+    assert [part["text"] for part in done["item"]["content"]] == ["", "late"]
+
+
+def test_pieces_of_a_thought_in_one_answer_are_put_together() -> None:
+    details = [{"type": "reasoning.text", "text": text, "index": 0} for text in ("a", "b")]
+    message = {"role": "assistant", "content": "4", "reasoning_details": details}
+
+    (turn,) = CHAT.read_request(json.dumps({"model": "m", "messages": [message]}).encode()).turns
+
+    assert turn.blocks == (Reasoning("ab", dialect="openai.chat"), Text("4"))
+
+
 # ── what only Responses have ──
 
 
@@ -235,8 +267,9 @@ def test_probabilities_of_tokens_travel_both_ways() -> None:
 
 
 def test_a_whole_answer_in_place_of_a_stream_becomes_one() -> None:
+    completed: Any = COMPLETED["response"]
     whole = {
-        **COMPLETED["response"],
+        **completed,
         "output": [{"type": "message", "content": [{"type": "output_text", "text": "x"}]}],
     }
     body = json.dumps(whole).encode()
