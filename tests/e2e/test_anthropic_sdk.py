@@ -23,6 +23,7 @@ from tests.e2e.harness import (
     PROVIDER_SECRET,
     Product,
     Provider,
+    wait_for,
 )
 
 SDK_VERSION = anthropic.Anthropic(api_key="x").default_headers["anthropic-version"]
@@ -110,6 +111,28 @@ def test_a_stream(claude: anthropic.Anthropic, product: Product, provider: Provi
     assert (row["usage_source"], row["status"]) == ("provider", "completed")
     assert (row["input_tokens"], row["output_tokens"]) == (message.usage.input_tokens, message.usage.output_tokens)
     assert row["output_tokens"] == 4
+
+
+def test_a_client_that_leaves_pays_for_the_input_that_the_provider_told(
+    claude: anthropic.Anthropic, product: Product, provider: Provider
+) -> None:
+    """To the token, and at the prices of a cache: agents break off long prompts all the time."""
+    system: Any = [{"type": "text", "text": "Be kind. " * 100, "cache_control": {"type": "ephemeral"}}]
+    provider.script(stall_after=8)
+
+    with claude.messages.stream(model="claude", max_tokens=50, system=system, messages=HELLO) as stream:
+        next(stream.text_stream)
+
+    request_id = stream.response.headers["request-id"]
+    wait_for(lambda: [row for row in product.usage() if row["request_id"] == request_id], "the row")
+    row, billed = product.ledger_row(request_id), provider.last["billed"]
+    assert (row["status"], row["usage_source"]) == ("cancelled", "estimated")
+    assert row["input_tokens"] == billed["input_tokens"] + billed["cache_creation_input_tokens"]
+    assert row["cost_pico_usd"] == (
+        billed["input_tokens"] * INPUT_PRICE
+        + billed["cache_creation_input_tokens"] * CACHE_WRITE_PRICE
+        + row["output_tokens"] * OUTPUT_PRICE
+    )
 
 
 @BOTH
@@ -221,13 +244,20 @@ def test_a_connection_that_breaks_is_an_error(claude: anthropic.Anthropic, provi
     assert body["error"]["type"] == "api_error"
 
 
-def test_what_cannot_be_said_is_refused_by_name(claude: anthropic.Anthropic, provider: Provider) -> None:
+def test_a_tool_that_only_anthropic_runs_is_left_out_or_refused_by_name(
+    claude: anthropic.Anthropic, provider: Provider
+) -> None:
     search: Any = {"type": "web_search_20250305", "name": "web_search"}
+    asked: Any = {"model": "chat", "max_tokens": 10, "messages": HELLO, "tools": [search, WEATHER]}
 
     with pytest.raises(anthropic.BadRequestError, match="tools"):
-        claude.messages.create(model="chat", max_tokens=10, messages=HELLO, tools=[search])
+        claude.messages.create(**asked, extra_headers={"x-gateway-strict": "true"})
+    refused = provider.sent
+    answer = claude.messages.with_raw_response.create(**asked)
 
-    assert provider.sent == []
+    assert refused == []
+    assert answer.headers["x-gateway-dropped-params"] == "tools[0]"
+    assert [tool["function"]["name"] for tool in provider.last["body"]["tools"]] == ["weather"]
 
 
 def test_a_bearer_token_and_a_query_are_fine(product: Product, provider: Provider) -> None:
@@ -359,3 +389,29 @@ def test_tokens_are_estimated_for_the_others_and_it_is_said(claude: anthropic.An
 def test_tokens_of_an_unknown_model_are_not_counted(claude: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError):
         claude.messages.count_tokens(model="nonesuch", messages=HELLO)
+
+
+# ── models ──
+
+
+def test_models_are_listed_in_anthropics_words(claude: anthropic.Anthropic) -> None:
+    page = claude.models.list(limit=2)
+
+    assert (len(page.data), page.has_more, page.last_id) == (2, True, page.data[-1].id)
+    assert {model.id for model in page} >= {"chat", "claude", "embed", "fake/chat", "impatient"}
+    assert {model.id for model in claude.models.list(before_id=page.data[1].id)} == {page.data[0].id}
+    model = claude.models.retrieve("fake/chat")
+    assert (model.type, model.id) == ("model", "fake/chat")
+    assert model.created_at.year > 2000
+
+
+def test_models_of_others_are_not_there(claude: anthropic.Anthropic) -> None:
+    limited = claude.with_options(api_key=LIMITED_KEY)
+
+    assert [model.id for model in limited.models.list()] == ["chat"]
+    with pytest.raises(anthropic.NotFoundError):
+        limited.models.retrieve("claude")
+    with pytest.raises(anthropic.BadRequestError):
+        limited.models.list(after_id="claude")
+    with pytest.raises(anthropic.BadRequestError):
+        limited.models.list(limit=0)
