@@ -41,6 +41,8 @@ from providers.adapters.errors import MalformedAnswerError
 from providers.adapters.events import EventSplitter
 from providers.adapters.types import JSONObject, Usage
 
+_SOURCES = ("groundingMetadata", "citationMetadata")
+
 
 class Candidate:
     """One choice of a stream so far."""
@@ -52,16 +54,19 @@ class Candidate:
         self._open: Block | None = None
         self._texts: dict[int, list[str]] = {}
         self._called = False
+        self._sources: JSONObject = {}
+        """What was said last of where the text comes from."""
 
     def read(self, candidate: JSONObject, ids: AnswerIds) -> Iterator[Event]:
         for block in parts_of(candidate, ids):
             yield from self._add(block)
         if logprobs := read_logprobs(candidate.get("logprobsResult")):
             yield from self._beside(logprobs)
-        yield from self._cited(candidate)
+        self._sources |= {name: candidate[name] for name in _SOURCES if candidate.get(name)}
         self.finish = finish_of(candidate) or self.finish
 
     def end(self) -> Iterator[Event]:
+        yield from self._cited()
         yield from self._close()
         yield ChoiceEnded(read_finish(self.finish, called=self._called), choice=self.index)
 
@@ -107,13 +112,13 @@ class Candidate:
             yield from self._begin(Text(""))
         yield Delta(self._blocks, choice=self.index, logprobs=logprobs)
 
-    def _cited(self, candidate: JSONObject) -> Iterator[Event]:
-        """Citations come at the end, with positions in the whole text."""
-        if not self._texts or not (candidate.keys() & {"groundingMetadata", "citationMetadata"}):
+    def _cited(self) -> Iterator[Event]:
+        """Citations, whose positions are in the whole text; events may repeat those of the events before them."""
+        if not self._sources:
             return
         numbers = list(self._texts)
         texts = [Text("".join(self._texts[number])) for number in numbers]
-        for position, citation in read_citations(candidate, texts):
+        for position, citation in read_citations(self._sources, texts):
             yield Delta(numbers[position], choice=self.index, citation=citation)
 
 
