@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain, groupby
+from operator import attrgetter
 
 import msgspec
 
@@ -100,8 +102,9 @@ class _Writer:
         """The system's blocks, and the turns of user and assistant in alternation."""
         turns = list(self._asked.turns)
         leading: list[Turn] = []
-        while turns and turns[0].role in {"system", "developer"}:
-            leading.append(turns.pop(0))
+        while len(leading) < len(turns) and turns[len(leading)].role in {"system", "developer"}:
+            leading.append(turns[len(leading)])
+        del turns[: len(leading)]
         if not turns and leading:
             # There is no conversation without somebody who speaks.
             turns.append(msgspec.structs.replace(leading.pop(), role="user"))
@@ -279,17 +282,10 @@ class _Writer:
 
 def _alternating(turns: list[Turn]) -> Iterator[Turn]:
     """Turns of one role as one; system turns among them as marked texts of the user."""
-    last: Turn | None = None
-    for turn in turns:
-        this = _marked(turn) if turn.role in {"system", "developer"} else turn
-        if last is not None and last.role == this.role:
-            last = Turn(this.role, (*last.blocks, *this.blocks))
-            continue
-        if last is not None:
-            yield last
-        last = this
-    if last is not None:
-        yield last
+    spoken = (_marked(turn) if turn.role in {"system", "developer"} else turn for turn in turns)
+    for role, same in groupby(spoken, key=attrgetter("role")):
+        first, *others = same
+        yield Turn(role, tuple(chain.from_iterable(turn.blocks for turn in (first, *others)))) if others else first
 
 
 def _marked(turn: Turn) -> Turn:

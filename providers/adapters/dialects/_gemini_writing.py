@@ -63,6 +63,7 @@ class RequestWriter:
         self._native = conversation.dialect == DIALECT
         self._generation = generation_of(limits.model)
         self._dropped: list[str] = []
+        self._tool_names = conversation.tool_names()
 
     def written(self) -> Written:
         asked = self._asked
@@ -126,7 +127,7 @@ class RequestWriter:
         if isinstance(block, Image) and block.detail in {"low", "high"}:
             self._dropped.append("detail")
         if isinstance(block, ToolResult):
-            name = block.name or self._asked.tool_name(block.call_id)
+            name = block.name or self._tool_names.get(block.call_id, "")
             if not name:
                 raise InexpressibleError(
                     f"`{param}` answers the call '{block.call_id}', which is not in the conversation; send it too.",

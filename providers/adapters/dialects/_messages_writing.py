@@ -8,6 +8,8 @@ are; efforts become budgets for models that take those; several turns of one rol
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -86,8 +88,9 @@ class _Writer:
     def _conversation(self) -> tuple[Any, list[JSONObject]]:
         turns = list(self._asked.turns)
         leading: list[Turn] = []
-        while turns and turns[0].role in {"system", "developer"}:
-            leading.append(turns.pop(0))
+        while len(leading) < len(turns) and turns[len(leading)].role in {"system", "developer"}:
+            leading.append(turns[len(leading)])
+        del turns[: len(leading)]
         if not turns and leading:
             # There is no conversation without somebody who speaks.
             turns.append(msgspec.structs.replace(leading.pop(), role="user"))
@@ -258,11 +261,11 @@ class _Writer:
 def _merged(turns: Iterator[Turn]) -> list[Turn]:
     """Consecutive turns of one role as one."""
     merged: list[Turn] = []
-    for turn in turns:
-        if merged and merged[-1].role == turn.role:
-            merged[-1] = Turn(turn.role, (*merged[-1].blocks, *turn.blocks))
-        else:
-            merged.append(turn)
+    for role, same in groupby(turns, key=attrgetter("role")):
+        first, *others = same
+        merged.append(
+            Turn(role, tuple(chain.from_iterable(turn.blocks for turn in (first, *others)))) if others else first
+        )
     return merged
 
 

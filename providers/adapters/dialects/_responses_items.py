@@ -31,12 +31,20 @@ class ItemReader:
     """Reads the input of one request, in its order. Items of the model that follow each other make one turn."""
 
     def __init__(self) -> None:
-        self.turns: list[Turn] = []
+        self._turns: list[tuple[Role, list[Block]]] = []
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return tuple([Turn(role, tuple(blocks)) for role, blocks in self._turns])
+
+    def begin(self, role: Role, *blocks: Block) -> None:
+        """Another turn."""
+        self._turns.append((role, list(blocks)))
 
     def read(self, fields: Fields) -> None:
         value = fields.get("input")
         if isinstance(value, str):
-            self.turns.append(Turn("user", (Text(value),)))
+            self.begin("user", Text(value))
             return
         for item in fields.objects("input"):
             self._item(item)
@@ -55,7 +63,7 @@ class ItemReader:
             call_id, name = item.required_text("call_id"), item.required_text("name")
             self._said(ToolCall(call_id, name, item.text("input"), custom=True))
         elif kind.endswith("_output"):
-            self.turns.append(Turn("user", (Foreign(DIALECT, item.raw),)))
+            self.begin("user", Foreign(DIALECT, item.raw))
         else:
             self._said(Foreign(DIALECT, item.raw))
 
@@ -67,19 +75,21 @@ class ItemReader:
         if role == "assistant":
             self._said(*blocks)
         else:
-            self.turns.append(Turn(_ROLES[role], blocks))
+            self.begin(_ROLES[role], *blocks)
 
     def _said(self, *blocks: Block) -> None:
-        if self.turns and self.turns[-1].role == "assistant":
-            blocks = self.turns.pop().blocks + blocks
-        self.turns.append(Turn("assistant", blocks))
+        if self._turns and self._turns[-1][0] == "assistant":
+            self._turns[-1][1].extend(blocks)
+        else:
+            self.begin("assistant", *blocks)
 
     def _result(self, result: ToolResult) -> None:
         """Results that follow each other are of calls made at the same time."""
-        before: tuple[Block, ...] = ()
-        if self.turns and all(isinstance(block, ToolResult) for block in self.turns[-1].blocks):
-            before = self.turns.pop().blocks
-        self.turns.append(Turn("user", (*before, result)))
+        before = self._turns[-1][1] if self._turns else []
+        if before and isinstance(before[-1], ToolResult):
+            before.append(result)
+        else:
+            self.begin("user", result)
 
 
 def _result(item: Fields, *, custom: bool) -> ToolResult:

@@ -41,7 +41,7 @@ def read_request(body: bytes, *, model: str = "", stream: bool | None = None) ->
             )
     reader = ItemReader()
     if instructions := fields.text("instructions"):
-        reader.turns.append(Turn("system", (Text(instructions),)))
+        reader.begin("system", Text(instructions))
     reader.read(fields)
     text = fields.object("text")
     include = fields.texts("include")
@@ -49,7 +49,7 @@ def read_request(body: bytes, *, model: str = "", stream: bool | None = None) ->
     asked = fields.boolean("stream")
     is_stream = bool(asked if stream is None else stream)
     read = {
-        "turns": tuple(reader.turns),
+        "turns": reader.turns,
         "model": model or fields.required_text("model"),
         "stream": is_stream,
         "include_usage": is_stream,

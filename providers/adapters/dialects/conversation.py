@@ -95,7 +95,7 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
     call_id: str
     content: tuple[Text | Image | File | Audio, ...] = ()
     name: str = ""
-    """Of the tool; some protocols need it. Empty: find it by `call_id`, `Conversation.tool_name` does."""
+    """Of the tool; some protocols need it. Empty: find it by `call_id`, `Conversation.tool_names` has it."""
     is_error: bool = False
     custom: bool = False
     cache: CacheHint | None = None
@@ -231,10 +231,7 @@ class Conversation(msgspec.Struct, frozen=True):
     dialect: str = ""
     """In which it was read."""
 
-    def tool_name(self, call_id: str) -> str:
-        """The name of the tool that was called under `call_id`; empty: no such call is in here."""
-        for turn in self.turns:
-            for block in turn.blocks:
-                if isinstance(block, ToolCall) and block.id == call_id:
-                    return block.name
-        return ""
+    def tool_names(self) -> dict[str, str]:
+        """The names of the tools that were called, by the ids of the calls; of two with one id, the first."""
+        calls = [block for turn in self.turns for block in turn.blocks if isinstance(block, ToolCall)]
+        return {call.id: call.name for call in reversed(calls)}

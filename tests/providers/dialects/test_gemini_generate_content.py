@@ -110,7 +110,7 @@ def sayable(conversation: Conversation) -> Conversation:
 def _named(block: Any, conversation: Conversation) -> Any:
     if isinstance(block, ToolResult):
         content = tuple(_typed(each) for each in block.content)
-        return msgspec.structs.replace(block, name=conversation.tool_name(block.call_id), content=content)
+        return msgspec.structs.replace(block, name=conversation.tool_names().get(block.call_id, ""), content=content)
     return _typed(block)
 
 
@@ -769,7 +769,10 @@ def test_citations_at_the_end_of_a_stream_point_into_the_whole_text() -> None:
         ],
     }
 
-    reply = folded(read_stream(GEMINI, event(chunk({"text": "ü "})) + event(last)))
+    early = chunk({"text": "ü "})
+    early["candidates"][0]["groundingMetadata"] = last["candidates"][0]["groundingMetadata"]
+
+    reply = folded(read_stream(GEMINI, event(early) + event(last)))
 
     assert reply.choices[0].blocks == (
         Text("ü 世界", (Citation("https://example.org/", "T", start=2, end=4, dialect=GEMINI.name),)),
