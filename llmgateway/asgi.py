@@ -32,15 +32,21 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Sorts by protocol and path. Servers without lifespan support (daphne) start the data plane by the first request."""
     kind = scope["type"]
     if kind == "http":
-        path = scope["path"]
-        if is_data_plane(path) or (not is_ours(path) and (await _runtime()).data_plane.serves(path)):
+        if await _is_for_data_plane(scope["path"]):
             await (await _runtime()).data_plane(scope, receive, send)
         else:
             await django_application(scope, receive, send)
     elif kind == "websocket":
-        await websocket_application(scope, receive, send)
+        if await _is_for_data_plane(scope["path"]):
+            await (await _runtime()).data_plane.open_socket(scope, receive, send)
+        else:
+            await websocket_application(scope, receive, send)
     elif kind == "lifespan":
         await _lifespan(receive, send)
+
+
+async def _is_for_data_plane(path: str) -> bool:
+    return is_data_plane(path) or (not is_ours(path) and (await _runtime()).data_plane.serves(path))
 
 
 async def _runtime() -> wiring.Runtime:

@@ -266,6 +266,13 @@ class Conf:
         "JOURNAL_MAX_MB", positive, 1024,
         "Size at which an undrained journal stops new requests (503), so that nothing goes unbilled.",
     )  # fmt: skip
+    realtime_max_s = Setting(
+        "REALTIME_MAX_S", at_least_one, 3600, "How long a realtime session may last, in seconds; then it is closed."
+    )
+    realtime_idle_s = Setting(
+        "REALTIME_IDLE_S", at_least_one, 600,
+        "How long both sides of a realtime session may say nothing, in seconds; then it is closed.",
+    )  # fmt: skip
     shutdown_grace_s = Setting(
         "SHUTDOWN_GRACE_S", positive, 30, "How long running requests may finish after a stop signal, in seconds."
     )

@@ -7,6 +7,7 @@ import concurrent.futures
 import gc
 import logging
 import os
+import ssl
 import sys
 import threading
 import time
@@ -38,6 +39,7 @@ from llmgateway.pipeline.protocols import Record
 from llmgateway.pipeline.proxies import Proxies, tls_context
 from llmgateway.pipeline.rules import BudgetIndex
 from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
+from llmgateway.pipeline.sockets import SocketOpener
 from llmgateway.pipeline.telemetry import AccessLog, Telemetry
 from llmgateway.pipeline.transport import PooledTransport
 from llmgateway.pipeline.upstream import Upstream
@@ -71,6 +73,13 @@ TRANSPORTS: dict[str, type[PooledTransport | LeanTransport]] = {"aiohttp": Poole
 
 def upstream_transport(conf: Conf) -> PooledTransport | LeanTransport:
     """Raises ImproperlyConfigured for a proxy or a certificate that cannot be used."""
+    proxies, tls = way_out(conf)
+    kind = TRANSPORTS[conf.upstream_transport]
+    return kind(max_connections=conf.max_upstream_connections, tls=tls, proxies=proxies)
+
+
+def way_out(conf: Conf) -> tuple[Proxies, ssl.SSLContext]:
+    """Which proxy leads where, and how upstreams prove who they are; raises ImproperlyConfigured as above."""
     try:
         proxies = Proxies.of(conf.upstream_proxy, os.environ)
     except ValueError as error:
@@ -87,8 +96,7 @@ def upstream_transport(conf: Conf) -> PooledTransport | LeanTransport:
             f"UPSTREAM_CA_FILE, UPSTREAM_CLIENT_CERTIFICATE or UPSTREAM_CLIENT_KEY is not usable: {error}. "
             "Give each a PEM file; the key must belong to the certificate."
         ) from error
-    kind = TRANSPORTS[conf.upstream_transport]
-    return kind(max_connections=conf.max_upstream_connections, tls=tls, proxies=proxies)
+    return proxies, tls
 
 
 class SystemClock:
@@ -115,7 +123,8 @@ class Runtime:
         self.drain = Drain(self.journal, on_adopted=None if self._shared is None else self._on_adopted)
         self._store: RedisStore | MemoryStore = self._shared or _own_counters(self._clock, seeded)
         self._webhooks = BacklogWatch()
-        self._upstream = Upstream(upstream_transport(conf))
+        proxies, tls = way_out(conf)
+        self._upstream = Upstream(upstream_transport(conf), SocketOpener(tls=tls, proxies=proxies))
         self.gateway = Gateway(
             snapshot=snapshot,
             authenticator=Authenticator(tuple(bytes.fromhex(pepper) for pepper in conf.key_peppers)),

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 
-from llmgateway.api import anthropic, gemini, health, media, metrics, native, openai
+from llmgateway.api import anthropic, gemini, health, media, metrics, native, openai, realtime
 from llmgateway.api.addresses import ClientAddress
 from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.cors import Cors
@@ -20,6 +20,8 @@ from llmgateway.conf import Conf
 from llmgateway.pipeline.errors import GatewayError, MethodNotAllowedError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.protocols import Record
+from llmgateway.pipeline.sessions import Lifetime
+from llmgateway.pipeline.sockets import SocketClosedError
 from providers.adapters.addresses import RESERVED_NAMES
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ class DataPlane:
         self._native = native.NativeSurface(gateway)
         self._gemini = gemini.GeminiSurface(self._native.provider_at)
         self._finders: tuple[Finder, ...] = (self._gemini.find, openai.find, self._native.find)
+        lifetime = Lifetime(idle_s=conf.realtime_idle_s, total_s=conf.realtime_max_s)
+        self._realtime = realtime.RealtimeSurface(gateway, self._native, lifetime)
         pages: dict[str, Endpoint] = {
             "/health": health_pages.overview,
             "/health/live": health_pages.live,
@@ -65,6 +69,23 @@ class DataPlane:
     def serves(self, path: str) -> bool:
         """Whether a path that is none of the gateway's own belongs to a provider."""
         return self._native.serves(path) or self._gemini.find(path) is not None
+
+    async def open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the handshake of a WebSocket, and be its session until it ends."""
+        can_say_why = "websocket.http.response" in (scope.get("extensions") or {})
+        refuse = realtime.refusing(send) if can_say_why else realtime.refusing_bluntly(send)
+        exchange = self._begin({**scope, "method": "GET"}, receive, refuse)
+        try:
+            error_type = await self._realtime.serve(exchange, scope, send)
+            self._log(exchange, 101, error_type)
+        except GatewayError as error:
+            await self._refuse(exchange, error)
+        except SocketClosedError:
+            self._log(exchange, 499, "client_left")
+        except Exception:
+            logger.exception("a session failed inside the gateway", extra={"request_id": exchange.request_id})
+            if not exchange.responder.started:
+                await self._refuse(exchange, GatewayError("Something went wrong inside the gateway. Try again."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = self._begin(scope, receive, send)

@@ -23,7 +23,7 @@ from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
 from llmgateway.pipeline.reading_on import ReadingOn
 from llmgateway.pipeline.requests import Client, ModelRequest, Presence
 from llmgateway.pipeline.routing import Router
-from llmgateway.pipeline.rules import BudgetIndex, RuleBook
+from llmgateway.pipeline.rules import BudgetIndex, RuleBook, Rules
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Retries, Snapshot
 from llmgateway.pipeline.streaming import Answer, Failure, deliver, obtain, report
 from llmgateway.pipeline.telemetry import Telemetry
@@ -68,7 +68,7 @@ class Gateway:
         self._router = Router()
         self._rules = RuleBook()
         self.desk = AdmissionDesk(store, clock)
-        self._upstream = upstream
+        self.upstream = upstream
         self._is_stale = is_stale
         self.budgets_ready = asyncio.Event()
         """Cleared while a new budget is being counted from the ledger; requests wait for it."""
@@ -148,23 +148,46 @@ class Gateway:
         return () if index is self._budgets else self._budgets.of(key, alias, deployment)
 
     async def _admitted(self, request: ModelRequest, key: Key, presence: Presence) -> Call:
-        snapshot, clock = self.snapshot, self.clock
-        alias, candidates = self._router.route(
-            snapshot, key, request.head.model, request.dialect, now=clock.time(), provider=request.provider
+        alias, candidates = self.route(request, key)
+        routed = self.clock.monotonic()
+        return await self.admit(request, self.rules(request, key, alias), candidates, presence, routed=routed)
+
+    def route(self, request: ModelRequest, key: Key) -> tuple[Alias, tuple[Deployment, ...]]:
+        """The alias that is asked for and its deployments, best first; raises what `Router.route` raises."""
+        return self._router.route(
+            self.snapshot, key, request.head.model, request.dialect, now=self.clock.time(), provider=request.provider
         )
-        routed = clock.monotonic()
-        rules = self._rules.of(request, key, alias)
+
+    def rules(self, request: ModelRequest, key: Key, alias: Alias) -> Rules:
+        """Which limits and budgets a request counts for."""
+        return self._rules.of(request, key, alias)
+
+    async def admit(
+        self,
+        request: ModelRequest,
+        rules: Rules,
+        candidates: tuple[Deployment, ...],
+        presence: Presence,
+        *,
+        routed: float,
+    ) -> Call:
+        """Take what the request needs and write that it was admitted. Whoever gets the call settles it and ends its exchange.
+
+        Raises:
+            GatewayError: it is refused, or cannot be written down; nothing is taken then.
+        """
+        clock = self.clock
         if rules.budgets and not self.budgets_ready.is_set():
             await self._budgets_counted()
         index = self._budgets
-        admission = await self.desk.admit(request, rules, candidates, snapshot.admission)
+        admission = await self.desk.admit(request, rules, candidates, self.snapshot.admission)
         for limit in (*admission.reservation.shadowed, *admission.oversized):
             self.telemetry.figures.shadow_refusals[limit.scope, limit.name] += 1
         admitted = clock.monotonic()
         call = Call(
             request,
-            key,
-            alias,
+            rules.key,
+            rules.alias,
             admission,
             gateway=self,
             budget_index=index,
@@ -239,7 +262,7 @@ class Gateway:
         if not call.running:
             self.ledger.attempt(call.request.id, call.begin_attempt(deployment))
         try:
-            result = await obtain(call, deployment, self._upstream)
+            result = await obtain(call, deployment, self.upstream)
         except asyncio.CancelledError:
             if not call.take_timeout():
                 raise

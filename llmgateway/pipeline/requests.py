@@ -57,6 +57,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Where it goes at `provider`; None, and at any other provider: where the adapter knows."""
     strict: bool = False
     """Refuse what a provider's dialect cannot say, rather than leave it out and report it."""
+    input_estimate: int | None = None
+    """Tokens of input, where more is known of them than the body says."""
 
 
 class Client(Protocol):

@@ -83,9 +83,8 @@ class Terms:
         first = candidates[0]
         dialect = request.dialect
         opaque = dialect.operation is Operation.PASSTHROUGH
-        text = request.body if dialect.json_requests or opaque else dialect.text(request.body)
         demand = Tokens(
-            0 if opaque else estimated_input(text, first), self._expected_output(request, rules.key.id, first)
+            0 if opaque else _expected_input(request, first), self._expected_output(request, rules.key.id, first)
         )
         units = dialect.asked_units(request.body) if dialect.measures else ()
         able, targets, strict = [], [], []
@@ -111,6 +110,13 @@ class Terms:
         expected = self.learner.expected(key_id, deployment.model) or EXPECTED_OUTPUT_TOKENS
         cap = head.output_cap(output_cap_fields(request, deployment))
         return (expected if cap is None or expected < cap else cap) * head.choices
+
+
+def _expected_input(request: ModelRequest, deployment: Deployment) -> int:
+    if request.input_estimate is not None:
+        return request.input_estimate
+    dialect = request.dialect
+    return estimated_input(request.body if dialect.json_requests else dialect.text(request.body), deployment)
 
 
 def _target(

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import aiohttp
 import msgspec
+import websockets
 from yarl import URL
 
 from llmgateway.http import httpx
@@ -18,6 +19,7 @@ from llmgateway.pipeline.departure import was_sent
 from llmgateway.pipeline.lean_transport import MAX_REMEMBERED, Endpoint, LeanTransport
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.snapshot import Deployment
+from llmgateway.pipeline.sockets import SocketOpener, UpstreamSocket
 from llmgateway.pipeline.transport import client_timeout
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import Headers, Signer
@@ -91,8 +93,9 @@ class _Route:
 class Upstream:
     """Sends requests to deployments through one transport. Belongs to one event loop."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, transport: httpx.AsyncBaseTransport, sockets: SocketOpener | None = None) -> None:
         self._transport = transport
+        self._sockets = sockets or SocketOpener()
         self._lean = transport if isinstance(transport, LeanTransport) else None
         self._routes: dict[tuple[int, str, bool], tuple[Deployment, _Route]] = {}
         self._token_locks: WeakKeyDictionary[Signer, asyncio.Lock] = WeakKeyDictionary()
@@ -123,6 +126,30 @@ class Upstream:
                 status, raw_headers, stream = await self._lean.post(route.endpoint, headers, body)
                 return UpstreamAnswer(status, raw_headers, stream, stream.take_whole())
             return await self._send(route, body, headers)
+        except httpx.TransportError as error:
+            raise classified(error) from error
+
+    async def open_socket(
+        self, deployment: Deployment, dialect: Dialect, *, query: str, headers: RawHeaders, subprotocols: Sequence[str]
+    ) -> UpstreamSocket:
+        """A connection that stays. `query` is added to that of the deployment's address.
+
+        Raises:
+            RefusedHandshakeError: the provider answered otherwise.
+            UpstreamError: it could not be reached.
+        """
+        url = deployment.adapter.url(deployment.base_url, dialect, deployment.model)
+        if query:
+            url += ("&" if "?" in url else "?") + query
+        sent = [*headers, *deployment.headers]
+        if deployment.signer is not None:
+            sent += await self._signed(deployment.signer, "GET", url, b"")
+        try:
+            return await self._sockets.open(url, sent, subprotocols, timeout_s=deployment.timeouts.connect_s)
+        except TimeoutError as error:
+            raise UpstreamError(FailureCause.TIMEOUT, str(error)) from None
+        except (OSError, websockets.WebSocketException) as error:
+            raise UpstreamError(FailureCause.NOT_CONNECTED, str(error)) from None
         except httpx.TransportError as error:
             raise classified(error) from error
 

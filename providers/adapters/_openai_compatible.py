@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import ClassVar
+from urllib.parse import quote
 
 from providers.adapters.base import Adapter
 from providers.adapters.dialects._openai_wire import member
@@ -10,12 +11,13 @@ from providers.adapters.dialects.base import Dialect
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation
 
-CHAT, RESPONSES = "openai.chat", "openai.responses"
+CHAT, RESPONSES, REALTIME = "openai.chat", "openai.responses", "openai.realtime"
 PATHS = {
     CHAT: "/chat/completions",
     RESPONSES: "/responses",
     "openai.completions": "/completions",
     "openai.embeddings": "/embeddings",
+    REALTIME: "/realtime",
     "openai.images": "/images/generations",
     "openai.image_edits": "/images/edits",
     "openai.image_variations": "/images/variations",
@@ -49,7 +51,8 @@ class OpenAICompatible(Adapter):
         return tuple(name for name in spoken if get_dialect(name).operation in self.operations)
 
     def path(self, dialect: Dialect, model: str, *, stream: bool = False) -> str:
-        return PATHS[dialect.name]
+        path = PATHS[dialect.name]
+        return f"{path}?model={quote(model, safe='')}" if dialect.name == REALTIME else path
 
     def headers(self, secret: str | None) -> Headers:
         return ((b"authorization", b"Bearer " + secret.encode("latin-1")),) if secret else ()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import ClassVar
 from urllib.parse import quote
 
-from providers.adapters._openai_compatible import MEDIA, OpenAICompatible
+from providers.adapters._openai_compatible import MEDIA, REALTIME, OpenAICompatible
 from providers.adapters.dialects.base import Dialect
-from providers.adapters.types import ErrorKind, Headers, JSONObject
+from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation
 
 
 class Azure(OpenAICompatible):
@@ -21,7 +21,7 @@ class Azure(OpenAICompatible):
     api_key_variables = ("AZURE_OPENAI_API_KEY",)
     base_url_parameters = frozenset({"api-version"})
     chars_per_token = 5.0
-    operations = OpenAICompatible.operations | MEDIA
+    operations = OpenAICompatible.operations | MEDIA | {Operation.REALTIME}
     lacks = frozenset({"openai.image_variations"})
     chat_output_caps = ("max_completion_tokens", "max_tokens")
     error_codes: ClassVar[dict[str, ErrorKind]] = {
@@ -31,6 +31,8 @@ class Azure(OpenAICompatible):
 
     def url(self, base_url: str, dialect: Dialect, model: str, *, stream: bool = False) -> str:
         address, question, query = base_url.partition("?")
+        if question and dialect.name == REALTIME:
+            return f"{address}/realtime?{query}&deployment={quote(model, safe='')}"
         deployment = f"/deployments/{quote(model, safe='')}" if question else ""
         return address + deployment + self.path(dialect, model, stream=stream) + question + query
 

@@ -8,4 +8,4 @@ from providers.adapters.types import Operation
 
 class Fake(OpenAICompatible):
     name = "fake"
-    operations = OpenAICompatible.operations | MEDIA | {Operation.MODERATION, Operation.RERANK}
+    operations = OpenAICompatible.operations | MEDIA | {Operation.REALTIME, Operation.MODERATION, Operation.RERANK}

@@ -13,7 +13,7 @@ class OpenAI(OpenAICompatible):
     # Reasoning models refuse the older name.
     chat_output_caps = ("max_completion_tokens", "max_tokens")
     speaks_responses = True
-    operations = OpenAICompatible.operations | MEDIA | {Operation.MODERATION}
+    operations = OpenAICompatible.operations | MEDIA | {Operation.REALTIME, Operation.MODERATION}
     extensions = frozenset({"custom", "developer", "service_tier", "metadata", "prompt_cache_key"})
 
     def searches_unasked(self, model: str) -> bool:

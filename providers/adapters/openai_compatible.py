@@ -9,4 +9,4 @@ from providers.adapters.types import Operation
 class GenericOpenAICompatible(OpenAICompatible):
     name = "openai_compatible"
     base_url = ""
-    operations = OpenAICompatible.operations | MEDIA | {Operation.MODERATION, Operation.RERANK}
+    operations = OpenAICompatible.operations | MEDIA | {Operation.REALTIME, Operation.MODERATION, Operation.RERANK}

@@ -19,6 +19,7 @@ class Operation(enum.StrEnum):
     TRANSCRIPTION = "transcription"
     MODERATION = "moderation"
     RERANK = "rerank"
+    REALTIME = "realtime"
     PASSTHROUGH = "passthrough"
     """Whatever the caller asks of a provider's own API, and the gateway does not understand."""
 

@@ -2,7 +2,7 @@
 
 POST /v1/chat/completions   /v1/completions   /v1/embeddings   /v1/messages   /v1/messages/count_tokens
 POST /v1beta/models/M:generateContent   :streamGenerateContent   :countTokens   :embedContent   :batchEmbedContents
-GET  /v1/models
+GET  /v1/models   /v1/realtime (a WebSocket)
 GET  /_control/requests     what it was sent (`Record`)
 POST /_control/scripts      {"script": {…}, "times": 1}: for the requests that follow
 POST /_control/reset        forget all of it
@@ -17,11 +17,12 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from providers.adapters.types import JSONObject
-from providers.fake_server import contents, messages
+from providers.fake_server import contents, messages, realtime
 from providers.fake_server.answers import CREATED, Answer, count_tokens, embeddings, prompt_of
 from providers.fake_server.records import Record
 from providers.fake_server.scripts import Script, Scripts
@@ -53,6 +54,8 @@ class FakeProvider:
         self._prompts: set[bytes] = set()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._talk(scope, receive, send)
         if scope["type"] != "http":
             return
         body = await _read(receive)
@@ -71,6 +74,21 @@ class FakeProvider:
         leaving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await answering
+
+    async def _talk(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        record = _record({**scope, "method": "WEBSOCKET"})
+        self.records.append(record)
+        model = dict(parse_qsl(record.query)).get("model", "")
+        script = self.scripts.of(dict(record.headers), {"model": model})
+        if self._secret and self._secret not in _keys(record):
+            script = msgspec.structs.replace(script, status=401)
+        await asyncio.sleep(script.delay_ms / 1000)
+        record.status = script.status
+        if script.status != 200 or not record.path.endswith("/realtime"):
+            await realtime.refuse(send, script.status if script.status != 200 else 404, error_body(script))
+            return
+        await receive()
+        await realtime.Realtime(record, script, model, receive, send).run(scope["subprotocols"])
 
     async def _control(self, scope: MutableMapping[str, Any], body: bytes, send: Send) -> None:
         content: Any = {}

@@ -28,6 +28,8 @@ class Record(msgspec.Struct):
     finished_at: float | None = None
     disconnected_at: float | None = None
     """When the client left before its answer was complete."""
+    close_code: int | None = None
+    """With which the client left a WebSocket."""
     reset_at: float | None = None
     billed: JSONObject | None = None
     """Usage of what was generated, whether or not the client learned of it. None: nothing was."""

@@ -31,7 +31,7 @@ def make_server(app: FakeProvider, *, host: str = "127.0.0.1", port: int = 0) ->
         host=host,
         port=port,
         http=_ResettableProtocol,
-        ws="none",
+        ws="websockets-sansio",
         lifespan="off",
         log_level="warning",
         access_log=False,

@@ -47,6 +47,8 @@ deployments:
   google-vectors: {{provider: google, credential: main, model: gemini-embedding-fake}}
   fake-chat-main: {{provider: fake, credential: main, model: fake-chat}}
   fake-embedding-main: {{provider: fake, credential: main, model: fake-embedding}}
+  voice-main: {{provider: fake, credential: main, model: fake-realtime}}
+  scribe-main: {{provider: fake, credential: main, model: scribe-fake}}
   impatient-main:
     provider: fake
     credential: main
@@ -59,11 +61,21 @@ aliases:
   flash: {{targets: [{{deployment: google-main}}]}}
   vectors: {{targets: [{{deployment: google-vectors}}]}}
   embed: {{targets: [{{deployment: fake-embedding-main}}]}}
+  voice: {{targets: [{{deployment: voice-main}}]}}
   impatient: {{targets: [{{deployment: impatient-main}}]}}
 prices:
   - {{provider: fake, model: fake-chat, input: "0.15", output: "0.60", cache_read: "0.075", effective_from: 2026-01-01}}
   - {{provider: fake, model: fake-embedding, input: "0.15", output: "0", effective_from: 2026-01-01}}
   - {{provider: fake, model: fake-impatient, input: "0.15", output: "0.60", effective_from: 2026-01-01}}
+  - provider: fake
+    model: fake-realtime
+    input: "4"
+    output: "16"
+    cache_read: "0.4"
+    audio_input: "32"
+    audio_output: "64"
+    effective_from: 2026-01-01
+  - {{provider: fake, model: scribe-fake, input: "6", output: "6", effective_from: 2026-01-01}}
   - {{provider: google, model: gemini-3-fake, input: "0.15", output: "0.60", cache_read: "0.075", effective_from: 2026-01-01}}
   - {{provider: google, model: gemini-embedding-fake, input: "0.15", output: "0", effective_from: 2026-01-01}}
   - provider: claude
