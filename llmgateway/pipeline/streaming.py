@@ -281,7 +281,9 @@ def _ending(call: Call, answer: Answer, scanner: StreamScanner, error_type: str)
         last, cause = b"", f"The provider's answer cannot be read: {error}."
     else:
         cause = "The provider's answer ended before it was complete."
-    if answer.outgoing.translation is None or scanner.done or scanner.error is not None or error_type:
+    if error_type:
+        return b"", error_type  # The error was the last word; what was held back belonged before it.
+    if answer.outgoing.translation is None or scanner.done or scanner.error is not None:
         return last, error_type
     failed = WireError(502, cause, type="server_error", code="upstream_error")
     return last + call.request.dialect.error_event(failed), failed.code

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from billing.money import PICO_PER_USD
+from llmgateway.http import httpx
 from llmgateway.pipeline.snapshot import BudgetRule
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
@@ -328,3 +329,16 @@ async def test_an_error_inside_a_stream_is_seen_and_stands_in_the_ledger() -> No
     assert own.json()[-1] == error
     assert "The model is overloaded." in other.text
     assert native.row["status"] == translated.row["status"] == "failed"
+
+
+async def test_a_stream_that_breaks_off_ends_with_an_error_in_either_form() -> None:
+    torn = (STREAM[0], STREAM[1][:20], httpx.ReadError("torn"))
+    events, listed = house(Reply.events(*torn)), house(Reply.events(*torn))
+
+    as_events = await events.post("/v1beta/models/flash:streamGenerateContent?alt=sse", HELLO)
+    as_list = await listed.post("/v1beta/models/flash:streamGenerateContent", HELLO)
+
+    last = json.loads(as_events.text.split("data: ")[-1])
+    assert last["error"]["status"] == "UNAVAILABLE"
+    assert [next(iter(element)) for element in as_list.json()] == ["candidates", "error"]
+    assert events.row["status"] == listed.row["status"] == "failed"
