@@ -183,7 +183,8 @@ def _demanded_tool(body: JSONObject, scripted: str) -> JSONObject | None:
     functions = [tool.get("function") or {} for tool in body.get("tools") or []]
     choice = body.get("tool_choice")
     if scripted or isinstance(choice, dict):
-        name = scripted or (choice.get("function") or {}).get("name")
+        chosen = choice if isinstance(choice, dict) else {}
+        name = scripted or (chosen.get("function") or {}).get("name")
         return next((function for function in functions if function.get("name") == name), None)
     return functions[0] if functions and choice == "required" else None
 
