@@ -37,6 +37,7 @@ def serving() -> Iterator[Running]:
     server = make_server(app)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # Else the first request may come before the thread listens.
         port = listener.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
