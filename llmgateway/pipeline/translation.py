@@ -90,7 +90,10 @@ def outgoing(request: ModelRequest, deployment: Deployment, *, output_cap: int |
         raise InexpressibleError(f"it does not offer {request.dialect.operation.value.replace('_', ' ')}.")
     if outbound is request.dialect:
         return _as_it_is(request, deployment, outbound, output_cap)
-    return _translated(request, deployment, outbound, output_cap)
+    try:
+        return _translated(request, deployment, outbound, output_cap)
+    except RecursionError:
+        raise InexpressibleError("something in it is nested too deeply to be translated.") from None
 
 
 def _as_it_is(request: ModelRequest, deployment: Deployment, dialect: Dialect, output_cap: int | None) -> Outgoing:
@@ -119,7 +122,8 @@ def _translated(request: ModelRequest, deployment: Deployment, outbound: Dialect
     inbound, head = request.dialect, request.head
     asked = inbound.read_request(request.body, model=head.model, stream=head.stream)
     cap = asked.max_output_tokens
-    if output_cap is not None and (cap is None or cap > output_cap):
+    # One of zero or less is none, as in `RequestHead.output_cap`.
+    if output_cap is not None and (cap is None or not 0 < cap <= output_cap):
         asked = msgspec.structs.replace(asked, max_output_tokens=output_cap)
     limits = Limits(
         deployment.model,

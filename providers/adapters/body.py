@@ -87,6 +87,11 @@ class RequestHead(msgspec.Struct, frozen=True):
         return budget if isinstance(budget, int) and budget > 0 else 0
 
 
+_DECIDING = frozenset(RequestHead.__struct_fields__) | {
+    "tools", "service_tier", "web_search_options", "plugins", "previous_response_id", "conversation", "prediction",
+}  # fmt: skip
+"""Fields that decide what is admitted and billed. Servers that are written in Go read them in capitals too."""
+
 _decode_head = msgspec.json.Decoder(RequestHead).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -128,6 +133,8 @@ def _shortened(body: bytes, head: RequestHead) -> bytes:
 def _has_each_field_once(body: bytes) -> bool:
     """Surely so, and for nearly every body it can be said: each field has one colon, and those inside values are known."""
     fields = _decode_fields(body)
+    if any(name not in _DECIDING and name.casefold() in _DECIDING for name in fields):
+        return False
     others = body.count(b":") - len(fields)
     return others == 0 or others == sum([bytes(value).count(b":") for value in fields.values()])
 
@@ -136,6 +143,11 @@ def _refuse_repeated(body: bytes) -> None:
     # Rare enough for a full parse: the outermost object's pairs come last.
     outermost: list[tuple[str, Any]] = []
     json.loads(body, object_pairs_hook=lambda pairs: outermost.__setitem__(slice(None), pairs))
+    for name, _ in outermost:
+        if name not in _DECIDING and name.casefold() in _DECIDING:
+            raise MalformedBodyError(
+                f"Some servers read `{name}` as `{name.casefold()}`; write it in small letters.", param=name
+            )
     name, times = Counter([name for name, _ in outermost]).most_common(1)[0]
     if times > 1:
         raise MalformedBodyError(f"The request body has more than one `{name}`; send one.", param=name)

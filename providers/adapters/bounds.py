@@ -126,7 +126,7 @@ def _beyond_text(request: JSONObject, adapter: Adapter) -> int:
             raise NotBoundableError(f"`{name}` brings in what is not part of the request")
     _refuse_uncounted(request)
     for tool in _objects(request.get("tools")):
-        if tool.get("type") not in _SAFE_TOOLS:
+        if _kind(tool) not in _SAFE_TOOLS:
             raise NotBoundableError(f"the provider runs the tool '{tool.get('type')}' itself")
     extra = 0
     for message in _objects(request.get("messages")):
@@ -151,7 +151,7 @@ def _refuse_uncounted(request: JSONObject) -> None:
 
 
 def _part(part: JSONObject, adapter: Adapter) -> int:
-    kind = part.get("type")
+    kind = _kind(part)
     if kind in _SAFE_PARTS:
         return 0
     if kind == "image_url":
@@ -210,7 +210,7 @@ def _blocks(content: Any, adapter: Adapter) -> int:
 
 
 def _block(block: JSONObject, adapter: Adapter) -> int:
-    kind, source = block.get("type"), _object(block.get("source"))
+    kind, source = _kind(block), _object(block.get("source"))
     if kind in _MESSAGES_TEXT or (kind == "document" and source.get("type") == "text"):
         return 0
     if kind == "tool_result":
@@ -298,13 +298,13 @@ def _beyond_text_of_responses(request: JSONObject, adapter: Adapter) -> int:
     if mode not in (None, "standard"):
         raise NotBoundableError(f"the reasoning mode {mode!r} may use more than one answer's tokens")
     for tool in _objects(request.get("tools")):
-        if tool.get("type") not in _SAFE_TOOLS:
+        if _kind(tool) not in _SAFE_TOOLS:
             raise NotBoundableError(f"the provider runs the tool '{tool.get('type')}' itself")
     return sum(_item(item, adapter) for item in _objects(request.get("input")))
 
 
 def _item(item: JSONObject, adapter: Adapter) -> int:
-    kind = item.get("type") or "message"
+    kind = _kind(item) if item.get("type") else "message"
     if kind in _ITEMS_OF_TEXT:
         return 0
     if kind == "reasoning" and item.get("encrypted_content"):
@@ -366,6 +366,11 @@ _BEYOND_TEXT: dict[str, Callable[[JSONObject, Adapter], int]] = {
     ),
     "openai.responses": _beyond_text_of_responses,
 }
+
+
+def _kind(holder: JSONObject) -> str:
+    """Callers may write anything there."""
+    return str(holder.get("type"))
 
 
 def _object(value: Any) -> JSONObject:

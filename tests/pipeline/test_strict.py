@@ -203,3 +203,14 @@ async def test_a_thousand_at_once_overspend_nothing_and_all_that_is_affordable_r
     assert state.held_pico_usd == 0
     assert state.settled_pico_usd == passed * bill <= limit
     assert passed == min(1_000, (limit - worst) // bill + 1), "each was affordable when it was decided"
+
+
+@pytest.mark.parametrize("cap", [-1, 0])
+async def test_a_cap_that_is_none_stays_none_in_no_translation(cap: int) -> None:
+    place = house(5_000)
+    asked = {"model": "gpt", "max_tokens": cap, "messages": [{"role": "user", "content": "Hi"}]}
+
+    response = await place.post("/v1/messages", asked)
+
+    assert response.status_code == 200
+    assert 0 < sent(place)["max_tokens"] < 500

@@ -205,3 +205,17 @@ async def test_headers_of_one_dialect_do_not_reach_providers_of_another() -> Non
     sent = place.upstream.requests[0].headers
     assert "anthropic-beta" not in sent
     assert sent["x-mine"] == "kept"
+
+
+async def test_what_is_nested_too_deeply_to_be_translated_is_the_caller_s_fault() -> None:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(450):
+        schema = {"type": "object", "properties": {"a": schema}}
+    house = House(ScriptedUpstream(), snapshot(alias("gpt", CLAUDE)))
+
+    response = await house.chat(
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}
+    )
+
+    assert response.status_code == 400
+    assert "nested too deeply" in response.json()["error"]["message"]

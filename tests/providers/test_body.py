@@ -259,3 +259,13 @@ def test_a_cap_changes_nothing_else() -> None:
 def test_long_text_is_estimated_by_bytes_and_short_by_characters() -> None:
     assert estimate_input_tokens("é".encode() * 100, 1.0) == 101
     assert estimate_input_tokens(b"a" * 1000, 4.0, bytes_per_token=2.0, max_sample_bytes=200) == 50 + 400 + 1
+
+
+@pytest.mark.parametrize("name", ["Model", "MODEL", "maX_To\u212aens", "\u017ftream", "Tools"])
+def test_a_field_that_another_server_reads_in_another_spelling_is_refused(name: str) -> None:
+    body = json.dumps({"model": "cheap", "messages": [], name: "dear"}, ensure_ascii=False).encode()
+
+    with pytest.raises(MalformedBodyError) as caught:
+        read_head(body)
+
+    assert caught.value.param == name

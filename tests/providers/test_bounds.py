@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -281,3 +282,16 @@ def test_an_image_of_an_item_counts_its_maximum(item: dict[str, Any]) -> None:
 def test_what_is_not_in_a_request_for_a_response_has_no_bound(request_: dict[str, Any]) -> None:
     with pytest.raises(NotBoundableError):
         of(request_, RESPONSES)
+
+
+@pytest.mark.parametrize("kind", [{"a": 1}, ["text"], 7])
+@pytest.mark.parametrize("dialect", [RESPONSES, CHAT, MESSAGES])
+def test_a_type_that_is_no_text_has_no_bound(dialect: Any, kind: Any) -> None:
+    for request_ in (
+        {"tools": [{"type": kind}]},
+        {"input": [{"type": kind}]},
+        {"messages": [{"role": "user", "content": [{"type": kind}]}]},
+        {"input": [{"role": "user", "content": [{"type": kind}]}]},
+    ):
+        with contextlib.suppress(NotBoundableError):
+            of(request_, dialect)
