@@ -17,6 +17,7 @@ from django.utils import timezone
 from billing.alerts.models import Alert
 from billing.day_models import DayMark, KeyDay, TeamDay
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd
+from billing.object_models import KeptObject
 from billing.price_models import TOKEN_BUCKETS, Price
 from billing.reporters.models import Delivery, ReporterState, UsageReporter
 from llmgateway.limit_terms import OWNERS, start_number
@@ -431,6 +432,7 @@ __all__ = [
     "DayMark",
     "Delivery",
     "JournalOffset",
+    "KeptObject",
     "KeyDay",
     "Price",
     "Reconciliation",

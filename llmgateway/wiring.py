@@ -20,6 +20,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from billing.journal import Journal
 from billing.journal_files import Position
 from billing.ledger import Drain, drain_orphans
+from billing.object_book import DatabaseBook
 from billing.reporters.backlog import BacklogWatch
 from billing.standing import used_up_to
 from billing.windows import load_zone
@@ -141,7 +142,7 @@ class Runtime:
         self._counted = snapshot
         """Of which every counter was begun."""
         self._timers: list[asyncio.TimerHandle] = []
-        self.data_plane = DataPlane(self.gateway, conf, self)
+        self.data_plane = DataPlane(self.gateway, conf, self, DatabaseBook())
         self._siblings = Siblings(conf.data_dir / "run", self._metrics) if conf.workers > 1 else None
 
     async def run(self) -> None:

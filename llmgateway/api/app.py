@@ -8,7 +8,7 @@ import logging
 import os
 import time
 
-from llmgateway.api import anthropic, gemini, health, media, metrics, native, openai, realtime
+from llmgateway.api import anthropic, gemini, health, kept, media, metrics, native, openai, realtime
 from llmgateway.api.addresses import ClientAddress
 from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.cors import Cors
@@ -19,7 +19,8 @@ from llmgateway.api.routes import READ, Endpoint, Finder, Route
 from llmgateway.conf import Conf
 from llmgateway.pipeline.errors import GatewayError, MethodNotAllowedError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
-from llmgateway.pipeline.protocols import Record
+from llmgateway.pipeline.kept_objects import MemoryBook
+from llmgateway.pipeline.protocols import ObjectBook, Record
 from llmgateway.pipeline.sessions import Lifetime
 from llmgateway.pipeline.sockets import SocketClosedError
 from providers.adapters.addresses import RESERVED_NAMES
@@ -40,7 +41,9 @@ def is_ours(path: str) -> bool:
 class DataPlane:
     """The ASGI application of all data-plane paths."""
 
-    def __init__(self, gateway: Gateway, conf: Conf, status: health.Status) -> None:
+    def __init__(
+        self, gateway: Gateway, conf: Conf, status: health.Status, objects: ObjectBook | None = None
+    ) -> None:
         self._gateway = gateway
         self._reader = InboundReader(tuple(conf.key_headers))
         self._addresses = ClientAddress(tuple(conf.trusted_proxies))
@@ -48,9 +51,10 @@ class DataPlane:
         self._ids = RequestIds()
         self._body_timeout_s = conf.request_body_timeout_s
         health_pages = health.HealthPages(status, details=conf.health_details)
-        self._native = native.NativeSurface(gateway)
+        self._kept = kept.KeptSurface(gateway, objects or MemoryBook())
+        self._native = native.NativeSurface(gateway, self._kept.find_below)
         self._gemini = gemini.GeminiSurface(self._native.provider_at)
-        self._finders: tuple[Finder, ...] = (self._gemini.find, openai.find, self._native.find)
+        self._finders: tuple[Finder, ...] = (self._gemini.find, openai.find, self._kept.find, self._native.find)
         lifetime = Lifetime(idle_s=conf.realtime_idle_s, total_s=conf.realtime_max_s)
         self._realtime = realtime.RealtimeSurface(gateway, self._native, lifetime)
         pages: dict[str, Endpoint] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Callable
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from llmgateway.api.array_stream import ArrayResponder
@@ -33,22 +34,30 @@ _VERSION = re.compile(r"v\d+\w*", re.ASCII)
 _SLASHES = re.compile(r"/{2,}")
 
 
+KeptFinder = Callable[[Deployment, str, str], Route | None]
+"""Finds what is to be done with objects that the provider keeps, by deployment, path and label."""
+
+
 class NativeSurface:
     """Knows which first segments of a path are providers' in the present configuration."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, kept: KeptFinder | None = None) -> None:
         self._gateway = gateway
+        self._kept = kept
         self._deployments: tuple[Deployment, ...] = ()
         self._prefixes: dict[str, Deployment] = {}
 
     def find(self, path: str) -> Route | None:
         prefix, rest = _split(path)
         deployment = self._of(self._gateway.snapshot).get(prefix)
-        if deployment is None or not rest or _climbs(rest):
+        if deployment is None or not rest or climbs(rest):
             return None
+        label = f"/{prefix}/{{path}}"
+        if self._kept is not None and (kept := self._kept(deployment, rest, label)) is not None:
+            return kept
         call = _understood(deployment, rest)
         dialect = OPAQUE if call is None else get_dialect(call.dialect)
-        return Route(METHODS, _Endpoint(deployment, call), dialect, f"/{prefix}/{{path}}")
+        return Route(METHODS, _Endpoint(deployment, call), dialect, label)
 
     def serves(self, path: str) -> bool:
         return _split(path)[0] in self._of(self._gateway.snapshot)
@@ -110,8 +119,13 @@ class _Endpoint:
 
 def _understood(deployment: Deployment, path: str) -> NativeCall | None:
     """What a path asks, however it is written: servers take doubled slashes, one at the end, and often capitals too."""
-    plain = _SLASHES.sub("/", path).rstrip("/")
+    plain = plain_path(path)
     return deployment.adapter.native_call(plain) or deployment.adapter.native_call(plain.lower())
+
+
+def plain_path(path: str) -> str:
+    """Without doubled slashes, and without one at the end."""
+    return _SLASHES.sub("/", path).rstrip("/")
 
 
 def _says_no_more(deployment: Deployment, call: NativeCall) -> bool:
@@ -128,7 +142,7 @@ def _says_no_more(deployment: Deployment, call: NativeCall) -> bool:
     return all(segment in known or _VERSION.fullmatch(segment) for segment in before if segment)
 
 
-def _climbs(path: str) -> bool:
+def climbs(path: str) -> bool:
     """Whether a path could leave the place where the provider's address is."""
     return any(segment.partition(";")[0] in _DOTS for segment in _BETWEEN.split(path))
 

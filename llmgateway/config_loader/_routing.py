@@ -216,6 +216,7 @@ class _DeploymentLoader:
             ),
             inject_usage=row.inject_usage and provider.adapter.takes_stream_options,
             prices=self._prices(row),
+            batch_prices=self.prices.get((row.provider_id, f"{row.model}:batch"), ()),
             limits=self.rules.limits.all_of(*owners),
             budgets=self.rules.budgets.all_of(*owners),
             estimation=self.settings.estimation.of(provider.adapter.name),

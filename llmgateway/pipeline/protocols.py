@@ -6,7 +6,7 @@ real ones of their own (`tests/fakes.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -259,4 +259,32 @@ class Ledger(Protocol):
     @property
     def backlog_bytes(self) -> int:
         """Bytes that are not in the database yet."""
+        ...
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Who made an object through the gateway, and where it is kept."""
+
+    provider: str
+    team_id: int
+    key_id: str
+
+    def shares_with(self, other: Owner) -> bool:
+        """Keys of one team see each other's objects; a key without a team sees its own."""
+        return self.team_id == other.team_id and (self.team_id != 0 or self.key_id == other.key_id)
+
+
+class ObjectBook(Protocol):
+    """Remembers objects by the ids that providers gave them. Shared by all workers; calls may wait for a database."""
+
+    async def owners(self, ids: Collection[str]) -> Mapping[str, Owner]:
+        """Of those that are known."""
+        ...
+
+    async def remember(self, ids: Collection[str], owner: Owner) -> None:
+        """An object keeps its first owner."""
+        ...
+
+    async def claim(self, object_id: str, owner: Owner, *, request_id: str, now: float) -> bool:
+        """Whether `request_id` is the one whose row is charged with an object's cost. True once for each object."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -12,6 +12,20 @@ from llmgateway.pipeline.errors import GatewayError
 from llmgateway.pipeline.header_lines import HeaderLines
 from providers.adapters.body import RequestHead
 from providers.adapters.dialects.base import Dialect
+
+if TYPE_CHECKING:
+    from llmgateway.pipeline.call import Call
+
+
+class Settlement(Protocol):
+    """Looks at a whole answer before the client gets it."""
+
+    async def charge(self, call: Call, content: bytes) -> None:
+        """Book on the call what its answer costs."""
+
+    async def onward(self, content: bytes) -> bytes:
+        """What the client gets of it."""
+        ...
 
 
 class Verbatim(msgspec.Struct, frozen=True):
@@ -24,6 +38,10 @@ class Verbatim(msgspec.Struct, frozen=True):
     method: str = "POST"
     content_type: bytes = b"application/json"
     """Of the body; empty: there is none."""
+    costs_nothing: bool = False
+    """Whatever the method."""
+    settlement: Settlement | None = None
+    """What becomes of the answer, besides being passed on."""
 
     def target(self, model: str) -> str:
         """The path and query for the provider's `model`."""

@@ -252,6 +252,8 @@ class Deployment:
     budgets: tuple[BudgetRule, ...] = ()
     """Its own and its provider's."""
     estimation: Estimation = Estimation()
+    batch_prices: tuple[PriceVersion, ...] = ()
+    """Where batches cost something else; sorted like `prices`."""
     max_output_tokens: int | None = None
     """The most that the model can say, where that is known: the largest cap that may be sent."""
     max_request_pico_usd: int | None = None

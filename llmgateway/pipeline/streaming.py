@@ -223,8 +223,13 @@ async def _deliver_body(call: Call, client: Client, answer: Answer) -> None:
     status = answer.upstream.status
     call.progress.http_status = status
     call.meter(raw, output_estimate=_estimate_output(call, len(answer.body)), response_model=response_model)
+    onward = answer.onward
+    settlement = None if call.request.verbatim is None else call.request.verbatim.settlement
+    if settlement is not None:
+        await settlement.charge(call, answer.body)
+        onward = await settlement.onward(answer.body)
     call.settle("completed")
-    await client.whole(status, answer.onward, _headers(answer), gateway_lines(call) + usage_lines(call))
+    await client.whole(status, onward, _headers(answer), gateway_lines(call) + usage_lines(call))
 
 
 def _headers(answer: Answer) -> RawHeaders:

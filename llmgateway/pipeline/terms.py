@@ -151,7 +151,8 @@ def _opaque(request: ModelRequest, rules: Rules, deployment: Deployment) -> Targ
     limits = _counted(deployment.limits)
     if not (rules.budgets or deployment.budgets):
         return TargetTerms(limits)
-    if request.verbatim is not None and request.verbatim.method in _FREE:
+    verbatim = request.verbatim
+    if verbatim is not None and (verbatim.costs_nothing or verbatim.method in _FREE):
         return TargetTerms(limits, deployment.budgets, 0, StrictHold(wanted=0, least=0))
     whole = deployment.max_request_pico_usd
     if whole is None:

@@ -28,6 +28,7 @@ PATHS = {
     "common.rerank": "/rerank",
 }
 TEXT = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS})
+KEPT = frozenset({"files", "batches", "fine_tuning", "vector_stores", "uploads"})
 MEDIA = frozenset({Operation.IMAGE_GENERATION, Operation.SPEECH, Operation.TRANSCRIPTION})
 
 

@@ -22,6 +22,7 @@ class Azure(OpenAICompatible):
     base_url_parameters = frozenset({"api-version"})
     chars_per_token = 5.0
     operations = OpenAICompatible.operations | MEDIA | {Operation.REALTIME}
+    keeps = frozenset({"files", "batches", "fine_tuning", "vector_stores"})
     lacks = frozenset({"openai.image_variations"})
     chat_output_caps = ("max_completion_tokens", "max_tokens")
     error_codes: ClassVar[dict[str, ErrorKind]] = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from providers.adapters._openai_compatible import MEDIA, OpenAICompatible
+from providers.adapters._openai_compatible import KEPT, MEDIA, OpenAICompatible
 from providers.adapters.types import Operation
 
 
 class Fake(OpenAICompatible):
     name = "fake"
+    keeps = KEPT
     operations = OpenAICompatible.operations | MEDIA | {Operation.REALTIME, Operation.MODERATION, Operation.RERANK}

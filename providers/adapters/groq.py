@@ -10,5 +10,6 @@ from providers.adapters.types import Operation
 
 class Groq(OpenAICompatible):
     name = "groq"
+    keeps = frozenset({"files", "batches"})
     base_url = "https://api.groq.com/openai/v1"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.SPEECH, Operation.TRANSCRIPTION})

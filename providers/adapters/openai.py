@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from providers.adapters._openai_compatible import MEDIA, OpenAICompatible
+from providers.adapters._openai_compatible import KEPT, MEDIA, OpenAICompatible
 from providers.adapters.types import Operation
 
 
@@ -13,6 +13,7 @@ class OpenAI(OpenAICompatible):
     # Reasoning models refuse the older name.
     chat_output_caps = ("max_completion_tokens", "max_tokens")
     speaks_responses = True
+    keeps = KEPT
     operations = OpenAICompatible.operations | MEDIA | {Operation.REALTIME, Operation.MODERATION}
     extensions = frozenset({"custom", "developer", "service_tier", "metadata", "prompt_cache_key"})
 

@@ -10,6 +10,7 @@ from providers.adapters.types import ErrorKind, JSONObject, Operation
 
 class Together(OpenAICompatible):
     name = "together"
+    keeps = frozenset({"files", "batches"})
     base_url = "https://api.together.xyz/v1"
     extensions = frozenset({"top_k"})
     operations: ClassVar[frozenset[Operation]] = TEXT | MEDIA | {Operation.RERANK}

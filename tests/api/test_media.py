@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from billing.pricing import UnitPrice
+from billing.pricing import PriceVersion, UnitPrice
 from llmgateway.http import httpx
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
 from providers.adapters.registry import get_adapter
@@ -18,10 +18,7 @@ from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import PRICE, SECRET, Caller, House, alias, deployment, key, snapshot
 from tests.providers.dialects.test_multipart import encoded
 
-FREE = replace(
-    PRICE, **dict.fromkeys(("input", "output", "cache_read", "cache_write_5m", "cache_write_1h", "audio_input"), 0),
-    **dict.fromkeys(("image_input", "reasoning", "audio_output"), 0),
-)  # fmt: skip
+FREE = PriceVersion(7, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 UNITS = (
     UnitPrice("millisecond", 10**8, 1000),
     UnitPrice("character", 15 * 10**6),

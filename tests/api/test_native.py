@@ -139,8 +139,8 @@ async def test_a_budget_pays_for_no_call_of_unknown_cost_unless_an_admin_says_ho
         aliases=(alias("gpt", MAIN), alias("bounded", bounded)),
     )  # fmt: skip
 
-    refused = await place.post("/acme/v1/images/generations", {"prompt": "x"})
-    paid = await place.post("/bounded/v1/images/generations", {"prompt": "x"})
+    refused = await place.post("/acme/v1/videos", {"prompt": "x"})
+    paid = await place.post("/bounded/v1/videos", {"prompt": "x"})
     read = await place.get("/acme/v1/files")
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (402, "cost_not_boundable")

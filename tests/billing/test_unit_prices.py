@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.models import TOKEN_BUCKETS, UsageRecord
+from billing.models import UsageRecord
 from billing.money import PICO_PER_USD, MoneyError
 from billing.price_models import Price
 from billing.pricing import PriceVersion, UnitPrice, cost, dearest_units, price_of_unit, units_cost
@@ -91,7 +91,7 @@ def test_no_quality_costs_more_than_the_bound(names: list[str], amount: int) -> 
 
 def test_units_come_on_top_of_tokens() -> None:
     prices = unit_prices({"search": PICO_PER_USD // 100})
-    price = PriceVersion(1, 0.0, *[1] * len(TOKEN_BUCKETS), request=5, units=prices)
+    price = PriceVersion(1, 0.0, 1, 1, 1, 1, 1, 1, 1, 1, 1, request=5, units=prices)
 
     assert cost(price, Usage(input=10)) == 15
     assert cost(price, Usage(input=10, units=(("search", 3),))) == 15 + 3 * PICO_PER_USD // 100

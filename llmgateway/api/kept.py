@@ -1,0 +1,250 @@
+"""What providers keep for callers: `/v1/files`, `/v1/batches`, `/v1/fine_tuning/…`, `/v1/vector_stores/…`, `/v1/uploads/…`.
+
+Calls pass through as they are. A key sees what its team has made through the gateway; the results of a batch are
+charged when they are fetched first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import string
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from llmgateway.api.calls import Named, call_model
+from llmgateway.api.exchange import HttpExchange
+from llmgateway.api.inbound import read_body
+from llmgateway.api.native import climbs, forwarded_query, plain_path
+from llmgateway.api.routes import Route
+from llmgateway.pipeline.batch_results import Bill, bill_of
+from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.errors import BadRequestError, NotFoundError, PermissionDeniedError
+from llmgateway.pipeline.gateway import Gateway
+from llmgateway.pipeline.protocols import ObjectBook, Owner
+from llmgateway.pipeline.requests import Verbatim
+from llmgateway.pipeline.snapshot import Deployment, Key
+from providers.adapters.dialects.registry import get_dialect
+
+METHODS = ("GET", "HEAD", "POST", "DELETE")
+OPAQUE = get_dialect("native.opaque")
+FAMILIES = ("files", "batches", "fine_tuning", "vector_stores", "uploads")
+_FREE = frozenset({"files", "uploads"})
+"""To make these costs nothing."""
+_REFERENCE = re.compile(r"(?:file|batch|vs|ftjob|upload|part)[-_][\w-]+")
+_NAMED_FILES = ("output_file_id", "error_file_id")
+_CONTENT = re.compile(r"/files/([^/]+)/content", re.IGNORECASE)
+_VERSION = re.compile(r"^/v\d\w*(?=/)", re.IGNORECASE)
+_decode = msgspec.json.Decoder().decode
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class KeptSurface:
+    """Answers for all families, on the gateway's own paths and below a provider's prefix."""
+
+    def __init__(self, gateway: Gateway, book: ObjectBook) -> None:
+        self._gateway = gateway
+        self._book = book
+
+    def find(self, path: str) -> Route | None:
+        """A path of the gateway's own."""
+        below = plain_path(path).removeprefix("/v1")
+        family = _family(below)
+        if not path.startswith("/v1/") or not family or climbs(below):
+            return None
+        return Route(METHODS, KeptEndpoint(self._book, below), OPAQUE, f"/v1/{family}")
+
+    def find_below(self, deployment: Deployment, path: str, label: str) -> Route | None:
+        """A path of a provider's own API."""
+        below = _VERSION.sub("", plain_path(path))
+        if not _family(below) or _family(below) not in deployment.adapter.keeps:
+            return None
+        return Route((*METHODS, "PUT", "PATCH"), KeptEndpoint(self._book, below, deployment.provider), OPAQUE, label)
+
+
+class KeptEndpoint:
+    """Answers one path. `provider` is that of the prefix; empty: it has to be found."""
+
+    def __init__(self, book: ObjectBook, path: str, provider: str = "") -> None:
+        self._book = book
+        self._path = path
+        self._provider = provider
+
+    async def __call__(self, gateway: Gateway, exchange: HttpExchange) -> None:
+        inbound = exchange.inbound
+        key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
+        limit = gateway.snapshot.request_body_limit
+        body = inbound.body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
+        mine = Owner(self._provider, key.team_id, key.id)
+        known = await self._book.owners([*_ids_in_path(self._path), *_references(body)])
+        self._check(mine, known, body)
+        self._check_models(key, exchange.method)
+        provider = self._provider or self._provider_for(gateway, key, inbound.model, known)
+        mine = Owner(provider, key.team_id, key.id)
+        family = _family(self._path)
+        # A part of the results would be charged for as if it were all of them.
+        inbound.forwarded = [header for header in inbound.forwarded if header[0] not in (b"range", b"if-range")]
+        query = forwarded_query(exchange.query)
+        # What was looked at is what is sent, however the caller wrote it.
+        target = "/v1" + quote(self._path, safe=string.punctuation)
+        verbatim = Verbatim(
+            target + query,
+            method=exchange.method,
+            content_type=inbound.content_type,
+            costs_nothing=family in _FREE,
+            settlement=_Settlement(self._book, mine, self._path, gateway, is_strict=not self._provider),
+        )
+        await call_model(gateway, exchange, Named(inbound.model, None, provider, verbatim))
+
+    def _check(self, mine: Owner, known: Any, body: bytes) -> None:
+        """Raises NotFoundError: what is asked for is another team's, or on our own paths, of nobody here."""
+        for each in (*_ids_in_path(self._path), *_references(body)):
+            owner = known.get(each)
+            if (owner is None and not self._provider) or (owner is not None and not owner.shares_with(mine)):
+                raise NotFoundError(
+                    f"There is no '{each}' that a key of your team has made through this gateway.",
+                    code="object_not_found",
+                )
+
+    def _check_models(self, key: Key, method: str) -> None:
+        """Raises PermissionDeniedError: it would use models, of a key that may use certain ones only."""
+        makes = method not in ("GET", "HEAD", "DELETE") and not _ids_in_path(self._path)
+        if key.models is not None and makes and _family(self._path) in ("batches", "fine_tuning"):
+            raise PermissionDeniedError(
+                f"API key '{key.name}' may use certain models only, and the gateway cannot tell which ones this would "
+                "use. Ask an admin for a key without a list of models.",
+                code="model_not_allowed",
+            )
+
+    def _provider_for(self, gateway: Gateway, key: Key, model: str, known: Any) -> str:
+        """Where the object is kept; else where `x-gateway-model` leads; else the first model that leads anywhere."""
+        if known:
+            return str(next(iter(known.values())).provider)
+        aliases = gateway.snapshot.aliases
+        if model and model not in aliases:
+            raise NotFoundError(
+                f"The model '{model}' does not exist. GET /v1/models lists the models of this key.",
+                code="model_not_found",
+            )
+        for name in (model,) if model else sorted(aliases):
+            if key.models is not None and name not in key.models:
+                continue
+            for target in aliases[name].targets:
+                if _family(self._path) in target.deployment.adapter.keeps:
+                    return target.deployment.provider
+        raise BadRequestError(
+            f"None of the models of this key is at a provider that offers {self._path}. Name one that is in the header "
+            "`x-gateway-model`.",
+        )
+
+
+class _Settlement:
+    """What becomes of an answer before the client gets it: charged, remembered, and cut to what the key may see."""
+
+    def __init__(self, book: ObjectBook, mine: Owner, path: str, gateway: Gateway, *, is_strict: bool) -> None:
+        self._book = book
+        self._mine = mine
+        self._path = path
+        self._gateway = gateway
+        self._is_strict = is_strict
+
+    async def charge(self, call: Call, content: bytes) -> None:
+        """Book the results of a batch on the call that fetches them first, whoever else does so meanwhile or later."""
+        found = _CONTENT.fullmatch(self._path)
+        if found is None or call.request.verbatim is None or call.request.verbatim.method != "GET":
+            return
+        now = self._gateway.clock.time()
+        deployments = [each for each in self._gateway.snapshot.deployments if each.provider == self._mine.provider]
+        bill = await asyncio.to_thread(bill_of, content, deployments, now=now)
+        if bill is None:
+            return
+        claiming = asyncio.ensure_future(self._book.claim(found[1], self._mine, request_id=call.request.id, now=now))
+        try:
+            claimed = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # The claim may stand although nobody waits for it: then it is this call that pays.
+            if await claiming:
+                _book(call, bill)
+            raise
+        if claimed:
+            _book(call, bill)
+
+    async def onward(self, content: bytes) -> bytes:
+        """What the client gets of an answer."""
+        if _CONTENT.fullmatch(self._path):
+            return content
+        answer = _object(content)
+        if answer is None:
+            return content
+        if isinstance(answer.get("data"), list) and not _ids_in_path(self._path):
+            return await self._listed(answer)
+        await self._book.remember(list(_ids_of(answer)), self._mine)
+        return content
+
+    async def _listed(self, answer: dict[str, Any]) -> bytes:
+        items = [item for item in answer["data"] if isinstance(item, dict)]
+        known = await self._book.owners([str(item.get("id")) for item in items])
+        shown = [item for item in items if self._may_see(known.get(str(item.get("id"))))]
+        owned = [each for item in shown if str(item.get("id")) in known for each in _ids_of(item)]
+        await self._book.remember(owned, self._mine)
+        return msgspec.json.encode({**answer, "data": shown})
+
+    def _may_see(self, owner: Owner | None) -> bool:
+        return not self._is_strict if owner is None else owner.shares_with(self._mine)
+
+
+def _book(call: Call, bill: Bill) -> None:
+    call.outcome = bill.metered
+    call.progress.deployment = bill.deployment or call.progress.deployment
+    call.progress.price = bill.price
+
+
+def _family(path: str) -> str:
+    first = path[1:].partition("/")[0].lower()
+    return first if first in FAMILIES else ""
+
+
+def _ids_in_path(path: str) -> list[str]:
+    """`/files/{id}/content`, `/fine_tuning/jobs/{id}/events`."""
+    segments = path.strip("/").split("/")
+    return segments[2:3] if segments[0].lower() == "fine_tuning" else segments[1:2]
+
+
+def _references(body: bytes) -> list[str]:
+    """Ids of objects that a JSON body mentions, wherever they stand."""
+    answer = _object(body)
+    return [] if answer is None else list(dict.fromkeys(_mentioned(answer)))
+
+
+def _mentioned(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if _REFERENCE.fullmatch(value):
+            yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _mentioned(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _mentioned(each)
+
+
+def _ids_of(item: dict[str, Any]) -> Iterator[str]:
+    """Its own id, and those of files that were made for it."""
+    names: Sequence[Any] = [item.get("id"), *(item.get(name) for name in _NAMED_FILES)]
+    files = item.get("result_files")
+    for each in (*names, *(files if isinstance(files, list) else ())):
+        if isinstance(each, str) and 0 < len(each) <= 200:
+            yield each
+
+
+def _object(content: bytes) -> dict[str, Any] | None:
+    if not content[:64].lstrip().startswith(b"{"):
+        return None
+    try:
+        value = _decode(content)
+    except _UNREADABLE:
+        return None
+    return value if isinstance(value, dict) else None
