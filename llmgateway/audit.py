@@ -40,6 +40,7 @@ CONFIGURATION: dict[str, tuple[str, ...]] = {
     "billing.UsageReporter": ("encrypted_secret", "encrypted_headers"),
     "llmgateway.ApiKey": ("digest", "previous_digest"),
     "llmgateway.AuthSource": (),
+    "llmgateway.BannedKey": (),
     "llmgateway.GatewaySettings": (),
     "llmgateway.KeyNetwork": (),
     "llmgateway.Membership": (),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Q
 
@@ -226,6 +226,12 @@ class GatewaySettings(models.Model):
         TOO_MANY_REQUESTS = 429, "429 Too Many Requests"
 
     request_body_limit_mb = models.PositiveIntegerField("request body limit (MB)", default=32)
+    foreign_keys = models.BooleanField(
+        "callers may bring their own keys",
+        default=False,
+        help_text="Below the names of providers, a key that is not the gateway's is sent on as the provider's. Such calls "
+        "count for everyone's limits, are recorded by the key's digest, and cost nothing here.",
+    )
     retry_attempts = models.PositiveSmallIntegerField("retries", default=2, help_text="0 switches retries off.")
     retry_initial_ms = models.PositiveIntegerField("first wait (ms)", default=250)
     retry_max_ms = models.PositiveIntegerField("longest wait (ms)", default=8000)
@@ -312,6 +318,25 @@ class GatewaySettings(models.Model):
                 raise ValidationError(dict.fromkeys(missing, message))
 
 
+class BannedKey(models.Model):
+    """A key of somebody's own at a provider that is not sent on any more."""
+
+    digest = models.CharField(
+        max_length=64,
+        unique=True,
+        validators=[RegexValidator(r"^[0-9a-f]{64}$", "Copy all 64 characters of the digest.")],
+        help_text="As usage rows have it in place of a key's id.",
+    )
+    note = models.CharField(max_length=200, blank=True, default="")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+
+    def __str__(self) -> str:
+        return f"{self.digest[:12]}…"
+
+
 class ConfigChange(models.Model):
     """A row of configuration that changed, written by database triggers alone and read by every worker.
 
@@ -336,6 +361,7 @@ class ConfigChange(models.Model):
 __all__ = [
     "ApiKey",
     "AuthSource",
+    "BannedKey",
     "ConfigChange",
     "GatewaySettings",
     "KeyNetwork",

@@ -55,6 +55,7 @@ NAVIGATION: list[dict[str, Any]] = [
             _list("Network lists", "lan", "llmgateway_networklist"),
             _list("Rate limits", "speed", "llmgateway_ratelimit"),
             _list("Key sources", "database", "llmgateway_authsource"),
+            _list("Banned keys", "block", "llmgateway_bannedkey"),
         ],
     },
     {

@@ -38,6 +38,7 @@ TABLES = (
     ConfigTable("llmgateway_networklist"),
     ConfigTable("llmgateway_ratelimit", RULE_OWNERS),
     ConfigTable("llmgateway_authsource"),
+    ConfigTable("llmgateway_bannedkey"),
     ConfigTable("llmgateway_gatewaysettings"),
     ConfigTable("providers_provider"),
     ConfigTable("providers_credential"),

@@ -14,7 +14,7 @@ from django.urls import reverse
 from billing.money import pico_from_usd, pico_per_token, plain, usd, usd_per_million
 from llmgateway import conf as conf_module
 from llmgateway.admin_base import AmountField, GatewayAdmin
-from llmgateway.models import AuthSource, GatewaySettings
+from llmgateway.models import AuthSource, BannedKey, GatewaySettings
 
 
 @admin.register(AuthSource)
@@ -23,6 +23,14 @@ class AuthSourceAdmin(GatewayAdmin):
     list_display = ("name", "kind", "position", "enabled")
     search_fields = ("name",)
     fields = ("name", "kind", "path", "position", "enabled")
+
+
+@admin.register(BannedKey)
+class BannedKeyAdmin(GatewayAdmin):
+    empty_text = "Keys that callers bring themselves are banned here, by the digest that usage rows show."
+    list_display = ("digest", "note", "created_at")
+    search_fields = ("digest", "note")
+    fields = ("digest", "note")
 
 
 def _default_price(kind: str) -> AmountField:
@@ -52,7 +60,7 @@ class GatewaySettingsAdmin(GatewayAdmin):
 
     form = SettingsForm
     fieldsets = (
-        ("Requests", {"fields": ("request_body_limit_mb",)}),
+        ("Requests", {"fields": ("request_body_limit_mb", "foreign_keys")}),
         ("Retries", {"fields": ("retry_attempts", "retry_initial_ms", "retry_max_ms", "retry_factor", "retry_jitter")}),
         (
             "Limits and budgets",

@@ -22,6 +22,8 @@ class Named(msgspec.Struct, frozen=True):
     stream: bool | None = None
     provider: str = ""
     verbatim: Verbatim | None = None
+    is_native: bool = False
+    """It came below a provider's prefix, where callers may be let in with keys of their own."""
 
 
 FROM_THE_BODY = Named()
@@ -30,7 +32,8 @@ FROM_THE_BODY = Named()
 async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FROM_THE_BODY) -> None:
     """Answer a call that is written in the route's dialect."""
     inbound, dialect = exchange.inbound, exchange.responder.dialect
-    key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
+    native = named.is_native
+    key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip, takes_foreign=native)
     authenticated = gateway.clock.monotonic()
     if dialect.json_requests:
         require_json(inbound)
@@ -38,7 +41,9 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
     body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
     if inbound.body is None:
         # It came in pieces, as slowly as the caller liked: what the key may do can have changed meanwhile.
-        key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
+        key = exchange.key = await gateway.authenticate(
+            inbound.secret, client_ip=exchange.client_ip, takes_foreign=native
+        )
     head = exchange.head = parse_head(dialect, body, model=named.model, stream=named.stream)
     request = ModelRequest(
         id=exchange.request_id,

@@ -94,7 +94,7 @@ class _ModelCall:
     """Asks a model that the path names."""
 
     def __init__(self, model: str, stream: bool | None, provider: str) -> None:
-        self._named = Named(model, stream, provider)
+        self._named = Named(model, stream, provider, is_native=bool(provider))
 
     async def __call__(self, gateway: Gateway, exchange: HttpExchange) -> None:
         if self._named.stream and b"alt=sse" not in exchange.query:

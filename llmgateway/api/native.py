@@ -94,7 +94,8 @@ class _Endpoint:
         verbatim = Verbatim(call.before_model + forwarded_query(exchange.query)) if self._is_address else None
         if call.stream and get_dialect(call.dialect) is GENERATE and b"alt=sse" not in exchange.query:
             exchange.responder = ArrayResponder(exchange.responder)
-        await call_model(gateway, exchange, Named(call.model, call.stream, self._provider, verbatim))
+        named = Named(call.model, call.stream, self._provider, verbatim, is_native=True)
+        await call_model(gateway, exchange, named)
 
     async def _pass_through(self, gateway: Gateway, exchange: HttpExchange) -> None:
         """Send on what the gateway does not understand.
@@ -104,7 +105,9 @@ class _Endpoint:
         """
         exchange.responder.dialect = OPAQUE
         inbound = exchange.inbound
-        key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
+        key = exchange.key = await gateway.authenticate(
+            inbound.secret, client_ip=exchange.client_ip, takes_foreign=True
+        )
         if key.models is not None and exchange.method not in _READING:
             raise PermissionDeniedError(
                 f"API key '{key.name}' may use certain models only, and the gateway cannot tell which ones this call "
@@ -114,7 +117,7 @@ class _Endpoint:
         _, path = _split(exchange.raw_path)
         target = quote(path, safe=string.punctuation) + forwarded_query(exchange.query)
         verbatim = Verbatim(target, method=exchange.method, content_type=inbound.content_type)
-        await call_model(gateway, exchange, Named(inbound.model, None, self._provider, verbatim))
+        await call_model(gateway, exchange, Named(inbound.model, None, self._provider, verbatim, is_native=True))
 
 
 def _understood(deployment: Deployment, path: str) -> NativeCall | None:

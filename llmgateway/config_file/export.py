@@ -325,6 +325,7 @@ def _settings() -> Object:
             "jitter": FULL_JITTER if row.retry_jitter == 1 else _number(row.retry_jitter),
         },
         "request_body_limit_mb": row.request_body_limit_mb,
+        "foreign_keys": row.foreign_keys,
         "admission": {
             "hold_wait_ms": row.hold_wait_ms,
             "strict_min_output_tokens": row.strict_min_output_tokens,

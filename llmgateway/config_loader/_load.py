@@ -8,6 +8,7 @@ from django.db.models import Count
 
 from llmgateway import conf as conf_module
 from llmgateway.conf import Conf
+from llmgateway.config_loader._foreign import load_foreign
 from llmgateway.config_loader._garbage import keep, no_collection
 from llmgateway.config_loader._keys import load_keys, load_rules
 from llmgateway.config_loader._reading import log_position, one_view
@@ -53,6 +54,7 @@ def _load(revision: int, conf: Conf, pause: Pause, before: Snapshot) -> Snapshot
         sources = load_sources(rules, problems, pepper=newest_pepper(conf))
         settings = load_settings(conf, problems)
         routing = load_routing(problems, settings)
+        foreign = load_foreign()
     return Snapshot(
         revision=revision,
         keys=keys,
@@ -63,6 +65,7 @@ def _load(revision: int, conf: Conf, pause: Pause, before: Snapshot) -> Snapshot
         retries=settings.retries,
         admission=settings.admission,
         sources=sources,
+        foreign=foreign,
         budgets=budgets | routing.budgets | file_budgets(sources),
         problems=tuple(problems),
         watched_files=(*files_of(sources), *routing.files),

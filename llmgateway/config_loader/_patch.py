@@ -15,6 +15,7 @@ from msgspec import structs
 from billing.models import Budget
 from llmgateway import conf as conf_module
 from llmgateway.conf import Conf
+from llmgateway.config_loader._foreign import load_foreign
 from llmgateway.config_loader._garbage import keep, no_collection
 from llmgateway.config_loader._keys import AccessRules, load_keys, load_rules
 from llmgateway.config_loader._limits import CALENDAR
@@ -75,6 +76,7 @@ class _Plan:
     everyone: bool = False
     routing: bool = False
     sources: bool = False
+    bans: bool = False
 
     @property
     def shared(self) -> bool:
@@ -89,6 +91,8 @@ class _Plan:
         elif change.table == "llmgateway_authsource":
             # Routing comes along for its part of the watched files.
             self.routing = self.sources = True
+        elif change.table == "llmgateway_bannedkey":
+            self.bans = True
         elif change.table == "llmgateway_apikey":
             self.keys.add(_number(change.row_id))
         elif change.table == "llmgateway_team":
@@ -175,6 +179,8 @@ class _Patch:
             new = self._with_access(new)
         if plan.routing:
             new = self._with_routing(new)
+        if plan.routing or plan.everyone or plan.bans:
+            new = replace(new, foreign=load_foreign())
         of_credits = {("billing_budget", str(budget_id)) for budget_id in plan.budgets}
         return replace(new, problems=self._all_problems(changed_rows | of_credits))
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from llmgateway.key_secrets import Pepper
 from llmgateway.pipeline.errors import AuthenticationError, PermissionDeniedError
+from llmgateway.pipeline.foreign_keys import ForeignKeyring
 from llmgateway.pipeline.snapshot import Key, KeyDigest, Snapshot, SourceRule, parse_address
 
 KEYS_WITHOUT_SOURCES = (SourceRule("database", "database"),)
@@ -50,9 +51,12 @@ class Authenticator:
         self._peppers = tuple(map(Pepper, peppers))
         self._compiled_for: tuple[SourceRule, ...] = ()
         self._sources: tuple[Source, ...] = ()
+        self._foreign = ForeignKeyring()
 
-    async def authenticate(self, secret: bytes | None, *, client_ip: str, now: float, snapshot: Snapshot) -> Key:
-        """The key, if it may be used.
+    async def authenticate(
+        self, secret: bytes | None, *, client_ip: str, now: float, snapshot: Snapshot, takes_foreign: bool = False
+    ) -> Key:
+        """The key, if it may be used. With `takes_foreign` one that nobody knows may be the caller's own at a provider.
 
         Raises:
             AuthenticationError: no secret was presented, or none of the sources knows it.
@@ -62,7 +66,13 @@ class Authenticator:
             raise AuthenticationError(
                 "No API key was sent. Send a gateway key as `Authorization: Bearer sk-gw-…`; an admin can create one."
             )
-        found = await self._find(secret, snapshot)
+        sha256 = hashlib.sha256(secret).digest()
+        digests = tuple([pepper.digest(sha256) for pepper in self._peppers])
+        found = await self._find(digests, snapshot)
+        if found is None and takes_foreign and snapshot.foreign is not None:
+            foreign = self._foreign.key(secret, digests, snapshot.foreign)
+            if foreign is not None:
+                return foreign
         if found is None or (found.valid_until is not None and found.valid_until <= now):
             raise AuthenticationError("This API key is unknown or revoked. Check it, or ask an admin for a new one.")
         try:
@@ -73,9 +83,7 @@ class Authenticator:
             raise
         return found.key
 
-    async def _find(self, secret: bytes, snapshot: Snapshot) -> KeyDigest | None:
-        sha256 = hashlib.sha256(secret).digest()
-        digests = tuple([pepper.digest(sha256) for pepper in self._peppers])
+    async def _find(self, digests: tuple[bytes, ...], snapshot: Snapshot) -> KeyDigest | None:
         for source in self._sources_of(snapshot):
             found = source.find(digests, snapshot) or await source.fetch(digests, snapshot)
             if found is not None:

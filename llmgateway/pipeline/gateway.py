@@ -84,8 +84,8 @@ class Gateway:
     def budget_index(self) -> BudgetIndex:
         return self._budgets
 
-    def authenticate(self, secret: bytes | None, *, client_ip: str) -> Awaitable[Key]:
-        """The key of a secret, if it may be used from there now.
+    def authenticate(self, secret: bytes | None, *, client_ip: str, takes_foreign: bool = False) -> Awaitable[Key]:
+        """The key of a secret, if it may be used from there now. With `takes_foreign` it may be one of a provider.
 
         Raises:
             AuthenticationError, PermissionDeniedError: it may not; see `Authenticator`.
@@ -97,7 +97,11 @@ class Gateway:
                 headers=((b"retry-after", b"5"),),
             )
         return self._authenticator.authenticate(
-            secret, client_ip=client_ip, now=self.clock.time(), snapshot=self.snapshot
+            secret,
+            client_ip=client_ip,
+            now=self.clock.time(),
+            snapshot=self.snapshot,
+            takes_foreign=takes_foreign,
         )
 
     async def complete(self, request: ModelRequest, key: Key, client: Client, presence: Presence) -> None:

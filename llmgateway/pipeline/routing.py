@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llmgateway.pipeline.errors import BadRequestError, NoTargetAvailableError, NotFoundError, PermissionDeniedError
-from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Snapshot, Target
+from llmgateway.pipeline.foreign_keys import on_own_account
+from llmgateway.pipeline.snapshot import Alias, Deployment, ForeignKey, Key, Snapshot, Target
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import Operation
 
@@ -74,6 +75,8 @@ class Router:
         ordered = self._order(alias)
         if dialect.operation is Operation.PASSTHROUGH:
             ordered = tuple([deployment for deployment in ordered if deployment.provider == provider])
+        if isinstance(key, ForeignKey):
+            alias, ordered = on_own_account(key, alias, ordered, provider)
         return alias, _able(alias, ordered, dialect)
 
     def _natives_of(self, snapshot: Snapshot) -> Natives:

@@ -194,6 +194,26 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     user_id: str = ""
 
 
+class ForeignKey(Key, frozen=True, gc=False, kw_only=True):
+    """A caller's own key at a provider. Its id is its digest; limits are everyone's, and nobody pays here."""
+
+    secret: str
+
+    def __repr__(self) -> str:
+        """Without the secret, wherever it may be written."""
+        return f"ForeignKey({self.id})"
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKeys:
+    """That callers may bring their own keys, and on which terms."""
+
+    limits: tuple[Limit, ...] = ()
+    """Everyone's."""
+    banned: frozenset[bytes] = frozenset()
+    """Digests of keys that are not sent on."""
+
+
 class KeyDigest(msgspec.Struct, frozen=True, gc=False):
     """One secret of a key. After a rotation the old one is valid for a while."""
 
@@ -358,6 +378,8 @@ class Snapshot:
     """Where keys are looked up, in order."""
     budgets: Mapping[int, BudgetRule] = field(default_factory=dict)
     """Every enabled budget by row id, so that new ones can be seeded before they count. Negative: of a static file."""
+    foreign: ForeignKeys | None = None
+    """None: keys that are not the gateway's are refused everywhere."""
     problems: tuple[ConfigProblem, ...] = ()
     """What could not be used. The rest works."""
     watched_files: tuple[str, ...] = ()

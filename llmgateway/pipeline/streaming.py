@@ -22,7 +22,7 @@ from llmgateway.pipeline.errors import (
 from llmgateway.pipeline.own_headers import gateway_lines, usage_lines
 from llmgateway.pipeline.reading_on import Unbroken
 from llmgateway.pipeline.requests import Client, ModelRequest, Verbatim
-from llmgateway.pipeline.snapshot import Deployment
+from llmgateway.pipeline.snapshot import Deployment, ForeignKey
 from llmgateway.pipeline.terms import WITHOUT_OUTPUT
 from llmgateway.pipeline.translation import Outgoing, outgoing, translated_headers
 from llmgateway.pipeline.upstream import (
@@ -373,7 +373,7 @@ def _meter_stream(call: Call, scanner: StreamScanner) -> None:
 
 async def report(call: Call, client: Client, failure: Failure) -> None:
     """No target has answered: pass the provider's own error on, or say in its stead what happened."""
-    if failure.kind is not None and not failure.kind.blames_credential:
+    if failure.kind is not None and (not failure.kind.blames_credential or isinstance(call.key, ForeignKey)):
         await _pass_on(call, client, failure)
         return
     error = _own_error(failure, call.alias.name)

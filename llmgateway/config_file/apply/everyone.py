@@ -15,6 +15,7 @@ from llmgateway.rule_owners import is_of_everyone
 
 SETTINGS_FIELDS = {
     "request_body_limit_mb": "request_body_limit_mb",
+    "foreign_keys": "foreign_keys",
     "retry_attempts": "retries.attempts",
     "retry_initial_ms": "retries.initial_ms",
     "retry_max_ms": "retries.max_ms",

@@ -28,6 +28,7 @@ def read_settings(parent: FieldReader) -> SettingsEntry | None:
         default_price = _read_default_price(groups["default_price"]) if reader.has("default_price") else {}
     values: dict[str, object] = {
         "request_body_limit_mb": reader.integer("request_body_limit_mb", at_least=1, at_most=_INTEGER),
+        "foreign_keys": reader.boolean("foreign_keys"),
         **_read_retries(groups["retries"]),
         **_read_admission(groups["admission"]),
         **_read_estimation(groups["estimation"]),

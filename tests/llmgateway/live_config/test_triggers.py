@@ -17,6 +17,7 @@ from llmgateway.config_loader import Change, load_snapshot
 from llmgateway.models import (
     ApiKey,
     AuthSource,
+    BannedKey,
     ConfigChange,
     GatewaySettings,
     KeyNetwork,
@@ -30,7 +31,7 @@ from tests.cast import Cast
 from tests.llmgateway.live_config.conftest import Database, World, create_world
 
 CONFIGURATION = (
-    Team, ApiKey, KeyNetwork, NetworkList, RateLimit, AuthSource, GatewaySettings, Provider, Credential, Deployment,
+    Team, ApiKey, KeyNetwork, NetworkList, RateLimit, AuthSource, BannedKey, GatewaySettings, Provider, Credential, Deployment,
     ModelAlias, AliasTarget, CatalogueEntry, Price, Budget, BudgetCredit,
 )  # fmt: skip
 
@@ -74,6 +75,8 @@ def test_each_table_notes_its_rows(real_world: World, model: type[Team]) -> None
     AuthSource.objects.create(name="db", kind="database")
     KeyNetwork.objects.get_or_create(key=real_world.plain, network_list=real_world.office)
     BudgetCredit.objects.create(budget=Budget.objects.get(name="all"), amount_pico_usd=1)
+    CatalogueEntry.objects.create(provider=real_world.provider, model="small-1")
+    BannedKey.objects.create(digest="ab" * 32)
     table = model._meta.db_table
     ids = {str(row.pk) for row in model._default_manager.all()}
     field = next(field for field in model._meta.concrete_fields if not field.primary_key)

@@ -1,0 +1,80 @@
+"""Callers' own keys in the snapshot: off unless switched on, with everyone's limits, and bans that hold at once."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.test import Client
+from django.urls import reverse
+
+from llmgateway.config_loader import load_snapshot
+from llmgateway.config_loader._patch import Change, patch_snapshot
+from llmgateway.models import BannedKey, GatewaySettings, RateLimit
+from llmgateway.pipeline.snapshot import Snapshot
+from tests.llmgateway.live_config.conftest import World
+
+DIGEST = "ab" * 32
+
+
+def patched(snapshot: Snapshot, table: str, row_id: int) -> Snapshot:
+    return patch_snapshot(snapshot, [Change(table, str(row_id))], revision=2)
+
+
+def test_it_is_off_by_default(world: World) -> None:
+    BannedKey.objects.create(digest=DIGEST)
+
+    assert load_snapshot().foreign is None
+
+
+def test_the_switch_holds_without_a_restart_and_brings_everyone_s_limits_alone(world: World) -> None:
+    before = load_snapshot()
+    everyone = RateLimit.objects.create(metric="requests", per="minute", amount=7, each="ip")
+    GatewaySettings.objects.update_or_create(pk=1, defaults={"foreign_keys": True})
+
+    after = patched(before, "llmgateway_gatewaysettings", 1)
+
+    assert after.foreign is not None
+    assert after.foreign == load_snapshot().foreign
+    assert f"limit:{everyone.pk}" in [limit.counter for limit in after.foreign.limits]
+    assert not [limit for limit in after.foreign.limits if limit.owner]
+
+
+def test_a_ban_holds_at_once_and_ends_at_once(world: World) -> None:
+    GatewaySettings.objects.update_or_create(pk=1, defaults={"foreign_keys": True})
+    row = BannedKey.objects.create(digest=DIGEST)
+
+    banned = patched(load_snapshot(), "llmgateway_bannedkey", row.pk)
+    number = row.pk
+    row.delete()
+    free = patched(banned, "llmgateway_bannedkey", number)
+
+    assert banned.foreign is not None
+    assert free.foreign is not None
+    assert banned.foreign.banned == frozenset({bytes.fromhex(DIGEST)})
+    assert free.foreign.banned == frozenset()
+
+
+def test_a_new_limit_of_everyone_holds_for_them_too(world: World) -> None:
+    GatewaySettings.objects.update_or_create(pk=1, defaults={"foreign_keys": True})
+    before = load_snapshot()
+    row = RateLimit.objects.create(metric="requests", per="hour", amount=9)
+
+    after = patched(before, "llmgateway_ratelimit", row.pk)
+
+    assert after.foreign is not None
+    assert [limit.amount for limit in after.foreign.limits if limit.per == "hour"] == [9]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("wrong", ["abc", "AB" * 32, "zz" * 32])
+def test_only_a_whole_digest_can_be_banned(wrong: str) -> None:
+    with pytest.raises(ValidationError):
+        BannedKey(digest=wrong).full_clean()
+
+
+@pytest.mark.django_db
+def test_a_digest_is_banned_in_the_admin(admin_client: Client) -> None:
+    admin_client.post(reverse("admin:llmgateway_bannedkey_add"), {"digest": DIGEST, "note": "leaked"})
+
+    assert BannedKey.objects.get().note == "leaked"
+    assert DIGEST in admin_client.get(reverse("admin:llmgateway_bannedkey_changelist")).content.decode()
