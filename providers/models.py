@@ -121,6 +121,13 @@ class Deployment(Named):
     first_token_timeout_s = _seconds(60)
     idle_timeout_s = _seconds(120)
     total_timeout_s = _seconds(600)
+    drain_s = models.FloatField(
+        "read on for",
+        default=0,
+        validators=[MinValueValidator(0), MaxValueValidator(3_600)],
+        help_text="Seconds for which a stream is read to its end after its client has left, to bill what the provider "
+        "reports in place of an estimate. The provider works on meanwhile. 0: the stream ends at once.",
+    )
     max_output_tokens = models.PositiveIntegerField(
         "most output tokens of the model",
         null=True,

@@ -51,6 +51,7 @@ class DeploymentEntry(Entry):
     first_token_timeout_s: float
     idle_timeout_s: float
     total_timeout_s: float
+    drain_s: float
     max_output_tokens: int | None
     max_request_pico_usd: int | None
     enabled: bool | None

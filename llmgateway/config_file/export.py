@@ -160,6 +160,8 @@ def _deployment(row: Deployment) -> Object:
         "idle_s": row.idle_timeout_s,
         "total_s": row.total_timeout_s,
     }
+    if row.drain_s:
+        timeouts["drain_s"] = row.drain_s
     return _said(
         {
             "provider": row.provider.name,

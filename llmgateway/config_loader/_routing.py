@@ -222,6 +222,7 @@ class _DeploymentLoader:
             estimation=self.settings.estimation.of(provider.adapter.name),
             max_output_tokens=row.max_output_tokens or capabilities.max_output_tokens,
             max_request_pico_usd=row.max_request_pico_usd,
+            drain_s=row.drain_s,
             problem=authentication.problem,
             capabilities=capabilities,
         )

@@ -52,7 +52,7 @@ class DeploymentAdmin(GatewayAdmin):
     autocomplete_fields = ("provider", "credential")
     fieldsets = (
         (None, {"fields": ("name", "provider", "credential", "model", "catalogue", "enabled")}),
-        ("Streams", {"fields": ("inject_usage",)}),
+        ("Streams", {"fields": ("inject_usage", "drain_s")}),
         ("Strict budgets", {"fields": ("max_output_tokens", "max_request_pico_usd")}),
         (
             "Timeouts in seconds",

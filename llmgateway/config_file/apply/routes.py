@@ -18,6 +18,7 @@ DEPLOYMENT_FIELDS = {
     "first_token_timeout_s": "timeouts.first_token_s",
     "idle_timeout_s": "timeouts.idle_s",
     "total_timeout_s": "timeouts.total_s",
+    "drain_s": "timeouts.drain_s",
     "max_output_tokens": "max_output_tokens",
     "max_request_pico_usd": "max_request_usd",
 }

@@ -104,6 +104,7 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
     first_token_s = timeouts.seconds("first_token_s", 60)
     idle_s = timeouts.seconds("idle_s", 120)
     total_s = timeouts.seconds("total_s", 600)
+    drain_s = timeouts.seconds("drain_s", 0)
     timeouts.finish()
     enabled = reader.boolean("enabled")
     max_output = reader.integer("max_output_tokens", at_least=1, at_most=2**31 - 1)
@@ -120,6 +121,7 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
     assert first_token_s is not None
     assert idle_s is not None
     assert total_s is not None
+    assert drain_s is not None
     return DeploymentEntry(
         place=reader.place,
         places=reader.places() | {f"timeouts.{step}": place for step, place in timeouts.places().items()},
@@ -132,6 +134,7 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
         first_token_timeout_s=first_token_s,
         idle_timeout_s=idle_s,
         total_timeout_s=total_s,
+        drain_s=drain_s,
         max_output_tokens=max_output,
         max_request_pico_usd=max_request,
         enabled=enabled,

@@ -126,7 +126,7 @@ def test_a_credential_of_another_provider_is_refused_by_its_field(owner: Client,
         _change(world.deployment),
         {
             "name": "acme-small", "provider": other.pk, "credential": world.credential.pk, "model": "small-1",
-            "connect_timeout_s": "5", "first_token_timeout_s": "60", "idle_timeout_s": "120", "total_timeout_s": "600",
+            "connect_timeout_s": "5", "first_token_timeout_s": "60", "idle_timeout_s": "120", "total_timeout_s": "600", "drain_s": "0",
         },
     )  # fmt: skip
 

@@ -176,15 +176,16 @@ def test_a_changed_field_changes_the_row_and_is_shown_with_old_and_new() -> None
     load(ROUTES)
     pk = Deployment.objects.get(name="a").pk
 
-    report = load(ROUTES.replace("model: gpt-4o-mini}", "model: gpt-4.1, timeouts: {idle_s: 30}}"))
+    report = load(ROUTES.replace("model: gpt-4o-mini}", "model: gpt-4.1, timeouts: {idle_s: 30, drain_s: 20}}"))
 
     assert [line for change in report.changes for line in change.lines()] == [
         "~ deployment a",
         "    model: gpt-4o-mini → gpt-4.1",
         "    timeouts.idle_s: 120.0 → 30.0",
+        "    timeouts.drain_s: 0.0 → 20.0",
     ]
     row = Deployment.objects.get(name="a")
-    assert (row.pk, row.model, row.idle_timeout_s) == (pk, "gpt-4.1", 30)
+    assert (row.pk, row.model, row.idle_timeout_s, row.drain_s) == (pk, "gpt-4.1", 30, 20)
 
 
 def test_what_a_named_object_does_not_say_is_its_default() -> None:

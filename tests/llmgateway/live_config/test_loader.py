@@ -268,13 +268,19 @@ class TestRouting:
 
     def test_timeouts_are_those_of_the_row(self, world: World) -> None:
         Deployment.objects.update(
-            connect_timeout_s=1, first_token_timeout_s=2, idle_timeout_s=3, total_timeout_s=4, inject_usage=False
+            connect_timeout_s=1,
+            first_token_timeout_s=2,
+            idle_timeout_s=3,
+            total_timeout_s=4,
+            inject_usage=False,
+            drain_s=7,
         )
 
         deployment = load_snapshot().aliases["small"].targets[0].deployment
 
         timeouts = deployment.timeouts
         assert (timeouts.connect_s, timeouts.first_token_s, timeouts.idle_s, timeouts.total_s) == (1, 2, 3, 4)
+        assert deployment.drain_s == 7
         assert deployment.inject_usage is False
 
     @pytest.mark.parametrize("model", [Provider, Deployment])
