@@ -33,6 +33,10 @@ _KINDS = {
     "request_too_large": ErrorKind.INVALID_REQUEST,
     "not_found_error": ErrorKind.INVALID_REQUEST,
 }
+THREAD = "thread"
+"""A request's field: a conversation that the provider keeps."""
+_NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": [THREAD]}
+"""What Anthropic says when it cannot keep one. Its SDKs look for it, and then send the whole conversation."""
 # Texts, for there are no codes: https://platform.claude.com/docs/en/build-with-claude/context-windows.
 _TOO_LONG = ("prompt is too long", "exceed context limit", "input is too long", "context window")
 _NO_CREDIT = ("credit balance is too low", "spend limit", "billing")
@@ -63,7 +67,9 @@ def _kind_of_status(status: int) -> ErrorKind:
 def error_object(error: WireError) -> JSONObject:
     """`type` follows the status, as clients expect; `code` and `param` are ours, for whoever looks."""
     kind = _BY_STATUS.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
-    more = {name: value for name, value in (("code", error.code), ("param", error.param)) if value}
+    more: JSONObject = {name: value for name, value in (("code", error.code), ("param", error.param)) if value}
+    if error.param == THREAD:
+        more["details"] = _NO_THREADS
     return {"type": "error", "error": {"type": kind, "message": error.message, **more}}
 
 

@@ -238,7 +238,7 @@ def write_content(block: Block) -> list[JSONObject]:
     """A block of an answer. What only another dialect has a word for is left out: it cannot be asked for here."""
     match block:
         case Text():
-            return [{"citations": None, **write_text(block)}] if block.text else []
+            return [write_text(block)] if block.text else []
         case ToolCall():
             given = read_arguments(block.arguments)
             return [{"type": "tool_use", "id": block.id, "name": block.name, "input": given}]

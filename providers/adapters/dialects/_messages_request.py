@@ -6,6 +6,7 @@ from typing import Any
 
 from providers.adapters.dialects._fields import Fields
 from providers.adapters.dialects._messages_blocks import DIALECT, read_blocks, read_cache
+from providers.adapters.dialects._messages_errors import THREAD
 from providers.adapters.dialects._thinking import UNLIMITED
 from providers.adapters.dialects.conversation import (
     Conversation,
@@ -17,13 +18,20 @@ from providers.adapters.dialects.conversation import (
     ToolChoice,
     Turn,
 )
+from providers.adapters.errors import InexpressibleError
 
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 
 
 def read_request(body: bytes) -> Conversation:
-    """Raises MalformedBodyError; `param` names the field."""
+    """Raises MalformedBodyError or InexpressibleError; `param` names the field."""
     fields = Fields.of_body(body)
+    if fields.get(THREAD):
+        raise InexpressibleError(
+            f"`{THREAD}` refers to what the provider of {DIALECT} keeps, and this model's provider is another; send all "
+            "messages instead.",
+            param=THREAD,
+        )
     extra: dict[str, Any] = {}
     turns = (*_system(fields), *(_turn(message) for message in fields.objects("messages")))
     effort, output_format = _output_config(fields, extra)

@@ -104,6 +104,7 @@ def test_a_whole_answer_is_written_as_it_came() -> None:
 
     came = json.loads(WHOLE)
     came["usage"].pop("inference_geo")
+    assert came["content"][1].pop("citations") is None
     assert again == came
 
 
@@ -424,6 +425,21 @@ def test_the_gateways_errors_have_anthropics_types(status: int, kind: str) -> No
         "error": {"type": kind, "message": "No", "code": "the_code", "param": "model"},
     }
     assert MESSAGES.error_event(error).startswith(b"\n\nevent: error\ndata: {")
+
+
+def test_a_thread_is_refused_in_words_that_sdks_look_for_to_go_on_without() -> None:
+    error = WireError(400, "No", type="invalid_request_error", code="invalid_value", param="thread")
+
+    details = json.loads(MESSAGES.error_body(error))["error"]["details"]
+
+    assert details == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+
+
+def test_text_without_citations_has_no_such_field() -> None:
+    # Vercel's AI SDK refuses a null there.
+    reply = Reply("msg_1", "m", (Choice((Text("Hi"),), "stop"),))
+
+    assert json.loads(MESSAGES.write_reply(reply, ASKED))["content"] == [{"type": "text", "text": "Hi"}]
 
 
 # ── heads ──

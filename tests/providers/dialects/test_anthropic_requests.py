@@ -198,6 +198,16 @@ def test_a_field_of_the_wrong_type_is_named(change: dict[str, Any], param: str) 
     assert raised.value.param == param
 
 
+@pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
+def test_a_thread_is_refused_where_nobody_keeps_it(thread: dict[str, str]) -> None:
+    body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}], "thread": thread}
+
+    with pytest.raises(InexpressibleError) as raised:
+        MESSAGES.read_request(json.dumps(body).encode())
+
+    assert raised.value.param == "thread"
+
+
 # ── from other dialects ──
 
 
