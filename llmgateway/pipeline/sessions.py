@@ -177,6 +177,11 @@ def _failure(deployment: Deployment, alias: str, error: UpstreamError | RefusedH
         return APIConnectionError(
             f"The provider '{provider}' could not be reached for '{alias}'. Try again in a moment."
         )
+    if error.status < 400:
+        return APIConnectionError(
+            f"The provider '{provider}' answered with status {error.status}, not with a session for '{alias}'. "
+            "Ask an admin to check its base URL.",
+        )
     body = _as_object(error.body)
     kind = deployment.adapter.error_kind(error.status, body)
     if kind.blames_credential:
@@ -184,8 +189,8 @@ def _failure(deployment: Deployment, alias: str, error: UpstreamError | RefusedH
             f"The provider '{provider}' refused the gateway's own credential for '{alias}'. Ask an admin to check it.",
         )
     said = error_message(body) or f"The provider '{provider}' answered with status {error.status}, not with a session."
-    if kind.worth_another_target or error.status < 400:
-        return APIConnectionError(said, code=ERROR_CODES[kind], status=error.status if error.status >= 400 else 502)
+    if kind.worth_another_target:
+        return APIConnectionError(said, code=ERROR_CODES[kind], status=error.status)
     raise BadRequestError(said, code=ERROR_CODES[kind], status=error.status)
 
 
