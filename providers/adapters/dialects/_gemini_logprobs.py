@@ -28,19 +28,23 @@ def _read(token: JSONObject) -> JSONObject:
 
 
 def write_logprobs(logprobs: JSONObject | None) -> JSONObject | None:
-    content = (logprobs or {}).get("content")
+    content = _tokens((logprobs or {}).get("content"))
     if not content:
         return None
     return {
         "chosenCandidates": [_write(token) for token in content],
         "topCandidates": [
-            {"candidates": [_write(other) for other in token.get("top_logprobs") or ()]} for token in content
+            {"candidates": [_write(other) for other in _tokens(token.get("top_logprobs"))]} for token in content
         ],
     }
 
 
+def _tokens(value: Any) -> list[JSONObject]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
 def _write(token: JSONObject) -> JSONObject:
-    return {"token": token["token"], "logProbability": token["logprob"]}
+    return {"token": token.get("token"), "logProbability": token.get("logprob")}
 
 
 def _objects(value: Any) -> list[JSONObject]:

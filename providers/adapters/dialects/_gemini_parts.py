@@ -273,7 +273,7 @@ def _media_type(block: Image | Audio | File, source: Source) -> str:
 
 
 def write_block(block: Block, *, param: str) -> JSONObject | None:
-    """A block of a request as a part; None for what is not to be sent. Results of tools are for `write_result`.
+    """A block of a request as a part; None for what is not to be sent. Results of tools that a user sends are for `write_result`.
 
     Raises:
         InexpressibleError: it cannot be said, and must not be left out.
@@ -299,4 +299,4 @@ def write_block(block: Block, *, param: str) -> JSONObject | None:
                 param=param,
             )
         case ToolResult():
-            raise AssertionError("results of tools need the name of their tool")
+            raise InexpressibleError(f"`{param}` is no place for the result of a tool; a user sends it.", param=param)

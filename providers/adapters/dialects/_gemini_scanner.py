@@ -117,10 +117,17 @@ class GeminiScanner:
             return  # not for us to judge: the client gets what the provider said
         usage, model = seen.usage or seen.spelled_usage, seen.model or seen.spelled_model
         if any(mark in data for mark in GEMINI_MARKS):
-            self._searches = max(self._searches, searches_of_gemini(msgspec.json.decode(data)))
+            self._searches = max(self._searches, _searches(data))
         if isinstance(usage, dict) or self._searches:
             self.usage_raw = noted(usage if isinstance(usage, dict) else self.usage_raw, self._searches)
         if isinstance(model, str):
             self.response_model = self.response_model or model
         if seen.error is not None and self.error is None:
             self.error = plain_names(seen.error) if isinstance(seen.error, dict) else {"message": str(seen.error)}
+
+
+def _searches(data: bytes) -> int:
+    try:
+        return searches_of_gemini(msgspec.json.decode(data))
+    except _UNREADABLE:
+        return 0  # what was read of it so far is the little that is asked for, and the rest is not JSON

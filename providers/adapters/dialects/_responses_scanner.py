@@ -42,9 +42,12 @@ _decode = msgspec.json.Decoder(_Event).decode
 def answer_usage(body: bytes) -> tuple[JSONObject | None, str]:
     """The usage object and the model of a whole answer, the searches among its items noted in it."""
     raw, model = json_usage(body)
-    if raw is not None and RESPONSES_MARK in body:
-        raw = noted(raw, searches_of_response(msgspec.json.decode(body)))
-    return raw, model
+    if raw is None or RESPONSES_MARK not in body:
+        return raw, model
+    try:
+        return noted(raw, searches_of_response(msgspec.json.decode(body))), model
+    except _UNREADABLE:
+        return raw, model  # not for us to judge: the client gets what the provider said
 
 
 class ResponsesScanner:

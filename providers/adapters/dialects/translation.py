@@ -9,6 +9,7 @@ import msgspec
 from providers.adapters.dialects.base import ERROR_CODES, ERROR_TYPES, StreamReader, StreamWriter
 from providers.adapters.dialects.partial_usage import begun_usage
 from providers.adapters.dialects.reply import BlockStarted, Delta, Ended, Event, Failed, Started
+from providers.adapters.errors import MalformedAnswerError
 from providers.adapters.types import JSONObject
 
 
@@ -53,7 +54,11 @@ class StreamTranslator:
         return int(self._characters / chars_per_token) + (self._characters > 0)
 
     def _written(self, events: Iterable[Event]) -> bytes:
-        return b"".join([self._writer.write(self._noted(event)) for event in events])
+        try:
+            return b"".join([self._writer.write(self._noted(event)) for event in events])
+        except KeyError as error:
+            # Writers know blocks by their numbers.
+            raise MalformedAnswerError(f"the provider speaks of block {error}, which never began") from error
 
     def _noted(self, event: Event) -> Event:
         match event:
