@@ -15,7 +15,7 @@ from llmgateway.api.array_stream import ArrayResponder
 from llmgateway.api.calls import Named, call_model
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.routes import Route
-from llmgateway.pipeline.errors import PermissionDeniedError
+from llmgateway.pipeline.errors import NotFoundError, PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.snapshot import Deployment, Snapshot
@@ -29,6 +29,8 @@ GENERATE = get_dialect("gemini.generate_content")
 _READING = frozenset({"GET", "HEAD", "DELETE"})
 """Methods that call no model."""
 _BETWEEN = re.compile(r"[/\\]")
+_PAST_US = re.compile(r"/realtime(?:api)?/", re.IGNORECASE)
+"""Below it providers hand out keys for browsers, and take calls that nobody here would meter."""
 _DOTS = frozenset({".", ".."})
 _VERSION = re.compile(r"v\d+\w*", re.ASCII)
 _SLASHES = re.compile(r"/{2,}")
@@ -52,6 +54,10 @@ class NativeSurface:
         deployment = self._of(self._gateway.snapshot).get(prefix)
         if deployment is None or not rest or climbs(rest):
             return None
+        if _PAST_US.search(rest):
+            raise NotFoundError(
+                f"{path} is not passed on: what it hands out leads past the gateway. Open a WebSocket at /v1/realtime."
+            )
         label = f"/{prefix}/{{path}}"
         if self._kept is not None and (kept := self._kept(deployment, rest, label)) is not None:
             return kept

@@ -267,3 +267,13 @@ async def test_a_path_that_is_no_provider_s_is_a_404() -> None:
 )
 def test_the_caller_s_key_leaves_the_query(query: bytes, forwarded: str) -> None:
     assert forwarded_query(query) == forwarded
+
+
+@pytest.mark.parametrize("path", ["/v1/realtime/client_secrets", "/v1/Realtime/calls", "/realtimeapi/sessions"])
+async def test_what_leads_past_the_gateway_is_not_handed_out(path: str) -> None:
+    place = house(Reply.json({"value": "ek_secret"}))
+
+    response = await place.post(f"/acme{path}", {"session": {"type": "realtime", "model": "gpt"}})
+
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_endpoint")
+    assert place.upstream.requests == []

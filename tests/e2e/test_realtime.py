@@ -210,23 +210,20 @@ async def test_a_provider_s_refusal_is_told(product: Product, provider: Provider
 
 
 async def test_a_used_up_budget_ends_the_session_before_the_next_response(product: Product, provider: Provider) -> None:
-    responses = 0
+    responses, error = 0, None
     async with dial(product, key=BROKE_KEY) as socket:
         session_id = socket.response.headers["x-request-id"]  # type: ignore[union-attr]
-        while True:
+        while error is None:
             await tell(socket, "response.create", event_id="mine")
-            try:
-                await until(socket, "response.done")
-            except AssertionError as refused:
-                error = refused.args[0].splitlines()[0]
-                _, code, reason = await goodbye(socket)
-                break
-            responses += 1
+            while (event := json.loads(await socket.recv()))["type"] not in {"response.done", "error"}:
+                pass
+            error = event.get("error")
+            responses += error is None
+        _, code, reason = await goodbye(socket)
 
     rows = rows_of(product, session_id, responses)
     created = [event for event in provider.last["body"] if event["type"] == "response.create"]
-    assert "insufficient_quota" in error
-    assert "'event_id': 'mine'" in error
+    assert (error["type"], error["code"], error["event_id"]) == ("insufficient_quota", "insufficient_quota", "mine")
     assert (code, reason) == (1008, "insufficient_quota")
     assert len(created) == responses > 1
     assert sum(row["cost_pico_usd"] for row in rows) == sum(map(price_of, provider.last["billed"]["responses"]))
@@ -323,7 +320,7 @@ async def test_a_client_that_leaves_ends_the_provider_s_session_at_once(product:
     ended = await asyncio.to_thread(_when, lambda: provider.last["disconnected_at"])
     [row] = rows_of(product, session_id, 1)
     assert ended - left < 0.2
-    assert (row["status"], row["error_type"], row["usage_source"]) == ("cancelled", "client_left", "estimated")
+    assert (row["status"], row["usage_source"]) == ("cancelled", "estimated")
     assert row["output_tokens"] > 0
     line = product.log_line(session_id)
     assert (line["http_status"], line["path"]) == (101, "/v1/realtime")
