@@ -48,6 +48,7 @@ _POINTLESS_AGAIN = {
     FailureCause.REDIRECT,
     FailureCause.INEXPRESSIBLE,
     FailureCause.NO_TOKEN,
+    FailureCause.UNREADABLE,
 }
 
 
@@ -171,23 +172,27 @@ async def _first_piece(call: Call, deployment: Deployment, answer: UpstreamAnswe
         await answer.stream.aclose()
     if status < 400:
         call.progress.first_chunk = call.now()
-        return _whole(deployment, answer, headers, body, sent)
+        try:
+            onward = body if sent.translation is None else sent.translation.whole(body)
+        except _UNREADABLE as error:
+            return _unreadable(call, deployment, body, sent, str(error))
+        return Answer(answer, headers, body=body, onward=onward, outgoing=sent)
     kind = deployment.adapter.error_kind(status, _as_object(body))
     return Failure(
         FailureCause.STATUS, deployment, status, kind, body, headers, translated=sent.translation is not None
     )
 
 
-def _whole(
-    deployment: Deployment, answer: UpstreamAnswer, headers: RawHeaders, body: bytes, sent: Outgoing
-) -> Answer | Failure:
-    if sent.translation is None:
-        return Answer(answer, headers, body=body, onward=body, outgoing=sent)
-    try:
-        onward = sent.translation.whole(body)
-    except MalformedAnswerError as error:
-        return Failure(FailureCause.BROKEN, deployment, detail=str(error))
-    return Answer(answer, headers, body=body, onward=onward, outgoing=sent)
+_UNREADABLE = (MalformedAnswerError, InexpressibleError)
+"""Why an answer cannot be said in the caller's dialect."""
+
+
+def _unreadable(call: Call, deployment: Deployment, body: bytes, sent: Outgoing, reason: str) -> Failure:
+    """The provider has done its work and bills it, whoever can read it."""
+    raw, response_model = sent.dialect.answer_usage(body)
+    if raw is not None:
+        call.meter(raw, output_estimate=0, response_model=response_model)
+    return Failure(FailureCause.UNREADABLE, deployment, detail=reason)
 
 
 def _pieces(answer: UpstreamAnswer) -> AsyncIterable[bytes]:
@@ -282,7 +287,7 @@ def _ending(call: Call, answer: Answer, scanner: StreamScanner, error_type: str)
     """
     try:
         last = scanner.finish()
-    except MalformedAnswerError as error:
+    except _UNREADABLE as error:
         last, cause = b"", f"The provider's answer cannot be read: {error}."
     else:
         cause = "The provider's answer ended before it was complete."
@@ -314,7 +319,7 @@ async def _relay(call: Call, client: Client, scanner: StreamScanner, first: byte
         return await _break_off(
             call, client, scanner, f"The provider's connection broke off: {error}", "upstream_error"
         )
-    except MalformedAnswerError as error:
+    except _UNREADABLE as error:
         return await _break_off(
             call, client, scanner, f"The provider's answer cannot be read: {error}", "upstream_error"
         )
@@ -422,4 +427,8 @@ def _own_error(failure: Failure, alias: str) -> GatewayError:
         )
     if failure.cause is FailureCause.TIMEOUT:
         return APITimeoutError(f"The provider '{provider}' did not answer '{alias}' in time. Try again.")
+    if failure.cause is FailureCause.UNREADABLE:
+        return APIConnectionError(
+            f"The provider '{provider}' answered '{alias}' with something that this protocol cannot say: {failure.detail}"
+        )
     return APIConnectionError(f"The provider '{provider}' could not be reached for '{alias}'. Try again in a moment.")

@@ -52,6 +52,8 @@ class FailureCause(enum.StrEnum):
     INEXPRESSIBLE = "inexpressible"
     """Nothing was sent: the provider's dialect cannot say what was asked."""
     BROKEN = "connection_broken"
+    UNREADABLE = "unreadable_answer"
+    """The answer was there, and cannot be said in the caller's dialect."""
     TIMEOUT = "timeout"
     NO_TOKEN = "no_token"  # noqa: S105  # A cause, no password.
     """Nothing was sent: the credential brought no short-lived token."""

@@ -131,7 +131,7 @@ async def test_an_answer_that_cannot_be_read_leaves_the_next_target_a_chance() -
     answer = await place.chat()
 
     assert answer.json()["choices"][0]["message"]["content"] == "Hello"
-    assert [attempt["cause"] for attempt in place.row["attempts"]] == ["connection_broken", "completed"]
+    assert [attempt["cause"] for attempt in place.row["attempts"]] == ["unreadable_answer", "completed"]
 
 
 async def test_a_provider_s_error_is_told_in_the_caller_s_dialect_with_its_status() -> None:
@@ -219,3 +219,17 @@ async def test_what_is_nested_too_deeply_to_be_translated_is_the_caller_s_fault(
 
     assert response.status_code == 400
     assert "nested too deeply" in response.json()["error"]["message"]
+
+
+async def test_an_answer_that_the_caller_s_dialect_cannot_say_is_charged_all_the_same() -> None:
+    spoken = {
+        "index": 0,
+        "message": {"role": "assistant", "content": None, "audio": {"id": "a"}},
+        "finish_reason": "stop",
+    }
+    place = House(ScriptedUpstream(Reply.json({**CHAT, "choices": [spoken]})), snapshot(alias("gpt", deployment())))
+
+    response = await place.post("/v1beta/models/gpt:generateContent", {"contents": [{"parts": [{"text": "x"}]}]})
+
+    assert response.status_code == 502
+    assert (place.row["status"], place.row["input"], place.row["cost_pico_usd"]) == ("failed", 11, 11 * 2 + 5 * 10)
