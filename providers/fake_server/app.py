@@ -22,10 +22,11 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from providers.adapters.types import JSONObject
-from providers.fake_server import contents, messages, realtime
+from providers.fake_server import contents, media, messages, realtime
 from providers.fake_server.answers import CREATED, Answer, count_tokens, embeddings, prompt_of
 from providers.fake_server.records import Record
 from providers.fake_server.scripts import Script, Scripts
+from providers.fake_server.storage import Storage
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -52,6 +53,7 @@ class FakeProvider:
         self._secret = secret
         self._answered = 0
         self._prompts: set[bytes] = set()
+        self._storage = Storage()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -106,11 +108,14 @@ class FakeProvider:
         self.records.clear()
         self.scripts.clear()
         self._prompts.clear()
+        self._storage.clear()
 
     async def _answer(self, exchange: Exchange, raw: bytes) -> None:
         record = exchange.record
         try:
-            body = json.loads(raw) if raw else {}
+            content_type = record.header("content-type") or ""
+            is_form = content_type.startswith("multipart/")
+            body = media.read_form(content_type, raw) if is_form else json.loads(raw) if raw else {}
             record.body = body
             script = self.scripts.of(dict(record.headers), body)
         except (ValueError, AttributeError, msgspec.ValidationError) as error:
@@ -127,9 +132,9 @@ class FakeProvider:
         elif script.status != 200:
             await exchange.refuse(script)
         else:
-            await self._dispatch(exchange, body, script)
+            await self._dispatch(exchange, body, script, raw)
 
-    async def _dispatch(self, exchange: Exchange, body: JSONObject, script: Script) -> None:
+    async def _dispatch(self, exchange: Exchange, body: JSONObject, script: Script, raw: bytes) -> None:
         match exchange.record.method, exchange.record.path.removeprefix("/v1"):
             case "GET", "/models":
                 models = [{"id": name, "object": "model", "created": CREATED, "owned_by": "fake"} for name in MODELS]
@@ -144,8 +149,29 @@ class FakeProvider:
                 await self._message(exchange, body, script, counts=path.endswith("count_tokens"))
             case "POST", _ if found := contents.CALL.fullmatch(exchange.record.path):
                 await self._content(exchange, body, script, *found.groups())
+            case "POST", path if path in media.JSON_ANSWERS:
+                await exchange.send_json(200, media.JSON_ANSWERS[path](body))
+            case "POST", "/audio/speech":
+                await exchange.send_sound(script, media.speech(body))
+            case method, path if path.startswith(("/files", "/batches")):
+                content_type = exchange.record.header("content-type") or ""
+                kept = self._storage.answer(
+                    method, path, body, raw=raw, content_type=content_type, complete=self._of_batch
+                )
+                await self._kept(exchange, kept)
             case _:
                 await exchange.refuse(Script(status=404), "Unknown request URL.")
+
+    async def _kept(self, exchange: Exchange, answer: JSONObject | bytes | None) -> None:
+        if answer is None:
+            await exchange.refuse(Script(status=404), "There is no such object.")
+        elif isinstance(answer, bytes):
+            await exchange.send_bytes("application/octet-stream", answer)
+        else:
+            await exchange.send_json(200, answer)
+
+    def _of_batch(self, body: JSONObject) -> JSONObject:
+        return self._compose(body, Script()).completion(chat=True)
 
     def _compose(self, body: JSONObject, script: Script) -> Answer:
         self._answered += 1
@@ -246,6 +272,28 @@ class Exchange:
         self.record.headers_sent_at = time.time()
         await send_json(self._send, status, content, {**self._usual_headers(), **(headers or {})})
         self.record.pieces_sent = 1
+        self.record.finished_at = time.time()
+
+    async def send_bytes(self, content_type: str, content: bytes) -> None:
+        self.record.status, self.record.headers_sent_at = 200, time.time()
+        headers = {**self._usual_headers(), "content-length": str(len(content))}
+        await self._send(_start(200, content_type, headers))
+        await self._send({"type": "http.response.body", "body": content})
+        self.record.finished_at = time.time()
+
+    async def send_sound(self, script: Script, pieces: Iterable[bytes]) -> None:
+        """Piece by piece, as it is spoken."""
+        self.record.status, self.record.headers_sent_at = 200, time.time()
+        await self._send(_start(200, "audio/mpeg", self._usual_headers()))
+        for sent, piece in enumerate(pieces):
+            if sent and script.stall_after == sent:
+                await asyncio.Event().wait()
+            if script.reset_after == sent:
+                await self.reset()
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(script.chunk_delay_ms / 1000)
+            self.record.pieces_sent += 1
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         self.record.finished_at = time.time()
 
     async def stream(
