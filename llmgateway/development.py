@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from llmgateway import live_trials
 from llmgateway.conf import PROJECT_ROOT
 from llmgateway.coverage_floors import floors, too_low
 from llmgateway.environment import EnvironmentFailedError, ensure
@@ -17,6 +18,7 @@ from llmgateway.launch import child_environment
 from llmgateway.supervisor import say
 
 FLOORS = "--floors"
+LIVE = "--live"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CACHES = (".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "htmlcov", "build", "dist", "bench/results")
 
@@ -25,7 +27,12 @@ Step = tuple[str, Sequence[str], dict[str, str]]
 
 
 def test(arguments: list[str]) -> int:
-    """Run pytest, without slow tests unless `-m` says otherwise. `--floors` also holds coverage at its floors."""
+    """Run pytest, without slow tests unless `-m` says otherwise. `--floors` also holds coverage at its floors.
+
+    With `--live` real providers are tried in its stead.
+    """
+    if LIVE in arguments:
+        return live_trials.command([word for word in arguments if word != LIVE])
     if not _set_up():
         return 1
     has_browser = any(shutil.which(browser) for browser in BROWSERS)

@@ -11,6 +11,7 @@ from providers.adapters.types import ErrorKind, JSONObject, Operation, Usage
 
 class DeepSeek(OpenAICompatible):
     name = "deepseek"
+    trial_model = "deepseek-chat"
     base_url = "https://api.deepseek.com/v1"
     # https://api-docs.deepseek.com/guides/thinking_mode: calls of tools are refused without the thoughts before them.
     extensions = frozenset({"reasoning_content", "reasoning_effort", "thinking"})

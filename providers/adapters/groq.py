@@ -10,6 +10,7 @@ from providers.adapters.types import Operation
 
 class Groq(OpenAICompatible):
     name = "groq"
+    trial_model = "llama-3.1-8b-instant"
     keeps = frozenset({"files", "batches"})
     base_url = "https://api.groq.com/openai/v1"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.SPEECH, Operation.TRANSCRIPTION})

@@ -15,6 +15,7 @@ from providers.adapters.types import ErrorKind, JSONObject, Operation, Usage
 
 class XAI(OpenAICompatible):
     name = "xai"
+    trial_model = "grok-4.5"
     base_url = "https://api.x.ai/v1"
     provider_name = "x_ai"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.IMAGE_GENERATION})

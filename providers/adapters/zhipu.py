@@ -16,6 +16,7 @@ EARLY_S = 300
 
 class Zhipu(OpenAICompatible):
     name = "zhipu"
+    trial_model = "glm-4.7"
     base_url = "https://open.bigmodel.cn/api/paas/v4"
     # https://docs.bigmodel.cn/cn/guide/capabilities/thinking-mode: thoughts must come back with the results of tools.
     extensions = frozenset({"reasoning_content", "thinking"})
