@@ -197,7 +197,10 @@ class Upstream:
         """
         if signer.token_request(time.time()) is not None:
             async with self._token_locks.setdefault(signer, asyncio.Lock()):
-                await self._fetch_token(signer)
+                try:
+                    await self._fetch_token(signer)
+                finally:
+                    was_sent.set(False)  # It went to those who give tokens; no model has worked yet.
         return signer.headers(method, url, body, time.time())
 
     async def _fetch_token(self, signer: Signer) -> None:

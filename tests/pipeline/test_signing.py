@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from llmgateway.http import httpx
+from llmgateway.pipeline.departure import was_sent
+from llmgateway.pipeline.upstream import Upstream, UpstreamError, has_reached_provider
+from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import Headers, TokenRequest
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, House, alias, deployment, snapshot
@@ -65,3 +71,17 @@ async def test_a_credential_that_brings_no_token_is_the_gateway_s_fault_and_cost
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_authentication_failed")
     assert "Ask an admin" in answer.json()["error"]["message"]
     assert (place.row["cost_pico_usd"], place.row["counted"]) == (0, False)
+
+
+async def test_a_token_that_was_asked_for_is_no_work_of_a_model() -> None:
+    class Tokens(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            was_sent.set(True)
+            raise httpx.ReadError("gone") if request.url.host == "tokens.test" else AssertionError(request.url)
+
+    signed = deployment(headers=(), signer=TokenSigner())
+
+    with pytest.raises(UpstreamError):
+        await Upstream(Tokens()).send(signed, get_dialect("openai.chat"), body=b"{}", headers=(), streamed=False)
+
+    assert not has_reached_provider()
