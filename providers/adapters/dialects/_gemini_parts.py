@@ -267,9 +267,16 @@ def _media_type(block: Image | Audio | File, source: Source) -> str:
     """Said, or guessed from the end of its name: the API wants to know."""
     if source.media_type:
         return source.media_type
-    name = block.name if isinstance(block, File) and block.name else urlsplit(source.url).path
+    name = block.name if isinstance(block, File) and block.name else _path(source.url)
     usual = {Image: "image/jpeg", Audio: "audio/wav", File: "application/pdf"}[type(block)]
     return mimetypes.guess_type(name)[0] or usual
+
+
+def _path(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError:
+        return ""  # The provider will say what is wrong with it.
 
 
 def write_block(block: Block, *, param: str) -> JSONObject | None:

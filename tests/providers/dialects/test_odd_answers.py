@@ -58,6 +58,15 @@ def test_odd_probabilities_are_left_out(content: Any) -> None:
     write_logprobs({"content": content})
 
 
+def test_an_address_that_is_none_is_for_the_provider_to_refuse() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://[::1"}}
+    asked = {"model": "m", "messages": [{"role": "user", "content": [image]}]}
+
+    written = GEMINI.write_request(CHAT.read_request(json.dumps(asked).encode()), Limits("m"))
+
+    assert b'"fileUri":"https://[::1"' in written.body
+
+
 def test_a_result_of_a_tool_is_nothing_that_a_system_says() -> None:
     asked = {
         "model": "m", "max_tokens": 9, "messages": [],
