@@ -23,8 +23,8 @@ from providers.models import Credential, Provider
 from tests.cast import Cast
 
 OBSERVED = {
-    "Alert", "ConfigChange", "DayMark", "Delivery", "JournalOffset", "KeyDay", "Reconciliation", "ReporterState", "TeamDay",
-    "TeamHour", "UsageRecord", "UsageRollup",
+    "Alert", "ConfigChange", "DayMark", "Delivery", "JournalOffset", "KeptObject", "KeyDay", "Reconciliation", "ReporterState",
+    "TeamDay", "TeamHour", "UsageRecord", "UsageRollup",
 }  # fmt: skip
 
 
