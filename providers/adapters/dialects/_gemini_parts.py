@@ -155,7 +155,10 @@ def _inline(blob: Fields) -> Block:
 
 def _stored(file: Fields) -> Block:
     uri, media_type = file.required_text("fileUri"), file.text("mimeType")
-    address = urlsplit(uri)
+    try:
+        address = urlsplit(uri)
+    except ValueError:
+        raise file.wrong("fileUri", "the address of a file") from None
     if address.scheme in {"http", "https"} and address.hostname not in _OF_GOOGLE:
         return media(Source(url=uri, media_type=media_type), file.text("displayName"))
     return media(Source(file_id=uri, media_type=media_type), file.text("displayName"))

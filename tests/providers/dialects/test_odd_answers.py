@@ -11,7 +11,7 @@ from providers.adapters.dialects._gemini_logprobs import write_logprobs
 from providers.adapters.dialects.base import Dialect, Limits
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.dialects.translation import StreamTranslator
-from providers.adapters.errors import InexpressibleError, MalformedAnswerError
+from providers.adapters.errors import InexpressibleError, MalformedAnswerError, MalformedBodyError
 
 CHAT, MESSAGES = get_dialect("openai.chat"), get_dialect("anthropic.messages")
 GEMINI, RESPONSES = get_dialect("gemini.generate_content"), get_dialect("openai.responses")
@@ -65,6 +65,15 @@ def test_an_address_that_is_none_is_for_the_provider_to_refuse() -> None:
     written = GEMINI.write_request(CHAT.read_request(json.dumps(asked).encode()), Limits("m"))
 
     assert b'"fileUri":"https://[::1"' in written.body
+
+
+def test_an_address_of_gemini_s_that_is_none_is_named() -> None:
+    asked = {"contents": [{"parts": [{"fileData": {"fileUri": "https://[::1", "mimeType": "image/png"}}]}]}
+
+    with pytest.raises(MalformedBodyError) as caught:
+        GEMINI.read_request(json.dumps(asked).encode(), model="m")
+
+    assert caught.value.param.endswith("fileUri")
 
 
 def test_a_result_of_a_tool_is_nothing_that_a_system_says() -> None:
