@@ -238,6 +238,7 @@ class UsageRecord(models.Model):
     client_request_id = models.CharField(max_length=128, blank=True, default="")
     client_ip = models.CharField(max_length=45, blank=True, default="")
     operation = models.CharField(max_length=32)
+    path = models.CharField(max_length=128, blank=True, default="", help_text="Where it was called.")
     alias = models.CharField(max_length=200)
     provider = models.CharField(max_length=200, blank=True, default="")
     deployment = models.CharField(max_length=200, blank=True, default="")

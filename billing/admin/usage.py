@@ -133,7 +133,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     sortable_by = ()
     actions = ("mark_as_reviewed",)
     fieldsets = (
-        (None, {"fields": ("id", "started_at", "outcome", "http_status", "error_type", "operation", "stream")}),
+        (None, {"fields": ("id", "started_at", "outcome", "http_status", "error_type", "operation", "path", "stream")}),
         ("Who", {"fields": ("key_name", "team_name", "end_user", "client_request_id", "client_ip")}),
         ("What", {"fields": ("alias", "provider", "deployment", "model", "response_model")}),
         ("Tokens", {"fields": (*TOKEN_BUCKETS, "other_units", "usage_source")}),

@@ -21,7 +21,7 @@ PATHS = {
     "text_completion": "/v1/completions",
     "embeddings": "/v1/embeddings",
 }
-"""Where an operation is called. One that is not here has no fixed path, and is named itself."""
+"""Where an operation was called by what journals from before the path was noted say. Others are named themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def usage_payload(row: Record, wanted: Wanted, around: Surroundings) -> str:
         "estimated": row["usage_source"] == "estimated",
         "is_stream": bool(row["stream"]),
         "status": row["status"],
-        "endpoint": PATHS.get(row["operation"], row["operation"]),
+        "endpoint": row.get("path") or PATHS.get(row["operation"], row["operation"]),
         "timestamp": moment(row["started_at"]),
         "backend_url": around.backend_urls.get(row["deployment"], ""),
     }

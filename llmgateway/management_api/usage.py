@@ -63,7 +63,7 @@ class UsageRowSerializer(serializers.ModelSerializer[UsageRecord]):
         model = UsageRecord
         fields: tuple[str, ...] = (
             "id", "started_at", "status", "http_status", "error_type", "key_id", "key", "team_id", "team", "end_user",
-            "client_request_id", "client_ip", "operation", "alias", "provider", "deployment", "model",
+            "client_request_id", "client_ip", "operation", "path", "alias", "provider", "deployment", "model",
             "response_model", "stream", "input_tokens", "output_tokens", "cache_read_input_tokens",
             "cache_creation_input_tokens", "reasoning_output_tokens", "units", "usage_source", "cost_usd", "cost_pico_usd",
             "reported_cost_pico_usd",

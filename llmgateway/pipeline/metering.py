@@ -117,6 +117,7 @@ def identity(request: ModelRequest, key: Key, alias: Alias, *, admitted_at: floa
         "client_request_id": request.client_request_id,
         "client_ip": request.client_ip,
         "operation": request.dialect.operation.value,
+        "path": request.path,
         "alias": alias.name,
         "stream": bool(request.head.stream),
     }

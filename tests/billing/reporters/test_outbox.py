@@ -17,7 +17,6 @@ from billing.reporters.outbox import Outbox
 from billing.reporters.payload import PATHS
 from billing.usage_rows import completed, row_of
 from llmgateway.api import openai
-from llmgateway.api.routes import CALL
 from llmgateway.models import ApiKey, Team
 from llmgateway.services import key_create
 from providers.models import Deployment, Provider
@@ -167,10 +166,23 @@ def test_each_reporter_gets_what_it_asked_for(journal: Journal) -> None:
     assert [each["api_key"] for each in payloads(masked)] == [ApiKey.objects.get().masked, "file:ci"]
 
 
-def test_every_operation_has_the_path_it_is_called_at() -> None:
-    assert {
-        route.dialect.operation.value: path for path, route in openai.routes().items() if route.methods == CALL
-    } == PATHS
+def test_the_endpoint_is_the_path_that_was_called(journal: Journal) -> None:
+    reporter = make_reporter(URL)
+    write(journal, "a", path="/v1/messages")
+    write(journal, "b")
+
+    drain(journal)
+
+    told = {each["request_id"]: each["endpoint"] for each in payloads(reporter)}
+    assert told == {"a": "/v1/messages", "b": "/v1/chat/completions"}
+
+
+def test_journals_that_do_not_note_the_path_mean_the_usual_one() -> None:
+    routes = openai.routes()
+
+    assert {operation: routes[path].dialect.operation.value for operation, path in PATHS.items()} == {
+        operation: operation for operation in PATHS
+    }
 
 
 @pytest.mark.postgres
