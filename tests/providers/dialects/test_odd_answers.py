@@ -73,7 +73,7 @@ def test_an_address_of_gemini_s_that_is_none_is_named() -> None:
     with pytest.raises(MalformedBodyError) as caught:
         GEMINI.read_request(json.dumps(asked).encode(), model="m")
 
-    assert caught.value.param.endswith("fileUri")
+    assert str(caught.value.param).endswith("fileUri")
 
 
 def test_a_result_of_a_tool_is_nothing_that_a_system_says() -> None:
