@@ -41,7 +41,7 @@ class ForeignKeyring:
             found = self._keys[digest] = ForeignKey(
                 id=digest.hex(),
                 public_id=digest.hex()[:16],
-                name=f"own key {digest.hex()[:12]}",
+                name=f"own key {digest.hex()}",
                 team_id=0,
                 team_name="",
                 limits=terms.limits,

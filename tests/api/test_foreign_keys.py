@@ -71,7 +71,7 @@ async def test_it_is_recorded_by_digest_and_costs_nobody_anything() -> None:
     await ask(place)
 
     row = place.row
-    assert (row["key_id"], row["key_name"], row["team_id"]) == (DIGEST.hex(), f"own key {DIGEST.hex()[:12]}", 0)
+    assert (row["key_id"], row["key_name"], row["team_id"]) == (DIGEST.hex(), f"own key {DIGEST.hex()}", 0)
     assert (row["cost_pico_usd"], row["held_pico_usd"], row["input"], row["output"]) == (0, 0, 11, 5)
 
 
