@@ -41,9 +41,7 @@ def is_ours(path: str) -> bool:
 class DataPlane:
     """The ASGI application of all data-plane paths."""
 
-    def __init__(
-        self, gateway: Gateway, conf: Conf, status: health.Status, objects: ObjectBook | None = None
-    ) -> None:
+    def __init__(self, gateway: Gateway, conf: Conf, status: health.Status, objects: ObjectBook | None = None) -> None:
         self._gateway = gateway
         self._reader = InboundReader(tuple(conf.key_headers))
         self._addresses = ClientAddress(tuple(conf.trusted_proxies))
@@ -54,7 +52,13 @@ class DataPlane:
         self._kept = kept.KeptSurface(gateway, objects or MemoryBook())
         self._native = native.NativeSurface(gateway, self._kept.find_below)
         self._gemini = gemini.GeminiSurface(self._native.provider_at)
-        self._finders: tuple[Finder, ...] = (self._gemini.find, openai.find, self._kept.find, self._native.find)
+        self._finders: tuple[Finder, ...] = (
+            self._gemini.find,
+            openai.find,
+            self._kept.find,
+            self._native.find,
+            openai.find_below_name,
+        )
         lifetime = Lifetime(idle_s=conf.realtime_idle_s, total_s=conf.realtime_max_s)
         self._realtime = realtime.RealtimeSurface(gateway, self._native, lifetime)
         pages: dict[str, Endpoint] = {
@@ -71,8 +75,8 @@ class DataPlane:
         }
 
     def serves(self, path: str) -> bool:
-        """Whether a path that is none of the gateway's own belongs to a provider."""
-        return self._native.serves(path) or self._gemini.find(path) is not None
+        """Whether a path that is none of the gateway's own belongs to a provider, or stands below a name that SDKs add."""
+        return self._native.serves(path) or any(find(path) for find in (self._gemini.find, openai.find_below_name))
 
     async def open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the handshake of a WebSocket, and be its session until it ends."""

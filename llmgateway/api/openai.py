@@ -14,6 +14,8 @@ from providers.adapters.types import JSONObject
 
 CHAT = get_dialect("openai.chat")
 _MODELS = "/v1/models"
+_NAME = "/openai"
+"""What Groq's SDK puts before every path, whatever its base URL."""
 
 
 def routes() -> dict[str, Route]:
@@ -33,6 +35,11 @@ def routes() -> dict[str, Route]:
 def find(path: str) -> Route | None:
     """`/v1/models/{id}`."""
     return Route(READ, retrieve_model, CHAT, _MODELS + "/{id}") if path.startswith(_MODELS + "/") else None
+
+
+def find_below_name(path: str) -> Route | None:
+    """The same for everybody below `/openai`, for when no provider is called so."""
+    return routes().get(path.removeprefix(_NAME)) if path.startswith(_NAME + "/v1/") else None
 
 
 async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:

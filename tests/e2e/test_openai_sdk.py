@@ -32,6 +32,20 @@ def test_a_chat(client: openai.OpenAI, provider: Provider) -> None:
     assert sent["body"] == {"model": "fake-chat", "messages": HELLO, "temperature": 0.5}
 
 
+@pytest.mark.parametrize("model", ["chat", "claude"])
+def test_a_chat_below_the_name_that_groqs_sdk_puts_before_every_path(
+    product: Product, provider: Provider, model: str
+) -> None:
+    provider.script(text="Hello to you")
+
+    with openai.OpenAI(base_url=product.url + "/openai/v1", api_key=KEY) as client:
+        answer = client.chat.completions.create(model=model, messages=HELLO)
+        models = [each.id for each in client.models.list()]
+
+    assert answer.choices[0].message.content == "Hello to you"
+    assert model in models
+
+
 def test_a_chat_is_in_the_ledger_at_its_price(client: openai.OpenAI, product: Product, provider: Provider) -> None:
     prompt: Any = [{"role": "user", "content": "a long question " * 60}]
     client.chat.completions.create(model="chat", messages=prompt)
