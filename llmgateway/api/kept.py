@@ -75,7 +75,10 @@ class KeptEndpoint:
 
     async def __call__(self, gateway: Gateway, exchange: HttpExchange) -> None:
         inbound = exchange.inbound
-        key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
+        is_native = bool(self._provider)
+        key = exchange.key = await gateway.authenticate(
+            inbound.secret, client_ip=exchange.client_ip, takes_foreign=is_native
+        )
         limit = gateway.snapshot.request_body_limit
         body = inbound.body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
         mine = Owner(self._provider, key.team_id, key.id)
@@ -97,7 +100,7 @@ class KeptEndpoint:
             costs_nothing=family in _FREE,
             settlement=_Settlement(self._book, mine, self._path, gateway, is_strict=not self._provider),
         )
-        await call_model(gateway, exchange, Named(inbound.model, None, provider, verbatim))
+        await call_model(gateway, exchange, Named(inbound.model, None, provider, verbatim, is_native=is_native))
 
     def _check(self, mine: Owner, known: Any, body: bytes) -> None:
         """Raises NotFoundError: what is asked for is another team's, or on our own paths, of nobody here."""

@@ -13,7 +13,7 @@ from llmgateway.key_secrets import digest
 from llmgateway.pipeline.errors import LedgerUnavailableError
 from llmgateway.pipeline.kept_objects import MemoryBook
 from llmgateway.pipeline.protocols import Owner
-from llmgateway.pipeline.snapshot import BudgetRule, KeyDigest, Limit
+from llmgateway.pipeline.snapshot import BudgetRule, ForeignKeys, KeyDigest, Limit
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import PEPPER, PRICE, SECRET, Caller, House, alias, deployment, key, snapshot
@@ -377,3 +377,13 @@ async def test_a_budget_is_charged_and_needs_a_largest_cost_for_a_batch() -> Non
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (402, "cost_not_boundable")
     assert (await able.store.state(day)).settled_pico_usd == 800
+
+
+async def test_a_caller_s_own_key_reaches_what_the_provider_keeps_for_it() -> None:
+    of = house(Reply.json({"id": "file-own"}), foreign=ForeignKeys())
+
+    native = await of.request("GET", "/acme/v1/files/file-own", b"", {"authorization": "Bearer sk-proj-own"})
+    ours = await of.request("GET", "/v1/files/file-own", b"", {"authorization": "Bearer sk-proj-own"})
+
+    assert (native.status_code, ours.status_code) == (200, 401)
+    assert of.upstream.requests[0].headers["authorization"] == "Bearer sk-proj-own"

@@ -23,7 +23,7 @@ usages = st.builds(Usage, **{bucket: st.integers(0, 10**7) for bucket in TOKEN_B
 
 
 def _price(effective_from: float, identity: int = 1) -> PriceVersion:
-    return PriceVersion(identity, effective_from, *[1] * len(TOKEN_BUCKETS))
+    return PriceVersion(identity, effective_from, 1, 1, 1, 1, 1, 1, 1, 1, 1)
 
 
 def test_prices_and_usage_know_the_same_buckets() -> None:
