@@ -6,6 +6,7 @@ the caller falls silent, is admitted when it says so; if it may not run, it is b
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,8 @@ from providers.adapters.dialects.openai_realtime import (
     output_cap,
     transcription_model,
 )
+
+logger = logging.getLogger(__name__)
 
 MOST_TURNS = 0xFFF
 """Responses and transcriptions of one session; their number is the end of their ids."""
@@ -319,11 +322,17 @@ class SessionMeter:
             await self.check_access()
             return Turn(await self._admit(request, deployment))
         except GatewayError as error:
-            rules, candidate = _unrefusable(self._rules(request), deployment)
-            call = await self._gateway.admit(
-                request, rules, (candidate,), self._presence, routed=self._gateway.clock.monotonic()
-            )
-            return Turn(call, refusal=error)
+            return Turn(await self._admit_regardless(request, deployment), refusal=error)
+
+    async def _admit_regardless(self, request: ModelRequest, deployment: Deployment) -> Call:
+        rules, candidate = _unrefusable(self._rules(request), deployment)
+        routed = self._gateway.clock.monotonic()
+        try:
+            return await self._gateway.admit(request, rules, (candidate,), self._presence, routed=routed)
+        except GatewayError as error:
+            # Neither counters nor journal can take it: an operator must know what the provider may bill.
+            logger.critical("what '%s' began in session %s is not booked: %s", deployment.provider, request.id, error)
+            raise
 
     def _rules(self, request: ModelRequest) -> Rules:
         """Without slots: the session itself holds one."""

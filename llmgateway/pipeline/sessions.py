@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from llmgateway.pipeline.admission import Admission
+from llmgateway.pipeline.departure import was_sent
 from llmgateway.pipeline.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -241,6 +242,7 @@ class Session:
 
     async def run(self, client: Socket) -> str:
         """Relay until the session is over, and settle. Returns the code of the error that ended it, or nothing."""
+        was_sent.set(False)  # A request for a token is no response.
         try:
             ending = await self._relay(client)
             self._gateway.exchanges.end(self._exchange)

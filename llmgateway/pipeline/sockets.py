@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,6 +13,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from llmgateway.pipeline.proxies import DEFAULT_PORTS, Proxies
+
+logger = logging.getLogger(__name__)
+# At its debug level the library writes every header, our credential included.
+logger.setLevel(logging.WARNING)
 
 Frame = str | bytes
 MAX_FRAME = 16 * 2**20
@@ -122,6 +127,7 @@ class SocketOpener:
                 subprotocols=[Subprotocol(each) for each in subprotocols] or None,
                 user_agent_header=None,
                 compression=None,
+                logger=logger,
                 proxy=proxy.url if proxy is not None else None,
                 open_timeout=timeout_s,
                 ping_interval=KEEPALIVE_S,

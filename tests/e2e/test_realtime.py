@@ -155,6 +155,7 @@ async def test_credentials_stay_where_they_belong(product: Product, provider: Pr
     sent = provider.last
     assert sent["query"] == "model=fake-realtime&intent=talk"
     assert KEY not in json.dumps(sent["headers"])
+    assert KEY not in product.child.output
 
 
 async def test_a_browser_sends_its_key_as_a_subprotocol(product: Product, provider: Provider) -> None:

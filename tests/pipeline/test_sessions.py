@@ -119,7 +119,8 @@ class Room:
         return await self.sessions.open(Handshake(request, SECRET.encode(), "intent=talk", ("realtime",)), self.key)
 
     async def run(self) -> str:
-        return await (await self.open()).run(self.client)
+        async with asyncio.timeout(5):
+            return await (await self.open()).run(self.client)
 
     def later(self, seconds: float) -> None:
         self.house.clock.advance(seconds)
