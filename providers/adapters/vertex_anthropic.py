@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+from urllib.parse import unquote
 
 import msgspec
 
@@ -10,8 +12,9 @@ from providers.adapters._google_account import ServiceAccountSigner
 from providers.adapters.base import Adapter
 from providers.adapters.dialects._messages_errors import kind_of
 from providers.adapters.dialects.base import Dialect
-from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation, Signer
+from providers.adapters.types import ErrorKind, Headers, JSONObject, NativeCall, Operation, Signer
 
+_CALL = re.compile(r"(.*/publishers/anthropic/models/)([^/:]+)(:(?:rawPredict|streamRawPredict))")
 VERSION = b'"vertex-2023-10-16"'
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -31,6 +34,14 @@ class VertexAnthropic(Adapter):
 
     def path(self, dialect: Dialect, model: str, *, stream: bool = False) -> str:
         return f"/publishers/anthropic/models/{model}:{'streamRawPredict' if stream else 'rawPredict'}"
+
+    def native_call(self, path: str) -> NativeCall | None:
+        found = _CALL.fullmatch(path)
+        if found is None:
+            return None
+        before, model, method = found.groups()
+        # The body says whether it streams, whichever of the two is called.
+        return NativeCall("anthropic.messages", before, unquote(model), method)
 
     def adapted(self, dialect: Dialect, body: bytes) -> bytes:
         # The path names the model, and the body the version of the API.

@@ -277,3 +277,33 @@ async def test_what_leads_past_the_gateway_is_not_handed_out(path: str) -> None:
 
     assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_endpoint")
     assert place.upstream.requests == []
+
+
+async def test_usage_in_another_s_words_is_read_and_unknown_words_are_no_usage() -> None:
+    place = house(
+        Reply.json({"usage": {"input_tokens": 3, "output_tokens": 4, "cache_read_input_tokens": 5}}),
+        Reply.json({"usage": {"elephants": 7}}),
+    )
+
+    await place.post("/rival/v1/novelty", {"model": "rival"})
+    await place.post("/rival/v1/novelty", {"model": "rival"})
+
+    known, unknown = place.ledger.closed
+    assert (known["usage_source"], known["input"], known["cache_read"], known["output"]) == ("provider", 3, 5, 4)
+    assert (unknown["usage_source"], unknown["cost_pico_usd"]) == ("none", 0)
+
+
+async def test_claude_on_vertex_is_understood_by_its_own_path() -> None:
+    claude = deployment(adapter=get_adapter("vertex_anthropic"), provider="acme", model="claude-x")
+    place = house(
+        Reply.json({"type": "message", "content": [], "usage": {"input_tokens": 1000, "output_tokens": 2000}}),
+        deployments=(claude,), aliases=(alias("gpt", claude),),
+    )  # fmt: skip
+
+    answer = await place.post(
+        "/acme/v1/publishers/anthropic/models/claude-x:rawPredict", {"max_tokens": 9, "messages": []}
+    )
+
+    assert answer.status_code == 200
+    assert place.upstream.bodies == [{"max_tokens": 9, "messages": [], "anthropic_version": "vertex-2023-10-16"}]
+    assert place.row["cost_pico_usd"] == 1000 * 2 + 2000 * 10

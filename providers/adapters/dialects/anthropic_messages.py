@@ -41,6 +41,16 @@ class _Own(msgspec.Struct):
 _decode_own = msgspec.json.Decoder(_Own).decode
 
 
+def _named(body: bytes, model: str, stream: bool | None) -> bytes:
+    """`body` with what the path says, where it says it; a body that names a model besides is refused as naming two."""
+    if not model:
+        return body
+    said = msgspec.json.encode({"model": model} if stream is None else {"model": model, "stream": stream})
+    start = body.find(b"{") + 1
+    separator = b"" if body[start:].lstrip().startswith(b"}") else b","
+    return body[:start] + said[1:-1] + separator + body[start:] if start else body
+
+
 class AnthropicMessages(Dialect):
     name = DIALECT
     operation: ClassVar[Operation] = Operation.CHAT
@@ -51,7 +61,7 @@ class AnthropicMessages(Dialect):
     needed_headers: ClassVar[Headers] = ((b"anthropic-version", b"2023-06-01"),)
 
     def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:
-        head = read_head(body)
+        head = read_head(_named(body, model, stream))
         if body.rfind(b'"user_id"') < 0:
             return head
         try:
@@ -80,7 +90,7 @@ class AnthropicMessages(Dialect):
         return error_event(error)
 
     def read_request(self, body: bytes, *, model: str = "", stream: bool | None = None) -> Conversation:
-        return read_request(body)
+        return read_request(_named(body, model, stream))
 
     def write_request(self, conversation: Conversation, limits: Limits) -> Written:
         return write_request(conversation, limits)

@@ -8,8 +8,9 @@ import msgspec
 
 from providers.adapters.body import RequestHead, replace_model
 from providers.adapters.dialects._openai_wire import OpenAIWire
+from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.errors import MalformedBodyError
-from providers.adapters.types import Operation
+from providers.adapters.types import JSONObject, Operation, Usage
 
 
 class _Named(msgspec.Struct):
@@ -17,6 +18,7 @@ class _Named(msgspec.Struct):
     stream: bool | None = None
 
 
+_KNOWN = {"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"}
 _read = msgspec.json.Decoder(_Named).decode
 
 
@@ -34,6 +36,17 @@ class Opaque(OpenAIWire):
             named = _Named()  # No JSON, or nothing that names a model: none of our business.
         # What the body says goes to the provider as it is, so it comes before what a header says.
         return RequestHead(model=named.model or model, stream=stream or named.stream)
+
+    def answer_usage(self, body: bytes) -> tuple[JSONObject | None, str]:
+        raw, model = super().answer_usage(body)
+        # Usage in words that nobody here knows is none: it must not pass for exact.
+        return (raw if raw is not None and _KNOWN & raw.keys() else None), model
+
+    def usage(self, raw: JSONObject) -> Usage:
+        if "prompt_tokens" in raw or "completion_tokens" in raw:
+            return super().usage(raw)
+        own_cache = "cache_read_input_tokens" in raw or "cache_creation_input_tokens" in raw
+        return get_dialect("anthropic.messages" if own_cache else "openai.responses").usage(raw)
 
     def with_model(self, body: bytes, head: RequestHead, model: str) -> bytes:
         try:
