@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from billing.windows import load_zone
 from llmgateway.pipeline.errors import APIConnectionError, GatewayError, RateLimitError
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.sessions import Handshake, Lifetime, Session, Sessions
@@ -100,6 +101,7 @@ class Room:
     """A gateway whose upstream is in memory, and one session of it."""
 
     def __init__(self, *script: Side | Exception, who: Key | None = None) -> None:
+        load_zone("UTC")  # As the gateway does for every limit over a window, before it listens.
         self.client, self.provider = Side(), Side()
         self.opener = Opener(*(script or (self.provider,)))
         named = alias("voice", MAIN, SPARE)
