@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -194,7 +194,7 @@ def _correction(drift: CounterDrift, packed: Packed) -> Call:
 
 
 def _concerned(
-    drifts: Drifts, budgets: dict[int, BudgetRule], limits: dict[str, WindowLimit]
+    drifts: Drifts, budgets: Mapping[int, BudgetRule], limits: dict[str, WindowLimit]
 ) -> tuple[list[BudgetRule], list[WindowLimit]]:
     """The rules, as they are in the configuration, to which drifted counters belong."""
     numbers = {drift.rule.id for drift in drifts.values() if isinstance(drift.rule, BudgetRule)}

@@ -22,7 +22,9 @@ def encoding_of(headers: RawHeaders) -> bytes:
     return b""
 
 
-def decoded(answer: UpstreamAnswer, headers: RawHeaders, encoding: bytes) -> tuple[UpstreamAnswer, list[tuple[bytes, bytes]]]:
+def decoded(
+    answer: UpstreamAnswer, headers: RawHeaders, encoding: bytes
+) -> tuple[UpstreamAnswer, list[tuple[bytes, bytes]]]:
     """`answer` and its headers without the encoding. What it is written in stays unknown until it is read."""
     plain = answer.stream if answer.whole is None else httpx.ByteStream(answer.whole)
     stream = _Decoded(plain, encoding)

@@ -1,6 +1,6 @@
 """Headers that the gateway says itself, as they go out: `name: value` lines, each ended by CRLF.
 
-An answer has fifteen of them. As lines they are made by a few formattings, which costs a third of pairs that are put
+An answer has fifteen of them. As lines they are made by a few formats, which costs a third of pairs that are put
 together one by one. Whoever makes a line answers for its value: numbers, and names that went through `line`.
 """
 

@@ -149,6 +149,7 @@ def test_models_are_the_aliases(client: openai.OpenAI) -> None:
         "flash",
         "impatient",
         "vectors",
+        "voice",
     }
     assert client.models.retrieve("fake/chat").id == "fake/chat"
 

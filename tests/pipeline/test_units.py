@@ -47,8 +47,8 @@ def _house(adapter: str, *replies: Reply, **changes: Any) -> House:
     return House(ScriptedUpstream(*replies), snapshot(alias("gpt", made)))
 
 
-def _events(*datas: Any) -> bytes:
-    return b"".join(b"data: " + json.dumps(data).encode() + b"\n\n" for data in datas)
+def _events(*contents: Any) -> bytes:
+    return b"".join(b"data: " + json.dumps(data).encode() + b"\n\n" for data in contents)
 
 
 def _expect(house: House, searches: int) -> None:

@@ -29,7 +29,7 @@ class StreamScanner(Protocol):
     done: bool
     """The stream has said that it is complete; what `feed` gave back last still has to go out."""
     first_token: bool
-    """Something of the answer was seen; roles, comments and keep-alives are not."""
+    """Something of the answer was seen; roles, comments and keep-alive events are not."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes from upstream; what goes to the client now."""

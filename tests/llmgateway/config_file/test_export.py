@@ -239,7 +239,11 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 "model": draw(NAMES),
                 "credential": draw(st.sampled_from([*credentials, None])),
                 "inject_usage": draw(st.booleans()),
-                "timeouts": {"connect_s": draw(st.integers(1, 86_400)), "idle_s": draw(st.floats(0.001, 86_400)), "drain_s": draw(st.integers(0, 3_600))},
+                "timeouts": {
+                    "connect_s": draw(st.integers(1, 86_400)),
+                    "idle_s": draw(st.floats(0.001, 86_400)),
+                    "drain_s": draw(st.integers(0, 3_600)),
+                },
                 "max_output_tokens": draw(st.none() | st.integers(1, 10**6)),
                 "max_request_usd": draw(st.none() | USD),
                 "limits": draw(PLACE_LIMITS),
