@@ -29,7 +29,7 @@ ELSEWHERE = "https://llm.example.org/v1"
 
 class ProviderContract:
     name: ClassVar[str]
-    longest: ClassVar[int] = 40
+    longest: ClassVar[int] = 60
     """Lines that the adapter may have: what is alike belongs into the base."""
     dialect_name: ClassVar[str] = "openai.chat"
     """Of the fixtures: the one that the provider prefers for chats."""

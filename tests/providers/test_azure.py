@@ -17,7 +17,6 @@ CHAT = get_dialect("openai.chat")
 
 class TestAzure(ProviderContract):
     name = "azure"
-    longest = 60
 
 
 def test_the_current_api_names_the_model_in_the_body() -> None:
