@@ -18,7 +18,6 @@ ADAPTER = get_adapter("gemini")
 class TestGemini(ProviderContract):
     name = "gemini"
     longest = 100
-    longest = 60
     dialect_name = "gemini.generate_content"
     input_field = "promptTokenCount"
     contradiction: ClassVar[JSONObject] = {
