@@ -246,7 +246,7 @@ def conversations(draw: st.DrawFn, says: Says, dialect: str = "") -> Conversatio
         temperature=draw(_maybe(True, TEMPERATURES)),
         top_p=draw(_maybe(True, TEMPERATURES)),
         top_k=draw(_maybe(says.top_k, st.integers(1, 40))),
-        stop=tuple(draw(st.lists(WORDS, max_size=2))) if says.stop else (),
+        stop=tuple(draw(st.lists(WORDS.filter(str.strip), max_size=2))) if says.stop else (),
         presence_penalty=draw(penalties),
         frequency_penalty=draw(penalties),
         seed=draw(_maybe(says.seed, st.integers(0, 2**31 - 1))),
@@ -297,7 +297,7 @@ def choices(draw: st.DrawFn, says: Says, index: int = 0) -> Choice:
         blocks += [ToolCall(f"call_{index}{n:07d}", draw(NAMES), draw(ARGUMENTS)) for n in range(count)]
         finish = "tool_calls"
     if finish == "stop" and says.stop_sequence and draw(st.booleans()):
-        finish, sequence = "stop_sequence", draw(WORDS)
+        finish, sequence = "stop_sequence", draw(WORDS.filter(str.strip))
     return Choice(tuple(blocks), finish, sequence, index=index)
 
 
