@@ -273,7 +273,8 @@ class Gateway:
             result = Failure(FailureCause.TIMEOUT, deployment, detail="no answer in time")
         self.health.record(deployment.provider, ok=isinstance(result, Answer) or not result.blames_provider)
         if isinstance(result, Failure):
-            call.end_attempt(result.status, result.label)
+            cost = call.outcome.cost_pico_usd if result.billed else 0
+            call.end_attempt(result.status, result.label, cost_pico_usd=cost)
         return result
 
 

@@ -69,6 +69,8 @@ class Failure:
     """The caller's field that cannot be said to the provider."""
     translated: bool = False
     """The error is in another dialect than the caller's."""
+    billed: bool = False
+    """The provider has reported usage for it. Another target's answer would be charged in place of this one."""
 
     @property
     def label(self) -> str:
@@ -77,7 +79,7 @@ class Failure:
 
     @property
     def worth_another_target(self) -> bool:
-        return self.kind is None or self.kind.worth_another_target
+        return not self.billed and (self.kind is None or self.kind.worth_another_target)
 
     @property
     def worth_a_retry(self) -> bool:
@@ -192,7 +194,7 @@ def _unreadable(call: Call, deployment: Deployment, body: bytes, sent: Outgoing,
     raw, response_model = sent.dialect.answer_usage(body)
     if raw is not None:
         call.meter(raw, output_estimate=0, response_model=response_model)
-    return Failure(FailureCause.UNREADABLE, deployment, detail=reason)
+    return Failure(FailureCause.UNREADABLE, deployment, detail=reason, billed=raw is not None)
 
 
 def _pieces(answer: UpstreamAnswer) -> AsyncIterable[bytes]:
@@ -383,7 +385,7 @@ async def report(call: Call, client: Client, failure: Failure) -> None:
         return
     error = _own_error(failure, call.alias.name)
     call.progress.http_status = error.status
-    call.settle("failed", error_type=error.code, refund_limits=failure.kind is None)
+    call.settle("failed", error_type=error.code, refund_limits=failure.kind is None and not failure.billed)
     await client.error(error, gateway_lines(call))
 
 

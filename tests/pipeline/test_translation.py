@@ -134,6 +134,18 @@ async def test_an_answer_that_cannot_be_read_leaves_the_next_target_a_chance() -
     assert [attempt["cause"] for attempt in place.row["attempts"]] == ["unreadable_answer", "completed"]
 
 
+async def test_an_answer_that_cannot_be_read_and_was_billed_is_charged_and_no_other_target_is_asked() -> None:
+    billed = {**MESSAGE, "content": "not a list"}
+    place = house(Reply.json(billed), Reply.json(CHAT), deployments=(CLAUDE, deployment("other", 2)))
+
+    answer = await place.chat()
+
+    cost = 11 * 2 + 5 * 10
+    assert (answer.status_code, len(place.upstream.requests)) == (502, 1)
+    assert (place.row["deployment"], place.row["cost_pico_usd"], place.row["counted"]) == ("main", cost, True)
+    assert [attempt["cost_pico_usd"] for attempt in place.row["attempts"]] == [cost]
+
+
 async def test_a_provider_s_error_is_told_in_the_caller_s_dialect_with_its_status() -> None:
     error = {"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 9 > 8"}}
     place = house(Reply.json(error, status=400, retry_after="7"))
