@@ -138,8 +138,7 @@ def _places_windows(snapshot: Snapshot) -> dict[str, WindowLimit]:
     for alias in snapshot.aliases.values():
         for limit in filter(_has_window, alias.limits):
             found[limit.counter] = WindowLimit(limit, "alias", alias.name)
-        for target in alias.targets:
-            deployment = target.deployment
+        for deployment in alias.deployments:
             for limit in filter(_has_window, deployment.limits):
                 of_provider = limit.scope == "provider"
                 column, owner = ("provider", deployment.provider) if of_provider else ("deployment", deployment.name)

@@ -154,13 +154,12 @@ async def show_model(gateway: Gateway, exchange: HttpExchange, model: str) -> No
 
 def model_page(alias: Alias) -> JSONObject:
     """A model in Google's words."""
-    targets = [target.deployment for target in alias.targets]
     methods: list[str] = []
     for dialect, names in (
         (GENERATE, ("generateContent", "streamGenerateContent", _COUNT_METHOD)),
         (_BATCH, ("embedContent", "batchEmbedContents")),
     ):
-        if any(deployment.adapter.dialect_for(dialect) is not None for deployment in targets):
+        if any(deployment.adapter.dialect_for(dialect) is not None for deployment in alias.deployments):
             methods += names
     can = capabilities_of(alias)
     page: JSONObject = {

@@ -135,9 +135,9 @@ class KeptEndpoint:
         for name in (model,) if model else sorted(aliases):
             if key.models is not None and name not in key.models:
                 continue
-            for target in aliases[name].targets:
-                if _family(self._path) in target.deployment.adapter.keeps:
-                    return target.deployment.provider
+            for deployment in aliases[name].deployments:
+                if _family(self._path) in deployment.adapter.keeps:
+                    return deployment.provider
         raise BadRequestError(
             f"None of the models of this key is at a provider that offers {self._path}. Name one that is in the header "
             "`x-gateway-model`.",

@@ -70,5 +70,5 @@ async def retrieve_model(gateway: Gateway, exchange: HttpExchange) -> None:
 
 
 def _model(alias: Alias, now: float) -> JSONObject:
-    owner = alias.targets[0].deployment.provider if alias.targets else "gateway"
+    owner = next((deployment.provider for deployment in alias.deployments), "gateway")
     return {"id": alias.name, "object": "model", "created": alias.created, "owned_by": owner, **facts_of(alias, now)}

@@ -86,7 +86,8 @@ def _moments(chance: random.Random, now: float) -> Iterator[float]:
 
 
 def _request(chance: random.Random, habit: Habit, key: Key, alias: Alias, started_at: float) -> tuple[Record, Record]:
-    target = chance.choices(alias.targets, [target.weight for target in alias.targets])[0].deployment
+    weights = {target.deployment.id: target.weight for target in alias.targets if target.deployment is not None}
+    target = chance.choices(alias.deployments, [weights.get(each.id, 1) for each in alias.deployments])[0]
     status, http_status, error_type, _ = chance.choices(ENDINGS, [ending[3] for ending in ENDINGS])[0]
     usage = _usage(chance, habit) if status != "failed" else Usage()
     price = in_force(target.prices, started_at)

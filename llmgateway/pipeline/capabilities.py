@@ -10,10 +10,11 @@ from llmgateway.pipeline.snapshot import Alias, Capabilities
 
 def capabilities_of(alias: Alias) -> Capabilities:
     """What is known of every deployment; what one cannot do is not promised, and what is unknown of one is left out."""
-    each = [target.deployment.capabilities for target in alias.targets]
+    deployments = alias.deployments
+    each = [deployment.capabilities for deployment in deployments]
     return Capabilities(
         context_window=_smallest(one.context_window for one in each),
-        max_output_tokens=_smallest(target.deployment.max_output_tokens for target in alias.targets),
+        max_output_tokens=_smallest(deployment.max_output_tokens for deployment in deployments),
         input_modalities=_common([one.input_modalities for one in each]),
         output_modalities=_common([one.output_modalities for one in each]),
         tools=_all(one.tools for one in each),
@@ -25,8 +26,8 @@ def capabilities_of(alias: Alias) -> Capabilities:
 def dearest_of(alias: Alias, now: float) -> tuple[int, int] | None:
     """Pico-dollars per token of input and of output, as of `now`; None: a deployment has no price."""
     prices: list[PriceVersion] = []
-    for target in alias.targets:
-        price = in_force(target.deployment.prices, now)
+    for deployment in alias.deployments:
+        price = in_force(deployment.prices, now)
         if price is None:
             return None
         prices.append(price)

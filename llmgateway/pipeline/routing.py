@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from llmgateway.pipeline.errors import BadRequestError, NoTargetAvailableError, NotFoundError, PermissionDeniedError
@@ -23,16 +23,20 @@ class SmoothWeighted:
     def order(self) -> tuple[Deployment, ...]:
         """All deployments, the one whose turn it is first, the others by weight."""
         if len(self.targets) == 1:
-            return (self.targets[0].deployment,)
+            return deployments_of(self.targets)
         for index, target in enumerate(self.targets):
             self._current[index] += target.weight
         first = max(range(len(self.targets)), key=self._current.__getitem__)
         self._current[first] -= self._total
         others = sorted((index for index in range(len(self.targets)) if index != first), key=self._heavier)
-        return tuple(self.targets[index].deployment for index in (first, *others))
+        return deployments_of([self.targets[index] for index in (first, *others)])
 
     def _heavier(self, index: int) -> int:
         return -self.targets[index].weight
+
+
+def deployments_of(targets: Iterable[Target]) -> tuple[Deployment, ...]:
+    return tuple([target.deployment for target in targets if target.deployment is not None])
 
 
 class Router:
@@ -86,7 +90,7 @@ class Router:
 
     def _order(self, alias: Alias) -> tuple[Deployment, ...]:
         if alias.strategy == "priority" or len(alias.targets) < 2:
-            return tuple([target.deployment for target in alias.targets])
+            return deployments_of(alias.targets)
         balancer = self._balancers.get(alias.name)
         if balancer is None or balancer.targets is not alias.targets:
             balancer = self._balancers[alias.name] = SmoothWeighted(alias.targets)
@@ -133,8 +137,8 @@ class Natives:
         place = alias.name, native.name
         kept = self._parts.get(place)
         if kept is None or kept[0] is not alias:
-            there = {target.deployment.id for target in native.targets}
-            targets = tuple([target for target in alias.targets if target.deployment.id in there])
+            there = {deployment.id for deployment in native.deployments}
+            targets = tuple([target for target in alias.targets if target.deployment and target.deployment.id in there])
             kept = self._parts[place] = alias, replace(alias, targets=targets) if targets else None
         return kept[1]
 

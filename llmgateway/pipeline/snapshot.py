@@ -17,6 +17,19 @@ from functools import lru_cache
 import msgspec
 
 from billing.pricing import PriceVersion
+from llmgateway.pipeline.route_rules import (
+    CacheRule,
+    CacheSettings,
+    CircuitRules,
+    Fallback,
+    HedgeRule,
+    LoadRules,
+    MirrorRule,
+    Parameters,
+    Patience,
+    Probe,
+    RoutingRule,
+)
 from providers.adapters.base import Adapter
 from providers.adapters.types import Headers, Signer
 
@@ -192,6 +205,18 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     budgets: tuple[BudgetRule, ...] = ()
     """The same of budgets."""
     user_id: str = ""
+    priority: int = 0
+    """When requests must wait for their turn, those of higher priority go first."""
+    may_bypass_health: bool = False
+    """It may ask to be sent where circuits are open."""
+    tenants: tuple[Key, ...] = ()
+    """The same key as each of the other teams that it may act for: with that team's limits, budgets and name."""
+
+    def acting_for(self, tenant: str) -> Key | None:
+        """The key as it acts for the team of that name; None: it may not."""
+        if tenant == self.team_name:
+            return self
+        return next((key for key in self.tenants if key.team_name == tenant), None)
 
 
 class ForeignKey(Key, frozen=True, gc=False, kw_only=True):
@@ -283,12 +308,21 @@ class Deployment:
     problem: str = ""
     """Why it cannot be called now (a credential that cannot be read); empty: it can."""
     capabilities: Capabilities = Capabilities()
+    probe: Probe | None = None
+    draining: bool = False
+    """Somebody has taken it out: what runs goes on, nothing new is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    deployment: Deployment
+    """A deployment that may answer for an alias, or another alias that decides further."""
+
+    deployment: Deployment | None
     weight: int = 1
+    alias: Alias | None = None
+    """In place of a deployment. The loader sees to it that no alias leads back to itself."""
+    canary: float = 0.0
+    """The share of requests, of 1, that try this target first; the others are balanced without it. 0: no canary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +334,7 @@ class Alias:
     created: int
     """Seconds since the epoch, as `/v1/models` shows it."""
     strategy: str
-    """`weighted` or `priority`."""
+    """`weighted`, `round_robin`, `least_in_flight`, `lowest_latency`, `lowest_cost` or `priority`."""
     targets: tuple[Target, ...]
     """Enabled ones only, in order."""
     limits: tuple[Limit, ...] = ()
@@ -310,6 +344,28 @@ class Alias:
     """Seconds since the epoch: from then on it is not answered for. None: it stays."""
     replacement: str = ""
     """The model to call in its place; empty: none is named."""
+    rules: tuple[RoutingRule, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
+    sticky: str = ""
+    """`key` or `session`: requests of one of them go to the same target as long as it can answer. Empty: they do not."""
+    parameters: Parameters | None = None
+    patience: Patience | None = None
+    retries: int | None = None
+    """In place of everyone's number."""
+    cache: CacheRule | None = None
+    hedge: HedgeRule | None = None
+    mirror: MirrorRule | None = None
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """All that it leads to, each once, those of aliases among its targets included."""
+        found: dict[int, Deployment] = {}
+        for target in self.targets:
+            for deployment in (
+                (target.deployment,) if target.deployment else target.alias.deployments if target.alias else ()
+            ):
+                found.setdefault(deployment.id, deployment)
+        return tuple(found.values())
 
     def is_retired(self, now: float) -> bool:
         """Whether it is not answered for any more, as of `now` (seconds since the epoch)."""
@@ -374,6 +430,11 @@ class Snapshot:
     """Bytes."""
     retries: Retries = Retries()
     admission: AdmissionRules = AdmissionRules()
+    circuit: CircuitRules = field(default_factory=CircuitRules)
+    load: LoadRules = field(default_factory=LoadRules)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    vendor_models: Mapping[str, str] = field(default_factory=dict)
+    """What `openai`, `claude` and other names of vendors mean in the simple API: aliases."""
     sources: tuple[SourceRule, ...] = ()
     """Where keys are looked up, in order."""
     budgets: Mapping[int, BudgetRule] = field(default_factory=dict)

@@ -41,8 +41,8 @@ def test_the_past_has_days_endings_and_exact_costs(snapshot: Snapshot) -> None:
     prices: dict[int, PriceVersion] = {
         price.id: price
         for alias in snapshot.aliases.values()
-        for target in alias.targets
-        for price in target.deployment.prices
+        for deployment in alias.deployments
+        for price in deployment.prices
     }
     assert len({int(record["started_at"] // 86_400) for record in made}) >= history.DAYS
     assert all(now - history.DAYS * 86_400 < record["started_at"] < now for record in made)

@@ -28,7 +28,7 @@ def test_the_configuration_on_a_page_makes_a_model_that_can_be_called(name: str,
     (deployment,) = snapshot.deployments
     assert (snapshot.problems, deployment.problem, deployment.adapter.name) == ((), "", name)
     assert deployment.prices
-    assert [target.deployment.name for alias in snapshot.aliases.values() for target in alias.targets] == [
+    assert [each.name for alias in snapshot.aliases.values() for each in alias.deployments] == [
         deployment.name
     ]
 

@@ -142,8 +142,8 @@ def test_a_mistake_names_its_line_and_field(text: str, place: str) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("aliases: {a: {targets: [{deployment: nope}]}}", "aliases.a.targets[0].deployment"),
-        ("aliases: {a: {targets: [{weight: 1}]}}", "aliases.a.targets[0].deployment"),
+        ("aliases: {a: {targets: [{deployment: nope}]}}", "aliases.a.deployments[0]"),
+        ("aliases: {a: {targets: [{weight: 1}]}}", "aliases.a.deployments[0]"),
         ("aliases: {a: {targets: [{deployment: small, weight: 0}]}}", "aliases.a.targets[0].weight"),
         ("aliases: {a: {targets: [{deployment: small, weight: heavy}]}}", "aliases.a.targets[0].weight"),
         ("aliases: {a: {targets: [{deployment: small}, {deployment: small}]}}", "aliases.a.targets[1].deployment"),

@@ -46,7 +46,7 @@ ELSEWHERE: list[tuple[str, Callable[[Snapshot], bool]]] = [
     ("alias = ModelAlias.objects.get(); alias.name = 'tiny'; alias.save()", lambda s: "tiny" in s.aliases),
     (
         "Price.objects.update(input=11)",
-        lambda s: next(iter(s.aliases.values())).targets[0].deployment.prices[0].input == 11,
+        lambda s: next(iter(s.aliases.values())).deployments[0].prices[0].input == 11,
     ),
     (
         "NetworkList.objects.update(networks=[])",
@@ -59,7 +59,7 @@ ELSEWHERE: list[tuple[str, Callable[[Snapshot], bool]]] = [
     ),
     (
         "RateLimit.objects.create(provider=Provider.objects.get(), metric='concurrency', per='', amount=3)",
-        lambda s: bool(next(iter(s.aliases.values())).targets[0].deployment.limits),
+        lambda s: bool(next(iter(s.aliases.values())).deployments[0].limits),
     ),
     (
         "b = Budget.objects.get(name='own'); b.window = 'total'; b.save(); b.credits.create(amount_pico_usd=7)",

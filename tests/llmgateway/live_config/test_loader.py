@@ -241,9 +241,10 @@ class TestRouting:
 
         (target,) = alias.targets
         assert (alias.strategy, target.weight) == ("weighted", 3)
-        assert target.deployment.base_url == "https://api.acme.example/v1"
-        assert target.deployment.headers == ((b"authorization", b"Bearer sk-acme"),)
-        assert (target.deployment.provider, target.deployment.problem) == ("acme", "")
+        (deployment,) = alias.deployments
+        assert deployment.base_url == "https://api.acme.example/v1"
+        assert deployment.headers == ((b"authorization", b"Bearer sk-acme"),)
+        assert (deployment.provider, deployment.problem) == ("acme", "")
         assert abs(alias.created - timezone.now().timestamp()) < 60
 
     def test_an_alias_retires_at_a_second(self, world: World) -> None:
@@ -264,7 +265,7 @@ class TestRouting:
     def test_the_adapters_address_stands_in(self, world: World) -> None:
         Provider.objects.update(base_url="")
 
-        assert load_snapshot().aliases["small"].targets[0].deployment.base_url == "https://api.openai.com/v1"
+        assert load_snapshot().aliases["small"].deployments[0].base_url == "https://api.openai.com/v1"
 
     def test_timeouts_are_those_of_the_row(self, world: World) -> None:
         Deployment.objects.update(
@@ -276,7 +277,7 @@ class TestRouting:
             drain_s=7,
         )
 
-        deployment = load_snapshot().aliases["small"].targets[0].deployment
+        deployment = load_snapshot().aliases["small"].deployments[0]
 
         timeouts = deployment.timeouts
         assert (timeouts.connect_s, timeouts.first_token_s, timeouts.idle_s, timeouts.total_s) == (1, 2, 3, 4)
@@ -304,7 +305,7 @@ class TestRouting:
         AliasTarget.objects.filter(alias=world.alias).update(position=2)
         AliasTarget.objects.create(alias=world.alias, deployment=first, position=1)
 
-        names = [target.deployment.name for target in load_snapshot().aliases["small"].targets]
+        names = [each.name for each in load_snapshot().aliases["small"].deployments]
 
         assert names == ["first", "small-main"]
 
@@ -314,8 +315,8 @@ class TestRouting:
 
         aliases = load_snapshot().aliases
 
-        assert aliases["small-main"].targets[0].deployment.model == "other"
-        assert aliases["small"].targets[0].deployment.model == "small-1"
+        assert aliases["small-main"].deployments[0].model == "other"
+        assert aliases["small"].deployments[0].model == "small-1"
 
     def test_an_adapter_that_is_gone_leaves_its_provider_out(self, world: World) -> None:
         Provider.objects.update(adapter="gone")
@@ -331,7 +332,7 @@ class TestRouting:
         world.credential.save()
 
         snapshot = load_snapshot()
-        deployment = snapshot.aliases["small"].targets[0].deployment
+        deployment = snapshot.aliases["small"].deployments[0]
 
         assert deployment.headers == ()
         assert deployment.problem.startswith("The credential acme/main cannot be used.")
@@ -341,7 +342,7 @@ class TestRouting:
         other_key = Fernet(Fernet.generate_key())
         Credential.objects.update(encrypted_secret="fernet:" + other_key.encrypt(b"sk-acme").decode())
 
-        deployment = load_snapshot().aliases["small"].targets[0].deployment
+        deployment = load_snapshot().aliases["small"].deployments[0]
 
         assert "acme/main cannot be used. A stored credential cannot be decrypted" in deployment.problem
 
@@ -355,7 +356,7 @@ class TestRouting:
         world.credential.save()
 
         snapshot = load_snapshot()
-        problem = snapshot.aliases["small"].targets[0].deployment.problem
+        problem = snapshot.aliases["small"].deployments[0].problem
 
         assert "acme/main" in problem
         assert "secret-part" not in problem + _messages(snapshot)
@@ -363,14 +364,14 @@ class TestRouting:
     def test_a_switched_off_credential_is_not_used(self, world: World) -> None:
         Credential.objects.update(enabled=False)
 
-        deployment = load_snapshot().aliases["small"].targets[0].deployment
+        deployment = load_snapshot().aliases["small"].deployments[0]
 
         assert (deployment.headers, deployment.problem) == ((), "The credential acme/main is switched off.")
 
     def test_a_deployment_needs_no_credential(self, world: World) -> None:
         Deployment.objects.update(credential=None)
 
-        deployment = load_snapshot().aliases["small"].targets[0].deployment
+        deployment = load_snapshot().aliases["small"].deployments[0]
 
         assert (deployment.headers, deployment.problem) == ((), "")
 
@@ -380,7 +381,7 @@ class TestRouting:
 
 class TestPrices:
     def test_absent_buckets_cost_what_input_and_output_cost(self, world: World) -> None:
-        (price,) = load_snapshot().aliases["small"].targets[0].deployment.prices
+        (price,) = load_snapshot().aliases["small"].deployments[0].prices
 
         assert (price.input, price.cache_read, price.cache_write_5m, price.cache_write_1h) == (10, 10, 10, 10)
         assert (price.audio_input, price.image_input) == (10, 10)
@@ -389,7 +390,7 @@ class TestPrices:
     def test_a_bucket_that_is_free_stays_free(self, world: World) -> None:
         Price.objects.update(cache_read=0)
 
-        (price,) = load_snapshot().aliases["small"].targets[0].deployment.prices
+        (price,) = load_snapshot().aliases["small"].deployments[0].prices
 
         assert price.cache_read == 0
 
@@ -402,7 +403,7 @@ class TestPrices:
                 input=days + 50,
             )
 
-        prices = load_snapshot().aliases["small"].targets[0].deployment.prices
+        prices = load_snapshot().aliases["small"].deployments[0].prices
 
         assert [price.input for price in prices] == [30, 10, 70]
         now = in_force(prices, (NEW_YEAR + timedelta(days=19)).timestamp())
@@ -412,7 +413,7 @@ class TestPrices:
     def test_a_model_without_a_price_has_none(self, world: World) -> None:
         Deployment.objects.update(model="other")
 
-        assert load_snapshot().aliases["small"].targets[0].deployment.prices == ()
+        assert load_snapshot().aliases["small"].deployments[0].prices == ()
 
 
 class TestSettings:

@@ -221,7 +221,7 @@ def test_a_changed_file_is_read_again(world: World, tmp_path: Path) -> None:
     patched = patch_snapshot(before, {Change(FILE, str(file))}, revision=2)
 
     assert [entry.key.name for entry in patched.sources[0].keys.values()] == ["a"]
-    assert patched.aliases["small"].targets[0].deployment.headers == ((b"authorization", b"Bearer sk-new"),)
+    assert patched.aliases["small"].deployments[0].headers == ((b"authorization", b"Bearer sk-new"),)
     assert patched.watched_files == before.watched_files
 
 
@@ -242,7 +242,7 @@ def test_prices_of_the_past_stay(world: World) -> None:
     before = load_snapshot()
 
     Price.objects.create(provider=world.provider, model="small-1", effective_from=timezone.now(), input=99)
-    prices = patch_snapshot(before, _changes_since(before), revision=2).aliases["small"].targets[0].deployment.prices
+    prices = patch_snapshot(before, _changes_since(before), revision=2).aliases["small"].deployments[0].prices
 
     assert [price.input for price in prices] == [10, 99]
     assert prices[0].effective_from == NEW_YEAR.timestamp()

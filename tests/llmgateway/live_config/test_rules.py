@@ -19,7 +19,7 @@ from tests.llmgateway.live_config.conftest import NEW_YEAR, World, key_of
 
 
 def _deployment(snapshot: Snapshot) -> Deployment:
-    return snapshot.aliases["small"].targets[0].deployment
+    return snapshot.aliases["small"].deployments[0]
 
 
 class TestLimits:
