@@ -7,11 +7,10 @@ from a snapshot that is swapped under it; a request keeps the one it began with.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import random
 from collections.abc import Awaitable, Callable
 
 from llmgateway.pipeline.admission import Admission, AdmissionDesk
+from llmgateway.pipeline.attempts import Attempts
 from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
@@ -24,13 +23,11 @@ from llmgateway.pipeline.reading_on import ReadingOn
 from llmgateway.pipeline.requests import Client, ModelRequest, Presence
 from llmgateway.pipeline.routing import Router
 from llmgateway.pipeline.rules import BudgetIndex, RuleBook, Rules
-from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Retries, Snapshot
-from llmgateway.pipeline.streaming import Answer, Failure, deliver, obtain, report
+from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Snapshot
+from llmgateway.pipeline.streaming import Answer, deliver, report
 from llmgateway.pipeline.telemetry import Telemetry
-from llmgateway.pipeline.upstream import FailureCause, Upstream
+from llmgateway.pipeline.upstream import Upstream
 
-MOST_ROUNDS_APART = 300
-"""Waits grow no further then: a factor of ten would leave what a float can hold."""
 BUDGETS_READY_S = 2.0
 """How long a request waits for a new budget to be counted."""
 
@@ -69,6 +66,7 @@ class Gateway:
         self._rules = RuleBook()
         self.desk = AdmissionDesk(store, clock)
         self.upstream = upstream
+        self.attempts = Attempts(self)
         self._is_stale = is_stale
         self.budgets_ready = asyncio.Event()
         """Cleared while a new budget is being counted from the ledger; requests wait for it."""
@@ -113,7 +111,7 @@ class Gateway:
         """
         call = await self._admitted(request, key, presence)
         try:
-            result = await self._first_answer(call)
+            result = await self.attempts.first_answer(call)
             if isinstance(result, Answer):
                 await deliver(call, client, result)
             else:
@@ -227,62 +225,3 @@ class Gateway:
         before = self.clock.monotonic()
         self.ledger.open(record)
         call.phases["ledger"] = self.clock.monotonic() - before
-
-    async def _first_answer(self, call: Call) -> Answer | Failure:
-        """Try the candidates in order, then those worth it again after a wait, until one answers.
-
-        The first one's counters are taken already; another is passed over if its own have no room.
-        """
-        retries, remaining = self.snapshot.retries, call.admission.in_order
-        last: Failure | None = None
-        for rounds in itertools.count(1):
-            failures: list[Failure] = []
-            for deployment in remaining:
-                if deployment is not call.admission.deployment and not await self._moved(call, deployment):
-                    continue
-                result = await self._attempt(call, deployment)
-                if isinstance(result, Answer) or not result.worth_another_target:
-                    return result
-                failures.append(result)
-            last = failures[-1] if failures else last
-            if last is None:
-                raise AssertionError("the first candidate has room")
-            remaining = tuple(failure.deployment for failure in failures if failure.worth_a_retry)
-            pause_s = _pause(retries, rounds, last)
-            if not remaining or rounds > retries.attempts or pause_s is None:
-                return last
-            call.exchange.wait(self.clock.monotonic(), pause_s + 1)
-            await asyncio.sleep(pause_s)
-        raise AssertionError("counting never ends")
-
-    async def _moved(self, call: Call, deployment: Deployment) -> bool:
-        if not await self.desk.move(call.admission, deployment):
-            return False
-        call.held_pico_usd = max(call.held_pico_usd, call.admission.held_pico_usd)
-        return True
-
-    async def _attempt(self, call: Call, deployment: Deployment) -> Answer | Failure:
-        """One upstream call, up to the first piece of its answer: the last moment at which another target can help."""
-        if not call.running:
-            self.ledger.attempt(call.request.id, call.begin_attempt(deployment))
-        try:
-            result = await obtain(call, deployment, self.upstream)
-        except asyncio.CancelledError:
-            if not call.take_timeout():
-                raise
-            result = Failure(FailureCause.TIMEOUT, deployment, detail="no answer in time")
-        self.health.record(deployment.provider, ok=isinstance(result, Answer) or not result.blames_provider)
-        if isinstance(result, Failure):
-            cost = call.outcome.cost_pico_usd if result.billed else 0
-            call.end_attempt(result.status, result.label, cost_pico_usd=cost)
-        return result
-
-
-def _pause(retries: Retries, rounds: int, failure: Failure) -> float | None:
-    """Seconds to wait before the next round: its backoff, or what the provider asked for. None: it asks for too long."""
-    longest = retries.max_ms / 1000
-    backoff = min(longest, retries.initial_ms / 1000 * retries.factor ** min(rounds - 1, MOST_ROUNDS_APART))
-    backoff = random.uniform(backoff * (1 - retries.jitter), backoff)  # noqa: S311
-    if failure.retry_after_s is None:
-        return backoff
-    return None if failure.retry_after_s > longest else max(backoff, failure.retry_after_s)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llmgateway.pipeline.gateway import _pause
+from llmgateway.pipeline.attempts import pause
 from llmgateway.pipeline.snapshot import Retries
 from llmgateway.pipeline.streaming import Failure
 from llmgateway.pipeline.upstream import FailureCause
@@ -17,7 +17,7 @@ FAILURE = Failure(FailureCause.NOT_CONNECTED, deployment(), detail="refused")
 
 def waits(retries: Retries, rounds: int, times: int = 400) -> list[float]:
     random.seed(7)
-    found = [_pause(retries, rounds, FAILURE) for _ in range(times)]
+    found = [pause(retries, rounds, FAILURE) for _ in range(times)]
     return [wait for wait in found if wait is not None]
 
 
