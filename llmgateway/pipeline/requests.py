@@ -48,6 +48,14 @@ class Verbatim(msgspec.Struct, frozen=True):
         return self.before_model if self.after_model is None else self.before_model + model + self.after_model
 
 
+class Spending(msgspec.Struct, frozen=True):
+    """The most that a caller wants to pay for one request."""
+
+    most_pico_usd: int
+    expected_output: int
+    """Tokens that the caller expects; by them it is decided whether the request is sent at all."""
+
+
 class ModelRequest(msgspec.Struct, frozen=True):
     """One call of a model. The body stays the caller's bytes; `head` is the little that decisions need."""
 
@@ -77,6 +85,10 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Refuse what a provider's dialect cannot say, rather than leave it out and report it."""
     input_estimate: int | None = None
     """Tokens of input, where more is known of them than the body says."""
+    task_type: str = ""
+    """What kind of task it is, such as `summarization`, where the caller says so."""
+    spending: Spending | None = None
+    """What the caller would pay for it at most."""
 
 
 class Client(Protocol):
