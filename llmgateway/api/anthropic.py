@@ -14,7 +14,7 @@ from llmgateway.pipeline.capabilities import capabilities_of
 from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
-from llmgateway.pipeline.routing import Router
+from llmgateway.pipeline.routing import answering
 from llmgateway.pipeline.snapshot import Alias, Deployment
 from llmgateway.pipeline.terms import estimated_input
 from providers.adapters.dialects.registry import get_dialect
@@ -49,7 +49,7 @@ async def count_tokens(gateway: Gateway, exchange: HttpExchange) -> None:
     body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
     inbound.body = body
     head = exchange.head = parse_head(_COUNT, body)
-    _, targets = Router().route(gateway.snapshot, key, head.model, MESSAGES, now=gateway.clock.time())
+    targets = answering(gateway.snapshot, key, head.model, MESSAGES, now=gateway.clock.time())
     able = next((deployment for deployment in targets if _counts(deployment)), None)
     if able is not None:
         with contextlib.suppress(BudgetExceededError):

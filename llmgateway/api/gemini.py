@@ -22,7 +22,7 @@ from llmgateway.pipeline.capabilities import capabilities_of
 from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
-from llmgateway.pipeline.routing import Router
+from llmgateway.pipeline.routing import answering
 from llmgateway.pipeline.snapshot import Alias, Key
 from llmgateway.pipeline.terms import estimated_input
 from providers.adapters.dialects.base import Dialect
@@ -121,7 +121,7 @@ class _TokenCount:
         inbound.body = body
         exchange.head = parse_head(_COUNT, body, model=self._model)
         now = gateway.clock.time()
-        _, targets = Router().route(gateway.snapshot, key, self._model, GENERATE, now=now)
+        targets = answering(gateway.snapshot, key, self._model, GENERATE, now=now)
         able = next((each for each in targets if GENERATE.name in each.adapter.dialects()), None)
         if able is not None:
             verbatim = Verbatim("/models/", ":countTokens")

@@ -21,7 +21,7 @@ from llmgateway.pipeline.own_headers import gateway_lines
 from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
 from llmgateway.pipeline.reading_on import ReadingOn
 from llmgateway.pipeline.requests import Client, ModelRequest, Presence
-from llmgateway.pipeline.routing import Router
+from llmgateway.pipeline.routing import Routed, Router
 from llmgateway.pipeline.rules import BudgetIndex, RuleBook, Rules
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Snapshot
 from llmgateway.pipeline.streaming import Answer, deliver, report
@@ -150,15 +150,15 @@ class Gateway:
         return () if index is self._budgets else self._budgets.of(key, alias, deployment)
 
     async def _admitted(self, request: ModelRequest, key: Key, presence: Presence) -> Call:
-        alias, candidates = self.route(request, key)
-        routed = self.clock.monotonic()
-        return await self.admit(request, self.rules(request, key, alias), candidates, presence, routed=routed)
-
-    def route(self, request: ModelRequest, key: Key) -> tuple[Alias, tuple[Deployment, ...]]:
-        """The alias that is asked for and its deployments, best first; raises what `Router.route` raises."""
-        return self._router.route(
-            self.snapshot, key, request.head.model, request.dialect, now=self.clock.time(), provider=request.provider
+        routed = self.route(request, key)
+        done = self.clock.monotonic()
+        return await self.admit(
+            request, self.rules(request, key, routed.alias), routed.candidates, presence, routed=done
         )
+
+    def route(self, request: ModelRequest, key: Key) -> Routed:
+        """Where the request may go, best first; raises what `Router.route` raises."""
+        return self._router.route(self.snapshot, key, request, now=self.clock.time())
 
     def rules(self, request: ModelRequest, key: Key, alias: Alias) -> Rules:
         """Which limits and budgets a request counts for."""

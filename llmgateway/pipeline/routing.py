@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 from llmgateway.pipeline.errors import BadRequestError, NoTargetAvailableError, NotFoundError, PermissionDeniedError
 from llmgateway.pipeline.foreign_keys import on_own_account
+from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Alias, Deployment, ForeignKey, Key, Snapshot, Target
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import Operation
+
+NO_VIA: Mapping[int, tuple[Alias, ...]] = MappingProxyType({})
+
+
+class Routed(NamedTuple):
+    """Where a request may go."""
+
+    alias: Alias
+    """The one that was asked for."""
+    candidates: tuple[Deployment, ...]
+    """Those that can answer, in the order in which to try them."""
+    via: Mapping[int, tuple[Alias, ...]] = NO_VIA
+    """By id of a deployment: the aliases between the one asked for and it, in the order in which they led there."""
+    hops: tuple[Alias, ...] = ()
+    """The aliases that rules led through, which are the first of every `via`."""
+
+    @property
+    def reached(self) -> Alias:
+        """The alias whose targets these are: the one asked for, unless rules led to another."""
+        return self.hops[-1] if self.hops else self.alias
 
 
 class SmoothWeighted:
@@ -46,42 +69,29 @@ class Router:
         self._balancers: dict[str, SmoothWeighted] = {}
         self._natives = Natives(())
 
-    def route(
-        self, snapshot: Snapshot, key: Key, model: str, dialect: Dialect, *, now: float, provider: str = ""
-    ) -> tuple[Alias, tuple[Deployment, ...]]:
-        """The alias called `model` and its deployments that can answer, in the order in which to try them.
+    def route(self, snapshot: Snapshot, key: Key, request: ModelRequest, *, now: float) -> Routed:
+        """Where `request` may go: the deployments of the alias that it names, as far as they can answer.
 
-        Under the native prefix of a `provider`, what is no alias may be a model of its own, and a call that the gateway
+        Under the native prefix of a provider, what is no alias may be a model of its own, and a call that the gateway
         does not understand goes to this provider alone.
 
         Raises:
             NotFoundError: there is no such alias, or it has retired by `now` (seconds since the epoch).
             PermissionDeniedError: the key may not call it.
-            BadRequestError: none of its deployments can be asked for what comes in `dialect`.
+            BadRequestError: none of its deployments can be asked for what comes in the request's dialect.
             NoTargetAvailableError: none can be called now.
         """
+        model, provider, dialect = request.head.model, request.provider, request.dialect
         alias = snapshot.aliases.get(model)
         if alias is None and provider:
             alias = self._natives_of(snapshot).alias(provider, model, key, snapshot.aliases, now=now)
-        if alias is None:
-            raise NotFoundError(
-                f"The model '{model}' does not exist. GET /v1/models lists the models of this key.",
-                code="model_not_found",
-                param="model",
-            )
-        if key.models is not None and alias.name not in key.models:
-            raise PermissionDeniedError(
-                f"API key '{key.name}' may not use the model '{model}'. Ask an admin to allow it.",
-                code="model_not_allowed",
-                param="model",
-            )
-        check_in_service(alias, now)
+        alias = allowed(alias, model, key, now=now)
         ordered = self._order(alias)
         if dialect.operation is Operation.PASSTHROUGH:
             ordered = tuple([deployment for deployment in ordered if deployment.provider == provider])
         if isinstance(key, ForeignKey):
             alias, ordered = on_own_account(key, alias, ordered, provider)
-        return alias, _able(alias, ordered, dialect)
+        return Routed(alias, _able(alias, ordered, dialect))
 
     def _natives_of(self, snapshot: Snapshot) -> Natives:
         if self._natives.deployments is not snapshot.deployments:
@@ -95,6 +105,34 @@ class Router:
         if balancer is None or balancer.targets is not alias.targets:
             balancer = self._balancers[alias.name] = SmoothWeighted(alias.targets)
         return balancer.order()
+
+
+def answering(snapshot: Snapshot, key: Key, model: str, dialect: Dialect, *, now: float) -> tuple[Deployment, ...]:
+    """Who could answer for `model`, in no order: for calls that ask nobody yet. Raises what `Router.route` raises."""
+    alias = allowed(snapshot.aliases.get(model), model, key, now=now)
+    return _able(alias, alias.deployments, dialect)
+
+
+def allowed(alias: Alias | None, model: str, key: Key, *, now: float) -> Alias:
+    """`alias`, which was asked for as `model`, if there is one and the key may call it now.
+
+    Raises:
+        NotFoundError, PermissionDeniedError: as `Router.route` says.
+    """
+    if alias is None:
+        raise NotFoundError(
+            f"The model '{model}' does not exist. GET /v1/models lists the models of this key.",
+            code="model_not_found",
+            param="model",
+        )
+    if key.models is not None and alias.name not in key.models:
+        raise PermissionDeniedError(
+            f"API key '{key.name}' may not use the model '{model}'. Ask an admin to allow it.",
+            code="model_not_allowed",
+            param="model",
+        )
+    check_in_service(alias, now)
+    return alias
 
 
 def check_in_service(alias: Alias, now: float) -> None:

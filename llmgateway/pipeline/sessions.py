@@ -108,7 +108,8 @@ class Sessions:
             GatewayError: it is refused, or no provider can be reached; nothing is taken then.
         """
         gateway, request = self._gateway, asked.request
-        alias, candidates = gateway.route(request, key)
+        routed = gateway.route(request, key)
+        alias, candidates = routed.alias, routed.candidates
         rules = gateway.rules(request, key, alias)
         slots = tuple([limit for limit in rules.limits if limit.metric == "concurrency"])
         admission = await gateway.desk.admit(
