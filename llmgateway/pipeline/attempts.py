@@ -69,8 +69,12 @@ class Attempts:
             if not call.take_timeout():
                 raise
             result = Failure(FailureCause.TIMEOUT, deployment, detail="no answer in time")
-        gateway.health.record(deployment.provider, ok=isinstance(result, Answer) or not result.blames_provider)
-        if isinstance(result, Failure):
+        if isinstance(result, Answer):
+            gateway.health.record(deployment, ok=True)
+        else:
+            gateway.health.record(
+                deployment, ok=not result.blames_provider, kind=result.label, retry_after_s=result.retry_after_s
+            )
             cost = call.outcome.cost_pico_usd if result.billed else 0
             call.end_attempt(result.status, result.label, cost_pico_usd=cost)
         return result

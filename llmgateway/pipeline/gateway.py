@@ -15,7 +15,7 @@ from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
 from llmgateway.pipeline.exchanges import Exchanges
-from llmgateway.pipeline.health import ProviderHealth
+from llmgateway.pipeline.health import Health
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines
 from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
@@ -55,7 +55,8 @@ class Gateway:
         self.snapshot = snapshot
         self._budgets = BudgetIndex(snapshot.budgets)
         self.exchanges = Exchanges(clock)
-        self.health = ProviderHealth()
+        self.health = Health(clock)
+        self.health.use(snapshot)
         self.reading_on = ReadingOn()
         self.telemetry = telemetry
         self.clock = clock
@@ -76,6 +77,7 @@ class Gateway:
         """From now on requests begin with `snapshot`; those that run keep theirs."""
         self.snapshot = snapshot
         self._budgets = budgets
+        self.health.use(snapshot)
         self._rules.forget()
 
     @property

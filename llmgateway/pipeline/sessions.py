@@ -149,7 +149,7 @@ class Sessions:
             except (UpstreamError, RefusedHandshakeError) as error:
                 last = _failure(deployment, alias.name, error)
                 continue
-            self._gateway.health.record(deployment.provider, ok=True)
+            self._gateway.health.record(deployment, ok=True)
             return Session(
                 self._gateway,
                 asked.request,

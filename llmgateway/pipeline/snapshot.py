@@ -311,6 +311,8 @@ class Deployment:
     probe: Probe | None = None
     draining: bool = False
     """Somebody has taken it out: what runs goes on, nothing new is sent."""
+    health_generation: int = 0
+    """Raised to forget what is known of its health: a circuit that is open closes."""
 
 
 @dataclass(frozen=True, slots=True)

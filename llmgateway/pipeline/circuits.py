@@ -1,0 +1,144 @@
+"""One deployment's circuit: closed while it works, open while it is left alone, half-open while one request tries it.
+
+Pure: it is told the time, and knows nothing of workers, probes and requests.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+import msgspec
+
+from llmgateway.pipeline.route_rules import CircuitRules
+from providers.adapters.types import ErrorKind
+
+LONGEST_OPEN_S = 300.0
+"""An open circuit is tried again at least this often, unless operators want it left alone for longer."""
+LATEST = 2
+"""How many of the latest verdicts count, as a multiple of the failures that open a circuit: at least half of them must
+be failures. Without it a busy deployment would be left alone for one failure in ten thousand."""
+
+_OPENS_AT_ONCE = frozenset({ErrorKind.AUTHENTICATION, ErrorKind.QUOTA_EXHAUSTED})
+"""What no other request can fare better with: the credential is refused."""
+
+
+class CircuitState(enum.StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """That a circuit is open, and since when."""
+
+    at: float
+    """Seconds since the epoch, like all times here."""
+    until: float
+    """From then on it is half-open."""
+    times: int
+    """How often it has been opened since it was closed: each time for longer."""
+    kind: str
+    """Of the failure that opened it, in one word."""
+
+
+class Circuit:
+    """Failures and what follows from them. Times come from the caller."""
+
+    __slots__ = ("_latest", "changed_at", "failures", "kind", "opening", "trial_until")
+
+    def __init__(self) -> None:
+        self.opening: Opening | None = None
+        """None: closed."""
+        self.failures: deque[float] = deque()
+        """Those of the window, oldest first."""
+        self.kind = ""
+        """Of the latest failure."""
+        self.changed_at = 0.0
+        """When it was opened or closed."""
+        self.trial_until = 0.0
+        """Until then one request tries; 0: none does. One that was never heard of again must not close it for ever."""
+        self._latest: deque[bool] = deque()
+
+    def state(self, now: float) -> CircuitState:
+        if self.opening is None:
+            return CircuitState.CLOSED
+        return CircuitState.OPEN if now < self.opening.until else CircuitState.HALF_OPEN
+
+    def is_trying(self, now: float) -> bool:
+        return now < self.trial_until
+
+    def try_once(self, now: float, lease_s: float) -> bool:
+        """Let one request through, if it is half-open and no other tries. It has `lease_s` to be heard of."""
+        if self.state(now) is not CircuitState.HALF_OPEN or self.is_trying(now):
+            return False
+        self.trial_until = now + lease_s
+        return True
+
+    def give_up_trial(self) -> None:
+        """The request that tried ended without a verdict."""
+        self.trial_until = 0.0
+
+    def fail(self, rules: CircuitRules, now: float, kind: str, retry_after_s: float | None = None) -> bool:
+        """Note a failure. True: it has opened the circuit, or has opened it again."""
+        self.kind = kind
+        if self.opening is not None:
+            if now < self.opening.until:
+                return False
+            self._open(rules, now, kind, retry_after_s, times=self.opening.times + 1)
+            return True
+        self._note(rules, ok=False)
+        self.failures.append(now)
+        self._forget_before(now - rules.window_s)
+        if kind in _OPENS_AT_ONCE or (kind == ErrorKind.RATE_LIMITED and retry_after_s) or self._is_too_much(rules):
+            self._open(rules, now, kind, retry_after_s, times=1)
+            return True
+        return False
+
+    def succeed(self, rules: CircuitRules, now: float) -> bool:
+        """Note that it works. True: that has closed the circuit."""
+        if self.opening is None:
+            self._note(rules, ok=True)
+            self._forget_before(now - rules.window_s)
+            return False
+        self.close(now)
+        return True
+
+    def close(self, now: float) -> None:
+        self.opening = None
+        self.trial_until = 0.0
+        self.changed_at = now
+        self.failures.clear()
+        self._latest.clear()
+
+    def take_over(self, opening: Opening | None, changed_at: float, kind: str) -> None:
+        """Be as another worker says."""
+        self.close(changed_at)
+        self.opening, self.kind = opening, kind or self.kind
+
+    def failures_in_window(self, rules: CircuitRules, now: float) -> int:
+        self._forget_before(now - rules.window_s)
+        return len(self.failures)
+
+    def _open(self, rules: CircuitRules, now: float, kind: str, retry_after_s: float | None, *, times: int) -> None:
+        longest = max(rules.open_s, LONGEST_OPEN_S)
+        wait_s = min(longest, rules.open_s * 2.0 ** min(times - 1, 20))
+        if kind == ErrorKind.RATE_LIMITED and retry_after_s:
+            wait_s = min(longest, retry_after_s)
+        self.opening = Opening(now, now + wait_s, times, kind)
+        self.trial_until = 0.0
+        self.changed_at = now
+
+    def _note(self, rules: CircuitRules, *, ok: bool) -> None:
+        self._latest.append(ok)
+        while len(self._latest) > LATEST * rules.failures:
+            self._latest.popleft()
+
+    def _is_too_much(self, rules: CircuitRules) -> bool:
+        if len(self.failures) < rules.failures:
+            return False
+        return 2 * self._latest.count(False) >= len(self._latest)
+
+    def _forget_before(self, moment: float) -> None:
+        while self.failures and self.failures[0] <= moment:
+            self.failures.popleft()
