@@ -26,6 +26,7 @@ from llmgateway.pipeline.rules import BudgetIndex, RuleBook, Rules
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Snapshot
 from llmgateway.pipeline.streaming import Answer, deliver, report
 from llmgateway.pipeline.telemetry import Telemetry
+from llmgateway.pipeline.traffic import Traffic
 from llmgateway.pipeline.upstream import Upstream
 
 BUDGETS_READY_S = 2.0
@@ -57,6 +58,7 @@ class Gateway:
         self.exchanges = Exchanges(clock)
         self.health = Health(clock)
         self.health.use(snapshot)
+        self.traffic = Traffic()
         self.reading_on = ReadingOn()
         self.telemetry = telemetry
         self.clock = clock
