@@ -58,10 +58,20 @@ def demo(arguments: list[str]) -> int:
         return 1
     os.environ.update(state.variables())
     os.environ["DJANGO_SUPERUSER_PASSWORD"] = state.admin_password
-    provider = [*_python(), "-m", "providers.fake_server", "--port", str(state.provider_port)]
     traffic = [*_python(), "-m", "llmgateway.demo.traffic", f"http://{_reachable(conf.host)}:{conf.port}/v1/"]
-    more = (Child("fake provider", provider, first=True), Child("demo traffic", traffic))
+    more = (
+        Child("fake provider", fake_provider_command(conf, state.provider_port), first=True),
+        Child("demo traffic", traffic),
+    )
     return _start(conf, config_file=options.config, command="demo", more=more)
+
+
+def fake_provider_command(conf: Conf, port: int) -> list[str]:
+    """The demo's provider. Only with rules by which it fails can it also be told to fail."""
+    command = [*_python(), "-m", "providers.fake_server", "--port", str(port)]
+    if not conf.fake_provider_faults:
+        return [*command, "--no-control"]
+    return [*command, "--faults", str(Path(conf.fake_provider_faults).absolute())]
 
 
 def _reset(conf: Conf) -> None:

@@ -5,6 +5,8 @@ POST /v1beta/models/M:generateContent   :streamGenerateContent   :countTokens   
 GET  /v1/models   /v1/realtime (a WebSocket)
 GET  /_control/requests     what it was sent (`Record`)
 POST /_control/scripts      {"script": {…}, "times": 1}: for the requests that follow
+PUT  /_control/faults       {"seed": 7, "rules": [{"when": "chance < 0.1", "do": {…}}]}: until others are set
+GET  /_control/faults       the rules, and how often each has held
 POST /_control/reset        forget all of it
 """
 
@@ -15,7 +17,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -24,32 +26,28 @@ import msgspec
 from providers.adapters.types import JSONObject
 from providers.fake_server import contents, media, messages, realtime
 from providers.fake_server.answers import CREATED, Answer, count_tokens, embeddings, prompt_of
+from providers.fake_server.exchange import Exchange, Message, Send, error_body, send_json
+from providers.fake_server.faults import Faults, PlanError, read_plan
 from providers.fake_server.records import Record
 from providers.fake_server.scripts import Script, Scripts
 from providers.fake_server.storage import Storage
 
-Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 MODELS = ("fake-chat", "fake-large", "fake-reasoning", "fake-embedding")
-_ERRORS = {
-    400: ("invalid_request_error", "invalid_value", "The request is not valid."),
-    401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided: sk-fake***."),
-    403: ("invalid_request_error", "unsupported_country_region_territory", "Country not supported."),
-    404: ("invalid_request_error", "model_not_found", "The model does not exist."),
-    429: ("requests", "rate_limit_exceeded", "Rate limit reached for requests."),
-    503: ("server_error", "overloaded", "The engine is currently overloaded."),
-}
-_LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
 
 
 class FakeProvider:
-    """One ASGI application with its own memory. `secret` makes it refuse other keys."""
+    """One ASGI application with its own memory. `secret` makes it refuse other keys.
 
-    def __init__(self, *, secret: str = "") -> None:
+    Without `control` nobody can read what it was sent, so it is not kept, or tell it to fail.
+    """
+
+    def __init__(self, *, secret: str = "", control: bool = True) -> None:
         self.records: list[Record] = []
         self.scripts = Scripts()
+        self.faults = Faults()
+        self._control_is_open = control
         self._secret = secret
         self._answered = 0
         self._prompts: set[bytes] = set()
@@ -64,8 +62,7 @@ class FakeProvider:
         if scope["path"].startswith("/_control/"):
             await self._control(scope, body, send)
             return
-        record = _record(scope)
-        self.records.append(record)
+        record = self._recorded(scope)
         exchange = Exchange(record, scope, send)
         answering = asyncio.ensure_future(self._answer(exchange, body))
         leaving = asyncio.ensure_future(_left(receive))
@@ -78,13 +75,10 @@ class FakeProvider:
             await answering
 
     async def _talk(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        record = _record({**scope, "method": "WEBSOCKET"})
-        self.records.append(record)
+        record = self._recorded({**scope, "method": "WEBSOCKET"})
         model = dict(parse_qsl(record.query)).get("model", "")
-        script = self.scripts.of(dict(record.headers), {"model": model})
-        if self._secret and self._secret not in _keys(record):
-            script = msgspec.structs.replace(script, status=401)
-        await asyncio.sleep(script.delay_ms / 1000)
+        script = self._script(record, {"model": model, "stream": True})
+        await self._wait(script)
         record.status = script.status
         if script.status != 200 or not record.path.endswith("/realtime"):
             await realtime.refuse(send, script.status if script.status != 200 else 404, error_body(script))
@@ -92,21 +86,56 @@ class FakeProvider:
         await receive()
         await realtime.Realtime(record, script, model, receive, send).run(scope["subprotocols"])
 
+    def _recorded(self, scope: MutableMapping[str, Any]) -> Record:
+        record = _record(scope)
+        if self._control_is_open:
+            self.records.append(record)
+        return record
+
+    def _script(self, record: Record, body: JSONObject) -> Script:
+        """What happens to a request. Raises msgspec.ValidationError for one that asks for the impossible."""
+        headers = dict(record.headers)
+        call = contents.CALL.fullmatch(record.path)
+        usual = self.faults.of(
+            model=call[1] if call else str(body.get("model", "")),
+            path=record.path,
+            stream=call[2] == "streamGenerateContent" if call else bool(body.get("stream")),
+            headers=headers,
+        )
+        script = self.scripts.of(headers, body, usual)
+        wrong_key = self._secret and self._secret not in _keys(record)
+        return msgspec.structs.replace(script, status=401) if wrong_key else script
+
+    async def _wait(self, script: Script) -> None:
+        await asyncio.sleep((script.delay_ms + self.faults.jitter(script.jitter_ms)) / 1000)
+
     async def _control(self, scope: MutableMapping[str, Any], body: bytes, send: Send) -> None:
         content: Any = {}
-        if scope["path"] == "/_control/requests":
-            content = msgspec.to_builtins(self.records)
-        elif scope["path"] == "/_control/scripts":
-            told = msgspec.json.decode(body, type=_Queued)
-            self.scripts.queue(told.script, told.times)
-        elif scope["path"] == "/_control/reset":
-            self.forget()
-        await send_json(send, 200, content)
+        status = 200
+        path = scope["path"] if self._control_is_open else ""
+        try:
+            if path == "/_control/requests":
+                content = msgspec.to_builtins(self.records)
+            elif path == "/_control/scripts":
+                told = msgspec.json.decode(body, type=_Queued)
+                self.scripts.queue(told.script, told.times)
+            elif path == "/_control/faults":
+                if scope["method"] != "GET":
+                    self.faults.follow(read_plan(msgspec.json.decode(body)))
+                content = self.faults.standing()
+            elif path == "/_control/reset":
+                self.forget()
+            else:
+                status, content = 404, error_body(Script(status=404), "Unknown request URL.")
+        except (PlanError, msgspec.DecodeError) as error:
+            status, content = 400, error_body(Script(status=400), str(error))
+        await send_json(send, status, content)
 
     def forget(self) -> None:
-        """Records, queued scripts and cached prompts."""
+        """Records, queued scripts, rules and cached prompts."""
         self.records.clear()
         self.scripts.clear()
+        self.faults.clear()
         self._prompts.clear()
         self._storage.clear()
 
@@ -117,19 +146,17 @@ class FakeProvider:
             is_form = content_type.startswith("multipart/")
             body = media.read_form(content_type, raw) if is_form else json.loads(raw) if raw else {}
             record.body = body
-            script = self.scripts.of(dict(record.headers), body)
+            exchange.script = script = self._script(record, body)
         except (ValueError, AttributeError, msgspec.ValidationError) as error:
             record.body = raw.decode(errors="replace")
             await exchange.refuse(Script(status=400), str(error))
             return
-        if self._secret and self._secret not in _keys(record):
-            script = msgspec.structs.replace(script, status=401)
-        await asyncio.sleep(script.delay_ms / 1000)
+        await self._wait(script)
         if script.stall_after == 0:
             await asyncio.Event().wait()
         if script.reset:
             await exchange.reset()
-        elif script.status != 200:
+        elif script.status != 200 or script.error:
             await exchange.refuse(script)
         else:
             await self._dispatch(exchange, body, script, raw)
@@ -152,7 +179,7 @@ class FakeProvider:
             case "POST", path if path in media.JSON_ANSWERS:
                 await exchange.send_json(200, media.JSON_ANSWERS[path](body))
             case "POST", "/audio/speech":
-                await exchange.send_sound(script, media.speech(body))
+                await exchange.send_sound(media.speech(body))
             case method, path if path.startswith(("/files", "/batches")):
                 content_type = exchange.record.header("content-type") or ""
                 kept = self._storage.answer(
@@ -197,7 +224,7 @@ class FakeProvider:
         message = messages.Message(body, script, number=self._answered, cached=seen)
         exchange.record.id = message.id
         if body.get("stream"):
-            await exchange.stream(script, message.events(), message.usage, before=message.before)
+            await exchange.stream(message.events(), message.usage, before=message.before)
         else:
             exchange.record.billed = message.usage()
             await exchange.send_json(200, message.whole())
@@ -218,7 +245,7 @@ class FakeProvider:
         answer = contents.Contents(body, script, model=model, number=self._answered, cached=self._seen(prompt))
         exchange.record.id = answer.id
         if method == "streamGenerateContent":
-            await exchange.stream(script, answer.events(), answer.usage, before=answer.before)
+            await exchange.stream(answer.events(), answer.usage, before=answer.before)
         else:
             exchange.record.billed = answer.usage()
             await exchange.send_json(200, answer.whole())
@@ -226,153 +253,15 @@ class FakeProvider:
     async def _complete(self, exchange: Exchange, answer: Answer, *, chat: bool) -> None:
         exchange.record.id = answer.id
         if answer.body.get("stream"):
-            await exchange.stream(answer.script, answer.chunks(chat=chat), answer.usage, before=1 if chat else 0)
+            await exchange.stream(answer.chunks(chat=chat), answer.usage, before=1 if chat else 0)
         else:
             exchange.record.billed = answer.usage()
             await exchange.send_json(200, answer.completion(chat=chat))
 
 
-class Exchange:
-    """One request's way back to its client."""
-
-    def __init__(self, record: Record, scope: MutableMapping[str, Any], send: Send) -> None:
-        self.record = record
-        self._scope = scope
-        self._send = send
-
-    async def reset(self) -> None:
-        """Drop the connection with a TCP reset; does not return."""
-        self.record.reset_at = time.time()
-        self._scope["extensions"]["fake.reset"]()
-        await asyncio.Event().wait()
-
-    async def refuse(self, script: Script, message: str = "") -> None:
-        headers = {"retry-after": script.retry_after} if script.retry_after else {}
-        await self.send_json(script.status, self._error(script, message), headers)
-
-    @property
-    def _speaks_messages(self) -> bool:
-        return self.record.path.startswith("/v1/messages")
-
-    @property
-    def _speaks_contents(self) -> bool:
-        return contents.CALL.fullmatch(self.record.path) is not None
-
-    def _error(self, script: Script, message: str = "") -> JSONObject:
-        if self._speaks_contents:
-            return contents.error_object(script.status, message)
-        return messages.error_object(script.status, message) if self._speaks_messages else error_body(script, message)
-
-    def _event_name(self, data: JSONObject | str) -> str:
-        """Anthropic's events say their type twice."""
-        return str(data["type"]) if self._speaks_messages and isinstance(data, dict) else ""
-
-    async def send_json(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
-        self.record.status = status
-        self.record.headers_sent_at = time.time()
-        await send_json(self._send, status, content, {**self._usual_headers(), **(headers or {})})
-        self.record.pieces_sent = 1
-        self.record.finished_at = time.time()
-
-    async def send_bytes(self, content_type: str, content: bytes) -> None:
-        self.record.status, self.record.headers_sent_at = 200, time.time()
-        headers = {**self._usual_headers(), "content-length": str(len(content))}
-        await self._send(_start(200, content_type, headers))
-        await self._send({"type": "http.response.body", "body": content})
-        self.record.finished_at = time.time()
-
-    async def send_sound(self, script: Script, pieces: Iterable[bytes]) -> None:
-        """Piece by piece, as it is spoken."""
-        self.record.status, self.record.headers_sent_at = 200, time.time()
-        await self._send(_start(200, "audio/mpeg", self._usual_headers()))
-        for sent, piece in enumerate(pieces):
-            if sent and script.stall_after == sent:
-                await asyncio.Event().wait()
-            if script.reset_after == sent:
-                await self.reset()
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-            await asyncio.sleep(script.chunk_delay_ms / 1000)
-            self.record.pieces_sent += 1
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        self.record.finished_at = time.time()
-
-    async def stream(
-        self, script: Script, events: Iterable[JSONObject], usage: Callable[[int], JSONObject], *, before: int
-    ) -> None:
-        """Send an answer as events, its words after the first `before`; what was generated by then is billed however
-        it ends, by `usage` of so many words.
-        """
-        self.record.status, self.record.headers_sent_at = 200, time.time()
-        self.record.billed = usage(0)
-        await self._send(_start(200, "text/event-stream; charset=utf-8", self._usual_headers()))
-        for sent, data in enumerate(events):
-            if sent and script.chunk_delay_ms:
-                await asyncio.sleep(script.chunk_delay_ms / 1000)
-            if sent and script.stall_after == sent:
-                await asyncio.Event().wait()
-            if script.reset_after == sent:
-                await self.reset()
-            if script.error_after == sent:
-                await self._end(script, self._error(msgspec.structs.replace(script, status=503)))
-                return
-            self.record.billed = usage(max(0, sent + 1 - before))
-            await self._send_event(script, json.dumps(data, separators=(",", ":")), self._event_name(data))
-        await self._end(
-            script, "[DONE]" if script.done and not (self._speaks_messages or self._speaks_contents) else None
-        )
-
-    async def _end(self, script: Script, last: JSONObject | str | None) -> None:
-        if last is not None:
-            await self._send_event(script, last if isinstance(last, str) else json.dumps(last), self._event_name(last))
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        self.record.finished_at = time.time()
-
-    async def _send_event(self, script: Script, data: str, name: str = "") -> None:
-        line_end = _LINE_ENDS[script.line_end]
-        event = b"data: " + data.encode() + line_end + line_end
-        if name:
-            event = b"event: " + name.encode() + line_end + event
-        size = script.split or len(event)
-        for at in range(0, len(event), size):
-            await self._send({"type": "http.response.body", "body": event[at : at + size], "more_body": True})
-            # Sending waits for nobody while the client keeps up, or once it is gone; other tasks need their turn.
-            await asyncio.sleep(0)
-        self.record.pieces_sent += 1
-
-    def _usual_headers(self) -> dict[str, str]:
-        return {
-            "x-request-id": f"req_fake_{id(self.record):x}",
-            "openai-processing-ms": "7",
-            "openai-version": "2020-10-01",
-            "x-ratelimit-limit-requests": "10000",
-            "x-ratelimit-remaining-requests": "9999",
-            "x-ratelimit-reset-requests": "6ms",
-        }
-
-
 class _Queued(msgspec.Struct):
     script: Script
     times: int = 1
-
-
-def error_body(script: Script, message: str = "") -> JSONObject:
-    kind, code, text = _ERRORS.get(script.status, ("server_error", "internal_error", "The server had an error."))
-    return {"error": {"message": message or text, "type": kind, "param": None, "code": script.code or code}}
-
-
-async def send_json(send: Send, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
-    body = json.dumps(content, separators=(",", ":")).encode()
-    await send(_start(status, "application/json", {**(headers or {}), "content-length": str(len(body))}))
-    await send({"type": "http.response.body", "body": body})
-
-
-def _start(status: int, content_type: str, headers: dict[str, str]) -> Message:
-    pairs = {"content-type": content_type, **headers}.items()
-    return {
-        "type": "http.response.start",
-        "status": status,
-        "headers": [(name.encode(), value.encode()) for name, value in pairs],
-    }
 
 
 def _keys(record: Record) -> set[str | None]:

@@ -30,6 +30,10 @@ _ERRORS = {
     429: ("RESOURCE_EXHAUSTED", "You exceeded your current quota, please check your plan and billing details."),
     503: ("UNAVAILABLE", "The model is overloaded. Please try again later."),
 }
+_REASONS = {
+    "context_too_long": "The input token count (1048577) exceeds the maximum number of tokens allowed (1048576).",
+    "content_policy": "The prompt was blocked due to safety settings.",
+}
 
 
 def fault(body: JSONObject, model: str) -> str:
@@ -55,9 +59,9 @@ def _having(content: JSONObject, name: str) -> list[JSONObject]:
     return [part for part in content.get("parts") or [] if name in part]
 
 
-def error_object(status: int, message: str = "") -> JSONObject:
+def error_object(status: int, message: str = "", reason: str = "") -> JSONObject:
     name, text = _ERRORS.get(status, ("INTERNAL", "An internal error has occurred."))
-    return {"error": {"code": status, "message": message or text, "status": name}}
+    return {"error": {"code": status, "message": message or _REASONS.get(reason, text), "status": name}}
 
 
 def prompt_of(body: JSONObject) -> str:

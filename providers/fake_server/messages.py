@@ -27,6 +27,10 @@ _ERRORS = {
     503: ("overloaded_error", "Overloaded"),
     529: ("overloaded_error", "Overloaded"),
 }
+_REASONS = {
+    "context_too_long": "prompt is too long: 200001 tokens > 200000 maximum",
+    "content_policy": "Output blocked by content filtering policy",
+}
 
 
 def fault(body: JSONObject, version: str | None) -> str:
@@ -72,9 +76,13 @@ def _blocks(message: JSONObject) -> list[JSONObject]:
     return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
 
 
-def error_object(status: int, message: str = "") -> JSONObject:
+def error_object(status: int, message: str = "", reason: str = "") -> JSONObject:
     kind, text = _ERRORS.get(status, ("api_error", "Internal server error"))
-    return {"type": "error", "error": {"type": kind, "message": message or text}, "request_id": "req_fake"}
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": message or _REASONS.get(reason, text)},
+        "request_id": "req_fake",
+    }
 
 
 def prompt_of(body: JSONObject) -> str:

@@ -2,7 +2,7 @@
 
 A script comes from the request's `x-fake-script` header (JSON), from the field `x_fake` of its body (which a gateway
 passes on like any unknown field), from the model's name (`fake-chat+delay_ms:200+tokens:50`), or from
-`POST /_control/scripts`, which queues scripts for the requests that follow.
+`POST /_control/scripts`, which queues scripts for the requests that follow. Rules (`faults`) say what is usual.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     delay_ms: int = 0
     """Before the answer's headers."""
+    jitter_ms: int = 0
+    """Up to so much more, by chance."""
     chunk_delay_ms: int = 0
     """Before each piece of a stream after the first."""
     tokens: int | None = None
@@ -28,12 +30,22 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An error with the body of the dialect: 400, 401, 403, 404, 429, 500, 503, 529, or any other."""
     code: str = ""
     """The error's code, if not the usual one."""
+    error: Literal["", "context_too_long", "content_policy"] = ""
+    """An error for this reason, told as the dialect does; 400 unless `status` says otherwise."""
+    inside_200: bool = False
+    """The error comes as the body of an answer whose status is 200."""
     retry_after: str = ""
     """The header of an error."""
     reset: bool = False
     """Reset the connection before the headers."""
     reset_after: int | None = None
-    """Reset it after so many pieces of a stream."""
+    """Reset it after so many pieces of a stream; 0: after the headers. Other answers: after the headers or in the middle."""
+    truncate_after: int | None = None
+    """End a stream after so many pieces as if that were all. Other answers: close the connection before their end."""
+    malformed_after: int | None = None
+    """Cut the JSON of the piece after so many in half. Other answers: of the whole."""
+    drip: int = 0
+    """Send the answer's body at so many bytes a second."""
     error_after: int | None = None
     """Send an error event after so many pieces of a stream, and end it."""
     stall_after: int | None = None
@@ -65,11 +77,15 @@ class Scripts:
     def clear(self) -> None:
         self._queue.clear()
 
-    def of(self, headers: Mapping[str, str], body: Mapping[str, Any]) -> Script:
-        """Raises msgspec.ValidationError for a script that says what no script can say."""
+    def of(self, headers: Mapping[str, str], body: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> Script:
+        """What a request says of itself goes before what is `usual`.
+
+        Raises:
+            msgspec.ValidationError: the script says what no script can say.
+        """
         if self._queue:
             return self._queue.popleft()
-        told = {**in_model_name(str(body.get("model", ""))), **(body.get("x_fake") or {})}
+        told = {**(usual or {}), **in_model_name(str(body.get("model", ""))), **(body.get("x_fake") or {})}
         if header := headers.get("x-fake-script"):
             told.update(json.loads(header))
         return msgspec.convert(told, Script, strict=False)

@@ -1,4 +1,4 @@
-"""Runs the fake provider on uvicorn, with a way to reset connections."""
+"""Runs the fake provider on uvicorn, with ways to break connections off."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from providers.fake_server.app import FakeProvider
 class _ResettableProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {"fake.reset": self._reset}  # type: ignore[dict-item]
+        self.scope["extensions"] = {"fake.reset": self._reset, "fake.close": self._close}  # type: ignore[dict-item]
 
     def _reset(self) -> None:
         plug = cast("socket.socket", self.transport.get_extra_info("socket"))
         # Without lingering, closing sends a reset and not an orderly end.
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
+
+    def _close(self) -> None:
+        self.transport.close()
 
 
 def make_server(app: FakeProvider, *, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Server:
