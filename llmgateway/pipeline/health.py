@@ -41,6 +41,7 @@ _BLAMES_CREDENTIAL = frozenset({ErrorKind.AUTHENTICATION, ErrorKind.QUOTA_EXHAUS
 
 _trials: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar("trials", default=frozenset())
 """Those that this request has begun. Others that began before a circuit opened end while it is tried."""
+_serials = itertools.count(1)
 
 
 class Sharing(Protocol):
@@ -101,7 +102,6 @@ class Health:
         """Deployments that requests may not be sent to without a closer look. Empty nearly always."""
         self._streaks: dict[str, int] = {}
         """Failures in a row, by provider."""
-        self._serials = itertools.count(1)
         self._trials: dict[int, int] = {}
         """The number of the trial that runs, by deployment."""
         self._waiting: set[asyncio.Future[None]] = set()
@@ -174,7 +174,7 @@ class Health:
         circuit = self._circuits.get(number)
         lease_s = deployment.timeouts.total_s + TRIAL_GRACE_S
         if circuit is not None and self.sharing.may_try(number) and circuit.try_once(self._clock.time(), lease_s):
-            self._trials[number] = serial = next(self._serials)
+            self._trials[number] = serial = next(_serials)
             _trials.set(_trials.get() | {serial})
             self.sharing.trial_began(number)
         return True
