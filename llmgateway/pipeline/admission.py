@@ -41,10 +41,15 @@ class Admission(msgspec.Struct):
 
     @property
     def output_cap(self) -> int | None:
-        """The cap on output that a strict budget pays for; None: the request stays as it is."""
-        granted = self.reservation.granted_pico_usd
+        """The cap on output that a strict budget, or the caller's own largest price, pays for; None: it stays as it is."""
         terms = self.ask.strict[self.ask.candidates.index(self.deployment)]
-        return None if granted is None or terms is None else terms.granted_cap(granted)
+        if terms is None:
+            return None
+        granted = self.reservation.granted_pico_usd
+        paid = None if granted is None else terms.granted_cap(granted)
+        if paid is None or terms.within is None:
+            return terms.within if paid is None else paid
+        return min(paid, terms.within)
 
 
 class AdmissionDesk:

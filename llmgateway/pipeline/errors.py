@@ -7,11 +7,12 @@
     │   └── UnsupportedMediaTypeError 415 unsupported_media_type
     ├── AuthenticationError          401  invalid_api_key
     ├── PermissionDeniedError        403  key_disabled, key_expired, key_not_yet_valid, ip_not_allowed, model_not_allowed,
-    │                                     key_banned
+    │                                     key_banned, tenant_not_allowed
     ├── NotFoundError                404  model_not_found, model_retired, unknown_endpoint
     ├── MethodNotAllowedError        405  method_not_allowed
     ├── RateLimitError               429  rate_limit_exceeded, concurrency_limit_exceeded, request_exceeds_limit
-    ├── BudgetExceededError          402  insufficient_quota (status is a setting), model_not_priced, cost_not_boundable
+    ├── BudgetExceededError          402  insufficient_quota (status is a setting), model_not_priced, cost_not_boundable,
+    │                                     max_cost_exceeded
     ├── NoTargetAvailableError       503  no_healthy_target
     ├── LedgerUnavailableError       503  ledger_unavailable
     ├── LimitsUnavailableError       503  limits_unavailable

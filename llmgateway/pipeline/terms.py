@@ -11,6 +11,7 @@ from llmgateway.pipeline.protocols import StrictHold, TargetTerms, Tokens
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.rules import Rules
 from llmgateway.pipeline.snapshot import AdmissionRules, Deployment, Limit
+from llmgateway.pipeline.spending import affordable_output, unpriced
 from providers.adapters.body import RequestHead, estimate_input_tokens
 from providers.adapters.bounds import Bound, NotBoundableError, bound
 from providers.adapters.types import Operation, Units
@@ -37,6 +38,8 @@ class StrictTerms(msgspec.Struct, frozen=True):
     """The request's own."""
     ceiling: int
     """No cap above it is worth sending."""
+    within: int | None = None
+    """The cap that the caller's own largest price pays for; None: the caller names none."""
 
     def granted_cap(self, granted_pico_usd: int) -> int | None:
         """The cap to send, for the hold that was granted; None: the request's own will do."""
@@ -133,6 +136,8 @@ def _target(
         return _opaque(request, rules, deployment), None
     price = in_force(deployment.prices, now)
     if price is None or (units and not _says_anything_of(price, units)):
+        if request.spending is not None:
+            raise unpriced(deployment)
         if rules.budgets or deployment.budgets:
             raise _unpriced(deployment)
         return TargetTerms(_counted(deployment.limits)), None
@@ -141,9 +146,29 @@ def _target(
         expected += dearest_units(price.units, units)
     expected = min(LARGEST_HOLD, expected)
     if not rules.strict and not (deployment.budgets and any(budget.strict for budget in deployment.budgets)):
-        return TargetTerms(_counted(deployment.limits), deployment.budgets, expected), None
+        terms = _within(request, deployment, price, demand, None) if request.spending is not None else None
+        return TargetTerms(_counted(deployment.limits), deployment.budgets, expected), terms
     hold, terms = _strict(request, deployment, price, settings, units)
+    if request.spending is not None:
+        terms = _within(request, deployment, price, demand, terms)
     return TargetTerms(_counted(deployment.limits), deployment.budgets, expected, hold), terms
+
+
+def _within(
+    request: ModelRequest, deployment: Deployment, price: PriceVersion, demand: Tokens, terms: StrictTerms | None
+) -> StrictTerms | None:
+    """`terms` that also hold to what the caller would pay at most."""
+    spending = request.spending
+    if spending is None:
+        return terms
+    fields = output_cap_fields(request, deployment)
+    cap = request.head.output_cap(fields)
+    output = affordable_output(request, spending, deployment, price, input_tokens=demand.input, own_cap=cap)
+    if output is None or not fields:
+        return terms
+    ceiling = (deployment.max_output_tokens or ADDED_CAP_TOKENS) if cap is None else cap
+    terms = terms or StrictTerms(0, 0, cap, ceiling)
+    return msgspec.structs.replace(terms, within=min(output // request.head.choices, ceiling))
 
 
 def _opaque(request: ModelRequest, rules: Rules, deployment: Deployment) -> TargetTerms:
