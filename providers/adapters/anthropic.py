@@ -14,6 +14,7 @@ _COUNT = "anthropic.count_tokens"
 
 class Anthropic(Adapter):
     name = "anthropic"
+    vendor = "claude"
     trial_model = "claude-haiku-4-5"
     base_url = "https://api.anthropic.com/v1"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})

@@ -29,6 +29,8 @@ class Adapter:
     """Up to and with the version. Empty: every provider row must say its own."""
     provider_name: ClassVar[str] = ""
     """OpenTelemetry's `gen_ai.provider.name`; empty: the same as `name`."""
+    vendor: ClassVar[str] = ""
+    """The word for its models in the simple API, where callers name no model but who made it; empty: there is none."""
     operations: ClassVar[frozenset[Operation]]
     api_key_variables: ClassVar[tuple[str, ...]] = ()
     """Environment variables that hold a key. Empty: `<NAME>_API_KEY`."""

@@ -10,6 +10,7 @@ from providers.adapters.types import Operation
 
 class Mistral(OpenAICompatible):
     name = "mistral"
+    vendor = "mistral"
     trial_model = "mistral-small-latest"
     keeps = frozenset({"files", "fine_tuning"})
     base_url = "https://api.mistral.ai/v1"

@@ -27,6 +27,12 @@ def adapter_names() -> frozenset[str]:
     return frozenset(_adapters())
 
 
+@functools.cache
+def vendors() -> tuple[str, ...]:
+    """The words of the simple API for who makes models, in alphabetical order."""
+    return tuple(sorted({adapter.vendor for adapter in _adapters().values() if adapter.vendor}))
+
+
 def get_adapter(name: str) -> Adapter:
     """The shared instance of the adapter called `name`.
 
