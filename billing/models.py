@@ -221,6 +221,11 @@ class UsageRecord(models.Model):
         COUNTED = "counted", "Counted in the request"
         NONE = "none", "Nothing used"
 
+    class Cache(models.TextChoices):
+        HIT = "hit", "Kept answer"
+        SEMANTIC = "semantic", "Kept answer of a similar question"
+        MISS = "miss", "No kept answer"
+
     id = models.CharField(primary_key=True, max_length=40)
     day = models.DateField()
     started_at = models.DateTimeField()
@@ -299,6 +304,22 @@ class UsageRecord(models.Model):
         default=0, help_text="Input tokens as they were estimated before the request was sent; 0: not known."
     )
     input_bytes = models.BigIntegerField(default=0, help_text="Size of the body; 0: not known.")
+    cache = models.CharField(
+        max_length=8,
+        choices=Cache.choices,
+        blank=True,
+        default="",
+        help_text="Whether a kept answer served. Empty: none was looked for.",
+    )
+    saved_pico_usd = models.BigIntegerField(
+        "saved", default=0, help_text="What it would have cost without the kept answer."
+    )
+    mirror_of = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        help_text="The request that this mirrors. Its answer went to nobody.",
+    )
 
     class Meta:
         ordering = ("-started_at", "-id")

@@ -258,6 +258,16 @@ class Conf:
         "The share of a wait before a retry that is left to chance: `full`, or a fraction from 0 to 1. Unset: the settings "
         "row, `full`.",
     )  # fmt: skip
+    cache_enabled = Setting(
+        "CACHE_ENABLED",
+        optional(boolean),
+        None,
+        "The one switch of all caches of answers. Unset: the settings row, off.",
+    )
+    cache_ttl = Setting(
+        "CACHE_TTL", optional(between(1, 31_536_000)), None,
+        "Seconds for which an answer is kept where neither alias nor request say. Unset: the settings row, 300.",
+    )  # fmt: skip
     journal_fsync = Setting(
         "JOURNAL_FSYNC", one_of("interval", "always", "never"), "interval",
         "When the usage journal is forced to disk: every 100 ms, before each answer, or never.",

@@ -12,16 +12,10 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
-from django.db.models import Q
 
 from llmgateway.rate_limits import RateLimit
-from llmgateway.validators import (
-    validate_name,
-    validate_names,
-    validate_networks,
-    validate_shares,
-    validate_time_zone,
-)
+from llmgateway.settings_model import GatewaySettings
+from llmgateway.validators import validate_name, validate_names, validate_networks, validate_time_zone
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -137,6 +131,24 @@ class ApiKey(Named):
         validators=[validate_networks],
         help_text="Addresses and networks of this key alone. With neither these nor network lists: from anywhere.",
     )
+    priority = models.SmallIntegerField(
+        default=0,
+        validators=[MinValueValidator(-100), MaxValueValidator(100)],
+        help_text="When requests must wait for their turn, those of higher priority go first. From -100 to 100.",
+    )
+    may_bypass_health = models.BooleanField(
+        "may bypass health",
+        default=False,
+        help_text="Its requests may ask to be sent to deployments that are left alone because they fail; for staff.",
+    )
+    tenants = models.ManyToManyField(
+        Team,
+        through="KeyTenant",
+        related_name="tenant_keys",
+        blank=True,
+        help_text="Other teams that it may act for. Their limits and budgets then count in place of its own team's; "
+        "those of the key itself always do.",
+    )
     enabled = models.BooleanField(
         default=True, help_text="A disabled key answers 403 `key_disabled` and can be enabled again."
     )
@@ -179,6 +191,20 @@ class KeyNetwork(models.Model):
         return str(self.network_list)
 
 
+class KeyTenant(models.Model):
+    """Lets a key act for a team besides its own."""
+
+    key = models.ForeignKey(ApiKey, on_delete=models.CASCADE, related_name="key_tenants")
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="key_tenants")
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("key", "team"), name="one_tenant_per_key"),)
+        verbose_name = "tenant"
+
+    def __str__(self) -> str:
+        return str(self.team)
+
+
 class AuthSource(models.Model):
     """A place where keys are looked up. Sources are asked in order of `position`; the first that knows the key decides."""
 
@@ -206,116 +232,6 @@ class AuthSource(models.Model):
     def clean(self) -> None:
         if self.kind == self.Kind.STATIC_FILE and not self.path:
             raise ValidationError({"path": "A static file source needs the path of its file."})
-
-
-_PER_TOKEN = (MinValueValidator(0.1), MaxValueValidator(1000))
-
-
-def _default_price(label: str, *, at_most: int, too_much: str) -> models.BigIntegerField[int | None, int | None]:
-    """In pico-dollars, bounded like a price of a model's own."""
-    validators = [MinValueValidator(0), MaxValueValidator(at_most, too_much)]
-    return models.BigIntegerField(label, null=True, blank=True, validators=validators)
-
-
-class GatewaySettings(models.Model):
-    """The one row of settings that may change while the gateway runs. Environment variables win over it."""
-
-    class QuotaStatus(models.IntegerChoices):
-        PAYMENT_REQUIRED = 402, "402 Payment Required"
-        FORBIDDEN = 403, "403 Forbidden"
-        TOO_MANY_REQUESTS = 429, "429 Too Many Requests"
-
-    request_body_limit_mb = models.PositiveIntegerField("request body limit (MB)", default=32)
-    foreign_keys = models.BooleanField(
-        "callers may bring their own keys",
-        default=False,
-        help_text="Below the names of providers, a key that is not the gateway's is sent on as the provider's. Such calls "
-        "count for everyone's limits, are recorded by the key's digest, and cost nothing here.",
-    )
-    retry_attempts = models.PositiveSmallIntegerField("retries", default=2, help_text="0 switches retries off.")
-    retry_initial_ms = models.PositiveIntegerField("first wait (ms)", default=250)
-    retry_max_ms = models.PositiveIntegerField("longest wait (ms)", default=8000)
-    retry_factor = models.FloatField(
-        "factor of waits",
-        default=2,
-        validators=[MinValueValidator(1), MaxValueValidator(10)],
-        help_text="How many times longer each wait is than the one before.",
-    )
-    retry_jitter = models.FloatField(
-        "jitter of waits",
-        default=1,
-        validators=[MinValueValidator(0), MaxValueValidator(1)],
-        help_text="The share of a wait that is left to chance, so that callers do not come back all at once: 1 is full jitter, 0 none.",
-    )
-    hold_wait_ms = models.PositiveIntegerField(
-        "wait for holds (ms)",
-        default=200,
-        validators=[MaxValueValidator(60_000)],
-        help_text="How long a request that does not fit a strict budget waits for others to return what they hold.",
-    )
-    strict_min_output_tokens = models.PositiveIntegerField(
-        "smallest lowered output cap",
-        default=256,
-        validators=[MinValueValidator(1)],
-        help_text="A strict budget never lowers a request's output cap below this many tokens; it refuses instead.",
-    )
-    absent_cap_share = models.PositiveIntegerField(
-        "share of a request without a cap",
-        default=16,
-        validators=[MinValueValidator(1), MaxValueValidator(1_000_000)],
-        help_text="It holds at most this part of what remains of a strict budget: 16 means one sixteenth.",
-    )
-    quota_status = models.PositiveSmallIntegerField(
-        "status of an exhausted quota",
-        choices=QuotaStatus.choices,
-        default=QuotaStatus.PAYMENT_REQUIRED,
-        help_text="What a request gets whose budget or token quota is used up.",
-    )
-    default_input_price = _default_price(
-        "default price of input",
-        at_most=10**9,
-        too_much="More than $1,000 per million tokens is surely a slip; check the unit.",
-    )
-    default_output_price = _default_price(
-        "default price of output",
-        at_most=10**9,
-        too_much="More than $1,000 per million tokens is surely a slip; check the unit.",
-    )
-    default_request_price = _default_price(
-        "default price of a request", at_most=1_000 * 10**12, too_much="More than $1,000 per request is surely a slip."
-    )
-    max_sample_bytes = models.PositiveIntegerField(
-        "text counted in characters (bytes)",
-        default=20_000,
-        help_text="Tokens of this much text are estimated from characters; of what is above, from bytes.",
-    )
-    bytes_per_token = models.FloatField(default=4, validators=_PER_TOKEN)
-    chars_per_token = models.FloatField("characters per token", default=4, validators=_PER_TOKEN)
-    chars_per_token_by_provider = models.JSONField(
-        "characters per token by adapter",
-        default=dict,
-        blank=True,
-        validators=[validate_shares],
-        help_text="In place of what is usual for an adapter's models, by the adapter's name.",
-    )
-
-    class Meta:
-        verbose_name = verbose_name_plural = "settings"
-        constraints = (models.CheckConstraint(condition=Q(id=1), name="one_settings_row"),)
-
-    def __str__(self) -> str:
-        return "Settings"
-
-    def clean(self) -> None:
-        """A default price is whole: what was left out of it would be free."""
-        names = ("default_input_price", "default_output_price")
-        if any(getattr(self, name) is not None for name in (*names, "default_request_price")):
-            missing = [name for name in names if getattr(self, name) is None]
-            if missing:
-                message = (
-                    "A default price says what input and output cost: write both (0 is possible), or clear all three."
-                )
-                raise ValidationError(dict.fromkeys(missing, message))
 
 
 class BannedKey(models.Model):
@@ -365,6 +281,7 @@ __all__ = [
     "ConfigChange",
     "GatewaySettings",
     "KeyNetwork",
+    "KeyTenant",
     "Membership",
     "NetworkList",
     "RateLimit",

@@ -10,13 +10,15 @@ from django.db import models
 
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD
 from llmgateway.models import Named
-from llmgateway.validators import validate_name
+from llmgateway.validators import validate_finite, validate_name
+from providers.alias_models import AliasFallback, AliasRule, AliasTarget, ModelAlias
 from providers.secret_values import decrypt, encrypt, resolve_reference
 from providers.validators import (
     validate_adapter,
     validate_base_url,
     validate_credential_secret,
     validate_modalities,
+    validate_probe_path,
 )
 
 if TYPE_CHECKING:
@@ -144,6 +146,40 @@ class Deployment(Named):
         help_text="What a strict budget holds for requests whose cost has no other bound, such as those with images by "
         "address. Empty: strict budgets refuse them.",
     )
+    probe_enabled = models.BooleanField(
+        "asked whether it is well",
+        default=False,
+        help_text="From time to time, whether or not there are requests. One that is not well gets none.",
+    )
+    probe_path = models.CharField(
+        "address of the probe",
+        max_length=200,
+        default="/models",
+        validators=[validate_probe_path],
+        help_text="Below the provider's base URL. Any answer but an error counts.",
+    )
+    probe_interval_s = models.FloatField(
+        "every", default=10, validators=[validate_finite, MinValueValidator(1), MaxValueValidator(86_400)]
+    )
+    probe_timeout_s = models.FloatField(
+        "patience", default=5, validators=[validate_finite, MinValueValidator(0.1), MaxValueValidator(600)]
+    )
+    probe_unhealthy_after = models.PositiveSmallIntegerField(
+        "out after",
+        default=3,
+        validators=[MinValueValidator(1), MaxValueValidator(1000)],
+        help_text="Failures in a row that take it out.",
+    )
+    probe_healthy_after = models.PositiveSmallIntegerField(
+        "back after",
+        default=2,
+        validators=[MinValueValidator(1), MaxValueValidator(1000)],
+        help_text="Successes in a row that put it back.",
+    )
+    draining = models.BooleanField(
+        default=False,
+        help_text="What runs goes on, nothing new is sent here. Unlike a switched off one it stays in sight.",
+    )
     enabled = models.BooleanField(default=True)
 
     class Meta:
@@ -152,46 +188,6 @@ class Deployment(Named):
     def clean(self) -> None:
         if self.credential is not None and self.credential.provider_id != self.provider_id:
             raise ValidationError({"credential": f"Choose a credential of {self.provider}."})
-
-
-class ModelAlias(Named):
-    """A model name that applications call, and the deployments that may answer."""
-
-    class Strategy(models.TextChoices):
-        WEIGHTED = "weighted", "Weighted"
-        PRIORITY = "priority", "Priority (in order)"
-
-    strategy = models.CharField(max_length=16, choices=Strategy.choices, default=Strategy.WEIGHTED)
-    enabled = models.BooleanField(default=True)
-    retires_at = models.DateTimeField(
-        null=True,
-        blank=True,
-        help_text="From then on calls are answered 404 `model_retired`. Until then answers announce it in their headers.",
-    )
-    replacement = models.CharField(
-        max_length=200,
-        blank=True,
-        default="",
-        validators=[validate_name],
-        help_text="The model that applications should call in its place; named in those answers.",
-    )
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    if TYPE_CHECKING:
-        targets: RelatedManager[AliasTarget]
-        limits: RelatedManager[RateLimit]
-        budgets: RelatedManager[Budget]
-
-    class Meta:
-        ordering = ("name",)
-        verbose_name = "model alias"
-        verbose_name_plural = "model aliases"
-
-    def clean(self) -> None:
-        if self.replacement and self.replacement == self.name:
-            raise ValidationError({"replacement": "A model cannot replace itself; name another one."})
-        if self.replacement and self.retires_at is None:
-            raise ValidationError({"retires_at": "Say when the model retires, or clear its replacement."})
 
 
 class CatalogueEntry(models.Model):
@@ -232,17 +228,13 @@ class CatalogueEntry(models.Model):
             raise ValidationError({"max_output_tokens": "It cannot say more than its context window holds."})
 
 
-class AliasTarget(models.Model):
-    """One deployment that may answer for an alias."""
-
-    alias = models.ForeignKey(ModelAlias, on_delete=models.CASCADE, related_name="targets")
-    deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="alias_targets")
-    weight = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1), MaxValueValidator(10_000)])
-    position = models.PositiveSmallIntegerField(default=0)
-
-    class Meta:
-        ordering = ("position", "id")
-        constraints = (models.UniqueConstraint(fields=("alias", "deployment"), name="one_target_per_deployment"),)
-
-    def __str__(self) -> str:
-        return f"{self.deployment} × {self.weight}"
+__all__ = [
+    "AliasFallback",
+    "AliasRule",
+    "AliasTarget",
+    "CatalogueEntry",
+    "Credential",
+    "Deployment",
+    "ModelAlias",
+    "Provider",
+]

@@ -83,3 +83,31 @@ def validate_modalities(values: object) -> None:
         raise ValidationError(f"Write a list of {', '.join(MODALITIES)}.", code="invalid_modalities")
     if len(set(values)) != len(values):
         raise ValidationError("Name each kind once.", code="invalid_modalities")
+
+
+DECIDED_ELSEWHERE = frozenset({"model", "messages", "stream"})
+"""Fields of a request that no alias sets: routing and the caller decide them."""
+
+
+def validate_parameters(value: object) -> None:
+    """Fields of request bodies with their values: `{"temperature": 0.2}`."""
+    if not isinstance(value, dict):
+        raise ValidationError(
+            'Write fields with their values, such as {"temperature": 0.2}.', code="invalid_parameters"
+        )
+    for name in DECIDED_ELSEWHERE.intersection(value):
+        raise ValidationError(
+            "%(name)s cannot be set here: the caller and the targets decide it. Leave it out.",
+            code="invalid_parameters",
+            params={"name": name},
+        )
+
+
+def validate_probe_path(value: str) -> None:
+    """The rest of an address, from the slash on."""
+    if not re.fullmatch(r"/[\x21-\x7e]*", value) or "#" in value or value.startswith("//"):
+        raise ValidationError(
+            "%(value)s is not an address below the base URL; write one such as /models.",
+            code="invalid_path",
+            params={"value": value},
+        )

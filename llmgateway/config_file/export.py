@@ -179,7 +179,7 @@ def _deployment(row: Deployment) -> Object:
 
 
 def _alias(row: ModelAlias) -> Object:
-    targets = [{"deployment": target.deployment.name, "weight": target.weight} for target in row.targets.all()]
+    targets = [{"deployment": target.leads_to, "weight": target.weight} for target in row.targets.all()]
     return _said(
         {
             "strategy": row.strategy,

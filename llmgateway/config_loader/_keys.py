@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from msgspec import structs
 
 from llmgateway.config_loader._budgets import load_budgets
 from llmgateway.config_loader._limits import load_limits
 from llmgateway.config_loader._networks import NetworkCompiler, load_network_lists, load_ties
-from llmgateway.config_loader._quotas import Quotas, TeamFacts, load_teams
+from llmgateway.config_loader._quotas import Quotas, TeamFacts, is_own, load_teams
 from llmgateway.config_loader._values import as_number, as_text, epoch, in_slices, text_set, texts
-from llmgateway.models import ApiKey
+from llmgateway.models import ApiKey, KeyTenant
 from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, Limit, Snapshot
 
 NOTHING = Snapshot()
@@ -30,6 +32,8 @@ COLUMNS = (
     as_number("enabled"),
     as_text("starts_at"),
     as_text("expires_at"),
+    "priority",
+    as_number("may_bypass_health"),
 )
 
 
@@ -43,6 +47,8 @@ class AccessRules:
     networks: NetworkCompiler
     ties: dict[int, tuple[int, ...]]
     """The network lists of each key."""
+    tenants: dict[int, tuple[int, ...]]
+    """The further teams that each key may act for."""
 
     def all_budgets(self) -> dict[int, BudgetRule]:
         """To be asked before keys take theirs."""
@@ -65,6 +71,7 @@ def load_rules(
         budgets=load_budgets(problems, teams, key_ids, before=before.budgets, pause=pause),
         networks=NetworkCompiler(load_network_lists(problems)),
         ties=load_ties(key_ids, pause=pause),
+        tenants=_load_tenants(key_ids, pause),
     )
 
 
@@ -110,6 +117,8 @@ def _add_key(
         enabled,
         starts_at,
         expires_at,
+        priority,
+        may_bypass_health,
     ) = row
     team = rules.teams.get(team_id)
     if team is None:
@@ -128,12 +137,47 @@ def _add_key(
         rules.limits.taken_by(key_id, team_id),
         rules.budgets.taken_by(key_id, team_id),
         user_id,
+        priority,
+        bool(may_bypass_health),
     )
+    tenants = rules.tenants.get(key_id)
+    if tenants:
+        key = acting_too(key, tenants, rules)
     if previous_digest and previous_valid_until:
         earlier = _digest(previous_digest)
         keys.setdefault(earlier, _known(before, earlier, KeyDigest(key, epoch(previous_valid_until))))
     newest = _digest(digest)
     keys[newest] = _known(before, newest, KeyDigest(key))
+
+
+def _load_tenants(key_ids: Collection[int] | None, pause: Callable[[], None]) -> dict[int, tuple[int, ...]]:
+    rows = KeyTenant.objects.order_by("key_id", "team__name")
+    if key_ids is not None:
+        rows = rows.filter(key_id__in=key_ids)
+    tenants: dict[int, tuple[int, ...]] = {}
+    for key_id, team_id in in_slices(rows.values_list("key_id", "team_id"), pause):
+        tenants[key_id] = (*tenants.get(key_id, ()), team_id)
+    return tenants
+
+
+def acting_too(key: Key, team_ids: Iterable[int], rules: AccessRules) -> Key:
+    """The key with itself as each of these other teams: its own rules, that team's and everyone's. Its own rules stay
+    the same ones, in its own team's time, so that whoever it acts for they count together."""
+    limits = tuple(rule for rule in key.limits if is_own(rule))
+    budgets = tuple(rule for rule in key.budgets if is_own(rule))
+    tenants = tuple(
+        structs.replace(
+            key,
+            team_id=team_id,
+            team_name=team.name,
+            limits=rules.limits.joined(limits, team_id),
+            budgets=rules.budgets.joined(budgets, team_id),
+            tenants=(),
+        )
+        for team_id in team_ids
+        if team_id != key.team_id and (team := rules.teams.get(team_id)) is not None
+    )
+    return structs.replace(key, tenants=tenants)
 
 
 def _known(before: Mapping[bytes, KeyDigest], digest: bytes, entry: KeyDigest) -> KeyDigest:

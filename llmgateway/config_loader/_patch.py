@@ -17,7 +17,7 @@ from llmgateway import conf as conf_module
 from llmgateway.conf import Conf
 from llmgateway.config_loader._foreign import load_foreign
 from llmgateway.config_loader._garbage import keep, no_collection
-from llmgateway.config_loader._keys import AccessRules, load_keys, load_rules
+from llmgateway.config_loader._keys import AccessRules, acting_too, load_keys, load_rules
 from llmgateway.config_loader._limits import CALENDAR
 from llmgateway.config_loader._load import (
     PEPPER,
@@ -28,7 +28,7 @@ from llmgateway.config_loader._load import (
     pepper_problems,
 )
 from llmgateway.config_loader._networks import KeyNetworks
-from llmgateway.config_loader._quotas import PLACES, Quotas, T, is_of_place, is_own, owner_of
+from llmgateway.config_loader._quotas import PLACES, is_of_place, is_own, owner_of
 from llmgateway.config_loader._reading import one_view
 from llmgateway.config_loader._routing import load_routing
 from llmgateway.config_loader._settings import load_settings
@@ -44,9 +44,11 @@ FILE = "file"
 
 ROUTING_TABLES = frozenset({
     "providers_provider", "providers_credential", "providers_deployment", "providers_modelalias",
-    "providers_aliastarget", "providers_catalogueentry", "billing_price", "llmgateway_gatewaysettings",
+    "providers_aliastarget", "providers_aliasfallback", "providers_aliasrule", "providers_catalogueentry",
+    "billing_price", "llmgateway_gatewaysettings",
 })  # fmt: skip
 """Settings are among them, for deployments know how tokens are estimated."""
+KEY_TIES = frozenset({"llmgateway_keynetwork", "llmgateway_keytenant"})
 QUOTA_TABLES = frozenset({"llmgateway_ratelimit", "billing_budget", "billing_budgetcredit"})
 
 
@@ -99,7 +101,7 @@ class _Plan:
             self.teams.add(_number(change.row_id))
         elif change.table == "llmgateway_networklist":
             self.lists.add(_number(change.row_id))
-        elif change.table == "llmgateway_keynetwork" or change.table in QUOTA_TABLES:
+        elif change.table in KEY_TIES or change.table in QUOTA_TABLES:
             self.add_owner(change.owner)
         else:
             raise _UnclearChangeError(change.table)
@@ -201,6 +203,10 @@ class _Patch:
             request_body_limit=settings.request_body_limit,
             retries=settings.retries,
             admission=settings.admission,
+            circuit=settings.circuit,
+            load=settings.load,
+            cache=settings.cache,
+            vendor_models=settings.vendor_models,
             budgets={row_id: rule for row_id, rule in new.budgets.items() if not is_of_place(rule)} | routing.budgets,
             watched_files=(*files_of(new.sources), *routing.files),
         )
@@ -258,11 +264,13 @@ class _Patch:
 
     def _refreshed(self, key: Key, rules: AccessRules) -> Key | None:
         """The key with what its team, its network lists and everyone's rules say now; None if its team is gone."""
-        if self._plan.everyone or key.team_id in self._plan.teams:
+        if self._plan.everyone or key.team_id in self._plan.teams or self._concerns_tenants(key):
             team = rules.teams.get(key.team_id)
             if team is None:
                 return None
             # Not replace(): it takes four times as long, and this may run for every key there is.
+            own_limits, own_budgets = _own_limits(key, team.time_zone), _own_budgets(key, team.time_zone)
+            tenants = key.tenants
             key = Key(
                 key.id,
                 key.public_id,
@@ -274,14 +282,23 @@ class _Patch:
                 key.expires_at,
                 key.models,
                 key.networks,
-                _joined(_own_limits(key, team.time_zone), rules.limits, key.team_id),
-                _joined(_own_budgets(key, team.time_zone), rules.budgets, key.team_id),
+                rules.limits.joined(own_limits, key.team_id),
+                rules.budgets.joined(own_budgets, key.team_id),
                 key.user_id,
+                key.priority,
+                key.may_bypass_health,
             )
+            if tenants:
+                key = acting_too(key, [tenant.team_id for tenant in tenants], rules)
         networks = key.networks
         if isinstance(networks, KeyNetworks) and not self._plan.lists.isdisjoint(networks.lists):
-            key = structs.replace(key, networks=rules.networks.compile(networks.lists, networks.own))
+            compiled = rules.networks.compile(networks.lists, networks.own)
+            tenants = tuple(structs.replace(tenant, networks=compiled) for tenant in key.tenants)
+            key = structs.replace(key, networks=compiled, tenants=tenants)
         return key
+
+    def _concerns_tenants(self, key: Key) -> bool:
+        return bool(key.tenants) and any(tenant.team_id in self._plan.teams for tenant in key.tenants)
 
     def _all_problems(self, changed_rows: set[tuple[str, str]]) -> tuple[ConfigProblem, ...]:
         """Those of rows that were not read again, and those found now."""
@@ -297,11 +314,6 @@ class _Patch:
         if problem.table == "llmgateway_apikey":
             return bool(plan.keys) if problem.name.startswith(PEPPER) else _is_among(problem.row_id, plan.keys)
         return (problem.table, problem.row_id) in changed_rows
-
-
-def _joined(own: tuple[T, ...], quotas: Quotas[T], team_id: int) -> tuple[T, ...]:
-    shared = quotas.shared(team_id)
-    return own + shared if own else shared
 
 
 def _own_limits(key: Key, time_zone: str) -> tuple[Limit, ...]:

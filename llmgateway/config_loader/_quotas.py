@@ -61,7 +61,10 @@ class Quotas(Generic[T]):
     def taken_by(self, key_id: int, team_id: int) -> tuple[T, ...]:
         """Everything that binds a key. Asked once of each: its own are let go of, for to free a hundred thousand groups
         at once in the end would stop every thread."""
-        own = self.by_key.pop(key_id, None)
+        return self.joined(self.by_key.pop(key_id, ()), team_id)
+
+    def joined(self, own: tuple[T, ...], team_id: int) -> tuple[T, ...]:
+        """A key's own, and what binds it as one of the team."""
         shared = self.shared(team_id)
         return own + shared if own else shared
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,27 +11,26 @@ from django.core.exceptions import ImproperlyConfigured
 from billing.models import TOKEN_BUCKETS, Price
 from billing.pricing import PriceVersion
 from billing.unit_prices import unit_prices
+from llmgateway.config_loader._aliases import PlaceRules, load_aliases
 from llmgateway.config_loader._budgets import load_place_budgets
 from llmgateway.config_loader._catalogue import Catalogue, load_catalogue
 from llmgateway.config_loader._limits import load_place_limits
-from llmgateway.config_loader._quotas import PlaceQuotas
 from llmgateway.config_loader._settings import LiveSettings
-from llmgateway.config_loader._values import as_text, epoch
+from llmgateway.config_loader._values import as_text, bounded, epoch
+from llmgateway.pipeline.route_rules import Probe
 from llmgateway.pipeline.snapshot import (
     Alias,
     BudgetRule,
     Capabilities,
     ConfigProblem,
     Deployment,
-    Limit,
-    Target,
     Timeouts,
 )
 from providers.adapters.base import Adapter
 from providers.adapters.errors import UnknownAdapterError
 from providers.adapters.registry import get_adapter
 from providers.adapters.types import Headers, Signer
-from providers.models import AliasTarget, Credential, ModelAlias, Provider
+from providers.models import Credential, Provider
 from providers.models import Deployment as DeploymentRow
 
 PRICE_COLUMNS = ("id", "provider_id", "model", "request", "units", *TOKEN_BUCKETS)
@@ -49,14 +47,6 @@ class Routing:
     """Files that credentials refer to."""
     budgets: dict[int, BudgetRule]
     """Of all providers, deployments and aliases, those too that are switched off."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    """Limits and budgets of providers, deployments and aliases."""
-
-    limits: PlaceQuotas[Limit]
-    budgets: PlaceQuotas[BudgetRule]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +68,12 @@ class _Secret:
 def load_routing(problems: list[ConfigProblem], settings: LiveSettings) -> Routing:
     providers = _load_providers(problems)
     secrets = _load_secrets(problems)
-    rules = _Rules(load_place_limits(problems), load_place_budgets(problems))
+    rules = PlaceRules(load_place_limits(problems), load_place_budgets(problems))
     prices, catalogue = _load_prices(problems), load_catalogue(problems)
     loader = _DeploymentLoader(providers, secrets, prices, rules, settings, catalogue)
     deployments = loader.load(problems)
     return Routing(
-        aliases=_load_aliases(deployments, rules, problems),
+        aliases=load_aliases(deployments, rules, problems),
         deployments=tuple(sorted(deployments.values(), key=lambda each: each.name)),
         providers=tuple(sorted(provider.name for provider in providers.values())),
         files=tuple(sorted({secret.file for secret in secrets.values() if secret.file})),
@@ -188,7 +178,7 @@ class _DeploymentLoader:
     providers: dict[int, _ReadyProvider]
     secrets: dict[int, _Secret]
     prices: Prices
-    rules: _Rules
+    rules: PlaceRules
     settings: LiveSettings
     catalogue: Catalogue
 
@@ -225,12 +215,26 @@ class _DeploymentLoader:
             drain_s=row.drain_s,
             problem=authentication.problem,
             capabilities=capabilities,
+            probe=_probe(row) if row.probe_enabled else None,
+            draining=row.draining,
         )
 
     def _prices(self, row: DeploymentRow) -> tuple[PriceVersion, ...]:
         own = self.prices.get((row.provider_id, row.model), ())
         default = self.settings.default_price
         return own if default is None else (default, *own)
+
+
+def _probe(row: DeploymentRow) -> Probe:
+    """A row that was written past every check must not make us ask without a pause."""
+    usual = Probe()
+    return Probe(
+        row.probe_path,
+        bounded(row.probe_interval_s, 1, 86_400, otherwise=usual.interval_s),
+        bounded(row.probe_timeout_s, 0.1, 600, otherwise=usual.timeout_s),
+        max(1, row.probe_unhealthy_after),
+        max(1, row.probe_healthy_after),
+    )
 
 
 class _Authentication(NamedTuple):
@@ -256,49 +260,3 @@ def _authentication(
             problem = f"The credential of {row.name} is not one that {provider.adapter.name} takes; enter it again."
     problems.append(ConfigProblem("providers_deployment", str(row.pk), f"deployment {row.name}", problem))
     return _Authentication(problem=problem)
-
-
-def _load_aliases(deployments: dict[int, Deployment], rules: _Rules, problems: list[ConfigProblem]) -> dict[str, Alias]:
-    targets: dict[int, list[Target]] = {}
-    for row in AliasTarget.objects.order_by("position", "id"):
-        deployment = deployments.get(row.deployment_id)
-        if deployment is not None:
-            targets.setdefault(row.alias_id, []).append(Target(deployment, row.weight))
-    aliases = {}
-    columns = ("id", "name", "strategy", "replacement", as_text("created_at"), as_text("retires_at"))
-    for alias_id, name, strategy, replacement, created_at, retires_at in ModelAlias.objects.filter(
-        enabled=True
-    ).values_list(*columns):
-        owner = f"alias:{alias_id}"
-        aliases[name] = Alias(
-            id=alias_id,
-            name=name,
-            created=_created(created_at, alias_id, name, problems),
-            strategy=strategy,
-            targets=tuple(targets.get(alias_id, ())),
-            limits=rules.limits.all_of(owner),
-            budgets=rules.budgets.all_of(owner),
-            retires_at=_retires(retires_at, alias_id, name, problems),
-            replacement=replacement,
-        )
-    return aliases
-
-
-def _retires(text: str | None, alias_id: int, name: str, problems: list[ConfigProblem]) -> float | None:
-    """A date that cannot be read is long past: what was meant to end must not go on unnoticed."""
-    try:
-        moment = epoch(text)
-    except (ValueError, OverflowError):
-        message = "the moment of its retirement cannot be read, so it counts as retired; enter it again."
-        problems.append(ConfigProblem("providers_modelalias", str(alias_id), f"alias {name}", message))
-        return 0.0
-    return None if moment == math.inf else moment
-
-
-def _created(text: str, alias_id: int, name: str, problems: list[ConfigProblem]) -> int:
-    try:
-        return int(epoch(text) or 0)
-    except (ValueError, OverflowError):
-        message = "the moment of its creation cannot be read and is shown as 1970; requests are not affected."
-        problems.append(ConfigProblem("providers_modelalias", str(alias_id), f"alias {name}", message))
-        return 0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TypeVar
 
 from billing.pricing import PriceVersion, default_price
 from llmgateway.conf import Conf
-from llmgateway.config_loader._values import as_text
+from llmgateway.config_loader._values import as_text, bounded, fields_of
 from llmgateway.models import GatewaySettings
+from llmgateway.pipeline.route_rules import CacheSettings, CircuitRules, LoadRules
 from llmgateway.pipeline.snapshot import AdmissionRules, ConfigProblem, Estimation, Retries
 from providers.adapters.registry import usual_chars_per_token
 
@@ -42,10 +42,17 @@ class LiveSettings:
     estimation: EstimationSettings
     default_price: PriceVersion | None
     """Of models without a price of their own; None: they are unpriced."""
+    circuit: CircuitRules
+    load: LoadRules
+    cache: CacheSettings
+    vendor_models: dict[str, str]
 
 
 def load_settings(conf: Conf, problems: list[ConfigProblem]) -> LiveSettings:
-    row = GatewaySettings.objects.defer("chars_per_token_by_provider").filter(pk=1).first() or GatewaySettings()
+    row = (
+        GatewaySettings.objects.defer("chars_per_token_by_provider", "vendor_models").filter(pk=1).first()
+        or GatewaySettings()
+    )
     return LiveSettings(
         request_body_limit=_first(conf.request_body_limit_mb, row.request_body_limit_mb) * 2**20,
         retries=Retries(
@@ -64,6 +71,28 @@ def load_settings(conf: Conf, problems: list[ConfigProblem]) -> LiveSettings:
         ),
         estimation=_estimation(row, problems),
         default_price=_default_price(row),
+        circuit=_circuit(row),
+        load=LoadRules(
+            row.max_in_flight, row.max_queued, bounded(row.queue_wait_s, 0, 3_600, otherwise=LoadRules().queue_wait_s)
+        ),
+        cache=CacheSettings(
+            row.cache_enabled if conf.cache_enabled is None else conf.cache_enabled,
+            bounded(_first(conf.cache_ttl, row.cache_ttl_s), 1, 31_536_000, otherwise=CacheSettings().ttl_s),
+            max(1, row.cache_max_mb),
+            row.cache_generation,
+        ),
+        vendor_models=_vendor_models(problems),
+    )
+
+
+def _circuit(row: GatewaySettings) -> CircuitRules:
+    usual = CircuitRules()
+    return CircuitRules(
+        row.circuit_mode if row.circuit_mode in GatewaySettings.CircuitMode.values else usual.mode,
+        max(1, row.circuit_failures),
+        bounded(row.circuit_window_s, 1, 86_400, otherwise=usual.window_s),
+        bounded(row.circuit_open_s, 0.1, 86_400, otherwise=usual.open_s),
+        bounded(row.circuit_wait_s, 0, 600, otherwise=usual.wait_s),
     )
 
 
@@ -92,12 +121,22 @@ def _estimation(row: GatewaySettings, problems: list[ConfigProblem]) -> Estimati
 
 
 def _chars_by_adapter(problems: list[ConfigProblem]) -> dict[str, float]:
-    stored = GatewaySettings.objects.filter(pk=1).values_list(as_text("chars_per_token_by_provider"), flat=True).first()
+    numbers = _object("chars_per_token_by_provider", "characters per token by adapter", problems)
+    return {name: _ratio(number, Estimation().chars_per_token) for name, number in numbers.items()}
+
+
+def _vendor_models(problems: list[ConfigProblem]) -> dict[str, str]:
+    aliases = _object("vendor_models", "models of vendors", problems)
+    return {name: alias for name, alias in aliases.items() if isinstance(alias, str)}
+
+
+def _object(column: str, label: str, problems: list[ConfigProblem]) -> dict[str, object]:
+    """A column of the row that holds an object."""
+    stored = GatewaySettings.objects.filter(pk=1).values_list(as_text(column), flat=True).first()
     try:
-        numbers = {} if stored is None else json.loads(stored)
-        return {name: _ratio(number, Estimation().chars_per_token) for name, number in numbers.items()}
-    except (ValueError, AttributeError):
-        message = "characters per token by adapter cannot be read and do not count; save the settings again."
+        return {} if stored is None else fields_of(stored)
+    except ValueError:
+        message = f"{label} cannot be read and do not count; save the settings again."
         problems.append(ConfigProblem(TABLE, "1", "settings", message))
         return {}
 

@@ -6,6 +6,7 @@ Columns that a converter could choke on are selected as text: one broken row mus
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -49,6 +50,13 @@ def as_number(column: str) -> Cast:
     return Cast(column, _PlainNumber())
 
 
+def bounded(value: object, least: float, most: float, *, otherwise: float) -> float:
+    """A number between two bounds, whatever was written past every check."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        return otherwise
+    return min(most, max(least, value))
+
+
 _shared: dict[Any, Any] = {}
 MOST_SHARED = 20_000
 
@@ -87,6 +95,18 @@ def texts(text: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError("expected a list of texts")
     return tuple(values)
+
+
+def fields_of(text: str) -> dict[str, Any]:
+    """What a JSON column holds that holds an object.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError("expected an object")  # noqa: TRY004  # As for what is no JSON at all.
+    return fields
 
 
 @lru_cache(maxsize=65_536)

@@ -29,18 +29,29 @@ class CapabilitiesSerializer(serializers.ModelSerializer[CatalogueEntry]):
 
 
 class TargetSerializer(serializers.ModelSerializer[AliasTarget]):
-    deployment = serializers.CharField(source="deployment.name")
-    provider = serializers.CharField(source="deployment.provider.name")
-    model = serializers.CharField(source="deployment.model", help_text="The provider's name for the model.")
-    enabled = serializers.BooleanField(source="deployment.enabled")
+    deployment = serializers.CharField(source="deployment.name", default=None)
+    alias = serializers.CharField(source="target_alias.name", default=None, help_text="In place of a deployment.")
+    provider = serializers.CharField(source="deployment.provider.name", default=None)
+    model = serializers.CharField(
+        source="deployment.model", default=None, help_text="The provider's name for the model."
+    )
+    enabled = serializers.SerializerMethodField()
     capabilities = serializers.SerializerMethodField()
 
     class Meta:
         model = AliasTarget
-        fields = ("deployment", "provider", "model", "enabled", "weight", "position", "capabilities")
+        fields = (
+            "deployment", "alias", "provider", "model", "enabled", "weight", "canary_percent", "position", "capabilities",
+        )  # fmt: skip
+
+    def get_enabled(self, target: AliasTarget) -> bool:
+        place = target.deployment or target.target_alias
+        return place is not None and place.enabled
 
     @extend_schema_field(CapabilitiesSerializer(allow_null=True))
     def get_capabilities(self, target: AliasTarget) -> dict[str, Any] | None:
+        if target.deployment is None:
+            return None
         entries = target.deployment.provider.catalogue.all()
         entry = next((each for each in entries if each.model == target.deployment.model), None)
         return None if entry is None else dict(CapabilitiesSerializer(entry).data)
@@ -81,7 +92,7 @@ class ModelViewSet(Readable[ModelAlias]):
     ordering = ("name",)
 
     def rows(self, reach: Reach) -> QuerySet[ModelAlias]:
-        targets: QuerySet[Any] = AliasTarget.objects.select_related("deployment__provider")
+        targets: QuerySet[Any] = AliasTarget.objects.select_related("deployment__provider", "target_alias")
         targets = targets.prefetch_related("deployment__provider__catalogue")
         return ModelAlias.objects.prefetch_related(Prefetch("targets", targets))
 

@@ -18,6 +18,7 @@ from providers.models import AliasTarget, ModelAlias
 
 class TargetInline(GatewayInline):
     model = AliasTarget
+    fk_name = "alias"
     fields = ("deployment", "weight", "position")
     autocomplete_fields = ("deployment",)
     verbose_name = "target"
@@ -46,6 +47,7 @@ class ModelAliasAdmin(GatewayAdmin):
         lines = [
             (target.deployment.name, described(entry_of(target.deployment.provider_id, target.deployment.model)))
             for target in targets
+            if target.deployment is not None
         ]
         return format_html_join(mark_safe("<br>"), "{}: {}", lines) or "known once it has targets"
 
@@ -56,6 +58,6 @@ class ModelAliasAdmin(GatewayAdmin):
         if not targets:
             return "none: requests are answered 503"
         if alias.strategy != ModelAlias.Strategy.WEIGHTED:
-            return " → ".join(target.deployment.name for target in targets)
+            return " → ".join(target.leads_to for target in targets)
         whole = sum(target.weight for target in targets)
-        return ", ".join(f"{target.deployment.name} {100 * target.weight / whole:.0f} %" for target in targets)
+        return ", ".join(f"{target.leads_to} {100 * target.weight / whole:.0f} %" for target in targets)

@@ -55,6 +55,7 @@ def test_each_documented_variable_becomes_a_provider_with_its_models(
     assert credential.stored_secret() == f"env:{variable}"
     assert credential.resolve_secret() == "sk-from-outside"
     target = ModelAlias.objects.get(name=model).targets.get()
+    assert target.deployment is not None
     assert (target.deployment.model, target.deployment.credential) == (model, credential)
     assert Price.objects.filter(provider=row, model=model, input__gt=0, output__gt=0).exists()
     assert seeded[0].models == Deployment.objects.count() == ModelAlias.objects.count() > 5

@@ -189,12 +189,12 @@ def _apply_alias(session: Session, entry: AliasEntry) -> bool:
             _apply_target(session, tie, target, position)
     # The targets of an alias are part of it: what the file no longer lists must not answer.
     for tie in existing.values():
-        session.remove(tie, "target", f"{entry.name} → {tie.deployment}")
+        session.remove(tie, "target", f"{entry.name} → {tie.leads_to}")
     apply_limits(session, row, row.limits.all(), entry.limits)
     apply_budgets(session, row, row.budgets.all(), entry.budgets)
     return True
 
 
 def _apply_target(session: Session, row: AliasTarget, entry: TargetEntry, position: int) -> None:
-    label = f"{row.alias.name} → {row.deployment.name}"
+    label = f"{row.alias.name} → {row.leads_to}"
     session.put(row, "target", label, entry, {"weight": entry.weight, "position": position}, unique=True)

@@ -71,7 +71,7 @@ def test_the_example_is_imported_whole() -> None:
     qwen = Deployment.objects.get(name="qwen-a")
     assert (qwen.provider.adapter, qwen.credential, qwen.inject_usage) == ("openai_compatible", None, False)
     coder = ModelAlias.objects.get(name="coder")
-    assert [(target.deployment.name, target.weight) for target in coder.targets.all()] == [
+    assert [(target.leads_to, target.weight) for target in coder.targets.all()] == [
         ("qwen-a", 5),
         ("gpt-4o-mini-main", 1),
     ]
@@ -231,7 +231,7 @@ def test_the_targets_of_an_alias_are_exactly_those_listed() -> None:
 
     load(ROUTES.replace("[{deployment: a}]", "[{deployment: b, weight: 3}]"))
 
-    assert [(row.deployment.name, row.weight) for row in AliasTarget.objects.all()] == [("b", 3)]
+    assert [(row.leads_to, row.weight) for row in AliasTarget.objects.all()] == [("b", 3)]
 
 
 def test_an_alias_retires_and_the_export_says_so() -> None:
@@ -258,11 +258,11 @@ def test_a_replacement_needs_a_date() -> None:
 def test_the_order_of_targets_is_kept() -> None:
     both = "[{deployment: b}, {deployment: a}]"
     load(ROUTES.replace("[{deployment: a}]", both))
-    assert [row.deployment.name for row in AliasTarget.objects.all()] == ["b", "a"]
+    assert [row.leads_to for row in AliasTarget.objects.all()] == ["b", "a"]
 
     load(ROUTES.replace("[{deployment: a}]", "[{deployment: a}, {deployment: b}]"))
 
-    assert [row.deployment.name for row in AliasTarget.objects.all()] == ["a", "b"]
+    assert [row.leads_to for row in AliasTarget.objects.all()] == ["a", "b"]
 
 
 def test_the_networks_of_a_key_are_exactly_those_listed() -> None:
@@ -281,7 +281,7 @@ def test_a_file_may_refer_to_rows_it_does_not_name() -> None:
 
     load("aliases: {other: {targets: [{deployment: b}]}}\nkeys: {k: {team: t}}\n")
 
-    assert ModelAlias.objects.get(name="other").targets.get().deployment.name == "b"
+    assert ModelAlias.objects.get(name="other").targets.get().leads_to == "b"
     assert ApiKey.objects.get().team.name == "t"
 
 

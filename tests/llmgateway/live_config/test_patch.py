@@ -17,13 +17,14 @@ from llmgateway.models import (
     ConfigChange,
     GatewaySettings,
     KeyNetwork,
+    KeyTenant,
     NetworkList,
     RateLimit,
     Team,
 )
 from llmgateway.pipeline.snapshot import LogPosition, Snapshot
 from llmgateway.services import key_create
-from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
+from providers.models import AliasFallback, AliasRule, AliasTarget, Credential, Deployment, ModelAlias, Provider
 from tests.llmgateway.live_config.conftest import NEW_YEAR, World, key_of, tie
 
 
@@ -57,6 +58,20 @@ def _move_a_key_to_another_team(world: World) -> None:
 def _add_credit(name: str, **owner: object) -> None:
     Budget.objects.filter(name=name).update(window="total", **owner)
     BudgetCredit.objects.create(budget=Budget.objects.get(name=name), amount_pico_usd=7)
+
+
+def _strict_acts_for_platform(world: World) -> None:
+    KeyTenant.objects.create(key=world.strict, team=world.platform)
+
+
+def _second_alias(**columns: object) -> ModelAlias:
+    return ModelAlias.objects.create(name="second", **columns)
+
+
+def _rename_a_tenant(world: World) -> None:
+    """With its rules: what the key has from it changes twice."""
+    Team.objects.filter(pk=world.platform.pk).update(name="renamed", time_zone="Asia/Tokyo")
+    RateLimit.objects.filter(team=world.platform).update(amount=51)
 
 
 EDITS: list[Callable[[World], object]] = [
@@ -114,6 +129,15 @@ EDITS: list[Callable[[World], object]] = [
     lambda w: GatewaySettings.objects.create(pk=1, retry_attempts=9, request_body_limit_mb=1),
     lambda w: GatewaySettings.objects.create(pk=1, default_input_price=5, default_output_price=6),
     lambda w: GatewaySettings.objects.create(pk=1, quota_status=429, chars_per_token_by_provider={"openai": 2}),
+    lambda w: GatewaySettings.objects.create(pk=1, circuit_failures=2, max_queued=3, cache_generation=4),
+    lambda w: GatewaySettings.objects.create(pk=1, vendor_models={"acme": "small"}),
+    _strict_acts_for_platform,
+    lambda w: ApiKey.objects.filter(pk=w.plain.pk).update(priority=5, may_bypass_health=True),
+    lambda w: Deployment.objects.update(draining=True, probe_enabled=True),
+    lambda w: ModelAlias.objects.update(strategy="lowest_cost", sticky="key", cache_ttl_s=9, retry_attempts=0),
+    lambda w: AliasFallback.objects.create(alias=w.alias, use=_second_alias()),
+    lambda w: AliasRule.objects.create(alias=w.alias, name="r", when="true", use=_second_alias()),
+    lambda w: AliasTarget.objects.create(alias=_second_alias(), target_alias=w.alias),
     lambda w: AuthSource.objects.create(name="db", kind="database"),
     lambda w: AuthSource.objects.create(name="file", kind="static_file", path="/no/such/file"),
 ]
@@ -132,6 +156,31 @@ def test_a_patch_equals_a_full_load(world: World, edit: Callable[[World], object
     assert _comparable(patched) == _comparable(load_snapshot(revision=2))
     assert _comparable(patched) != _comparable(replace(before, revision=2))
     assert before == untouched
+
+
+TENANT_EDITS: list[Callable[[World], object]] = [
+    _rename_a_tenant,
+    lambda w: KeyTenant.objects.all().delete(),
+    lambda w: Budget.objects.create(team=w.platform, name="new", limit_pico_usd=1),
+    lambda w: Budget.objects.filter(name="own").update(limit_pico_usd=9),
+    lambda w: NetworkList.objects.filter(pk=w.office.pk).update(networks=["172.16.0.0/12"]),
+    lambda w: Team.objects.filter(pk=w.research.pk).update(time_zone="Asia/Tokyo"),
+    lambda w: RateLimit.objects.filter(key=None, team=None).update(amount=7),
+    lambda w: (w.plain.delete(), w.platform.delete()),
+]
+
+
+@pytest.mark.parametrize("edit", TENANT_EDITS)
+def test_a_patch_equals_a_full_load_where_keys_act_for_teams(world: World, edit: Callable[[World], object]) -> None:
+    RateLimit.objects.create(key=world.strict, metric="tokens", per="day", amount=9)
+    _strict_acts_for_platform(world)
+    before = load_snapshot(revision=1)
+
+    edit(world)
+    patched = patch_snapshot(before, _changes_since(before), revision=2)
+
+    assert _comparable(patched) == _comparable(load_snapshot(revision=2))
+    assert key_of(patched, world.strict) != key_of(before, world.strict)
 
 
 def test_problems_go_when_their_cause_goes(world: World) -> None:

@@ -21,18 +21,28 @@ from llmgateway.models import (
     ConfigChange,
     GatewaySettings,
     KeyNetwork,
+    KeyTenant,
     NetworkList,
     RateLimit,
     Team,
 )
 from llmgateway.triggers import TABLES, drop_triggers, ensure_triggers, missing_triggers
-from providers.models import AliasTarget, CatalogueEntry, Credential, Deployment, ModelAlias, Provider
+from providers.models import (
+    AliasFallback,
+    AliasRule,
+    AliasTarget,
+    CatalogueEntry,
+    Credential,
+    Deployment,
+    ModelAlias,
+    Provider,
+)
 from tests.cast import Cast
 from tests.llmgateway.live_config.conftest import Database, World, create_world
 
 CONFIGURATION = (
-    Team, ApiKey, KeyNetwork, NetworkList, RateLimit, AuthSource, BannedKey, GatewaySettings, Provider, Credential, Deployment,
-    ModelAlias, AliasTarget, CatalogueEntry, Price, Budget, BudgetCredit,
+    Team, ApiKey, KeyNetwork, KeyTenant, NetworkList, RateLimit, AuthSource, BannedKey, GatewaySettings, Provider, Credential,
+    Deployment, ModelAlias, AliasTarget, AliasFallback, AliasRule, CatalogueEntry, Price, Budget, BudgetCredit,
 )  # fmt: skip
 
 
@@ -77,6 +87,10 @@ def test_each_table_notes_its_rows(real_world: World, model: type[Team]) -> None
     BudgetCredit.objects.create(budget=Budget.objects.get(name="all"), amount_pico_usd=1)
     CatalogueEntry.objects.create(provider=real_world.provider, model="small-1")
     BannedKey.objects.create(digest="ab" * 32)
+    KeyTenant.objects.create(key=real_world.plain, team=real_world.research)
+    cheap = ModelAlias.objects.create(name="cheap")
+    AliasFallback.objects.create(alias=real_world.alias, use=cheap)
+    AliasRule.objects.create(alias=real_world.alias, name="r", when="true", use=cheap)
     table = model._meta.db_table
     ids = {str(row.pk) for row in model._default_manager.all()}
     field = next(field for field in model._meta.concrete_fields if not field.primary_key)
@@ -95,6 +109,8 @@ def test_rules_say_whose_they_are(real_world: World) -> None:
     assert [change.owner for change in _noted(lambda: RateLimit.objects.filter(team__isnull=False).delete())] == [team]
     assert [change.owner for change in _noted(lambda: RateLimit.objects.all().delete())] == [""]
     assert [change.owner for change in _noted(lambda: KeyNetwork.objects.all().delete())] == [key]
+    KeyTenant.objects.create(key=real_world.strict, team=real_world.platform)
+    assert [change.owner for change in _noted(lambda: KeyTenant.objects.all().delete())] == [key]
 
 
 @pytest.mark.parametrize("owner", ["provider", "deployment", "alias"])

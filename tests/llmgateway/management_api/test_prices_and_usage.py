@@ -269,10 +269,12 @@ def test_models_show_where_they_lead(operator: Caller, world: World, django_asse
     assert operator.get("/models?name=small").json()["results"][0]["targets"] == [
         {
             "deployment": "acme-small",
+            "alias": None,
             "provider": "acme",
             "model": "small-1",
             "enabled": True,
             "weight": 3,
+            "canary_percent": 0,
             "position": 0,
             "capabilities": None,
         }
