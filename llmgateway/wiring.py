@@ -257,6 +257,7 @@ class Runtime:
             "webhooks": self._webhooks.facts(),
         }
 
+            "requests_queued": self.gateway.turns.queued,
     def _ledger_state(self) -> str:
         """`full`: the disk or the journal is, and requests are refused; the log says which."""
         if self.journal.refusal():

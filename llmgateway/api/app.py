@@ -23,6 +23,7 @@ from llmgateway.pipeline.kept_objects import MemoryBook
 from llmgateway.pipeline.protocols import ObjectBook, Record
 from llmgateway.pipeline.sessions import Lifetime
 from llmgateway.pipeline.sockets import SocketClosedError
+from llmgateway.pipeline.turns import QueueLeftError
 from providers.adapters.addresses import RESERVED_NAMES
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,8 @@ class DataPlane:
             self._log(exchange, 499, "client_left")
         except asyncio.CancelledError:
             if exchange.watch is None or not exchange.watch.client_left:
+        except QueueLeftError:
+            self._log(exchange, 499, "client_left")
                 raise
         except Exception:
             logger.exception("a request failed inside the gateway", extra={"request_id": exchange.request_id})

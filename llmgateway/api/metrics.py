@@ -20,6 +20,7 @@ from llmgateway.pipeline.errors import PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.snapshot import Networks, parse_address
 from llmgateway.pipeline.telemetry import Buckets, Histogram, SharedCounters
+from llmgateway.pipeline.turns import Turns
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -72,6 +73,7 @@ class _Figures:
         yield from self._gen_ai()
         yield from self._gateway_itself()
         yield from self._gauges()
+        yield from _load(self._gateway.turns)
         yield from self._webhooks()
         if self._gateway.telemetry.figures.shared_counters is not None:
             yield from _shared(self._gateway.telemetry.figures.shared_counters)
@@ -202,6 +204,19 @@ class _Figures:
             ("llmgateway_webhook_oldest_seconds", "How long the oldest event that waits has waited.", "oldest_age_s"),
         ):
             yield GaugeMetricFamily(name, text, value=facts[fact])
+
+
+def _load(turns: Turns) -> Iterable[Metric]:
+    for name, text, value in (
+        ("llmgateway_turns_taken", "Requests and realtime sessions that have their turn.", turns.taken),
+        ("llmgateway_turns_bound", "How many may at the same time; 0: any number.", turns.rules.max_in_flight),
+        ("llmgateway_requests_queued", "Requests that wait for their turn.", turns.queued),
+    ):
+        yield GaugeMetricFamily(name, text, value=value)
+    refused: dict[tuple[str, ...], float] = {(reason,): count for reason, count in turns.refused.items()}
+    yield _counter("llmgateway_overload_refusals", "Requests that got no turn, by reason.", ("reason",), refused)
+    text = "Seconds that requests waited which got their turn, those that need not wait left out."
+    yield _histogram("llmgateway_queue_wait_seconds", text, (), {(): turns.waits_s})
 
 
 def _shared(counters: SharedCounters) -> Iterable[Metric]:

@@ -98,7 +98,8 @@ class DisconnectWatch:
         self.client_left = False
 
     def watch(self) -> None:
-        self._watcher = asyncio.create_task(self._wait())
+        if self._watcher is None:  # It may have begun while the request waited for its turn.
+            self._watcher = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

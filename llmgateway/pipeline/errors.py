@@ -13,6 +13,7 @@
     ├── RateLimitError               429  rate_limit_exceeded, concurrency_limit_exceeded, request_exceeds_limit
     ├── BudgetExceededError          402  insufficient_quota (status is a setting), model_not_priced, cost_not_boundable,
     │                                     max_cost_exceeded
+    ├── OverloadedError              503  overloaded
     ├── NoTargetAvailableError       503  no_healthy_target
     ├── LedgerUnavailableError       503  ledger_unavailable
     ├── LimitsUnavailableError       503  limits_unavailable
@@ -119,6 +120,11 @@ class BudgetExceededError(GatewayError):
     status = 402
     type = "insufficient_quota"
     default_code = "insufficient_quota"
+
+
+class OverloadedError(GatewayError):
+    status = 503
+    default_code = "overloaded"
 
 
 class NoTargetAvailableError(GatewayError):

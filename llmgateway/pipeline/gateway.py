@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from llmgateway.pipeline.admission import Admission, AdmissionDesk
 from llmgateway.pipeline.attempts import Attempts
 from llmgateway.pipeline.authentication import Authenticator
@@ -27,6 +29,7 @@ from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Sna
 from llmgateway.pipeline.streaming import Answer, deliver, report
 from llmgateway.pipeline.telemetry import Telemetry
 from llmgateway.pipeline.traffic import Traffic
+from llmgateway.pipeline.turns import Turns
 from llmgateway.pipeline.upstream import Upstream
 
 BUDGETS_READY_S = 2.0
@@ -70,6 +73,7 @@ class Gateway:
         self.desk = AdmissionDesk(store, clock)
         self.upstream = upstream
         self.attempts = Attempts(self)
+        self.turns = Turns(clock, snapshot.load)
         self._is_stale = is_stale
         self.budgets_ready = asyncio.Event()
         """Cleared while a new budget is being counted from the ledger; requests wait for it."""
@@ -81,6 +85,7 @@ class Gateway:
         self._budgets = budgets
         self.health.use(snapshot)
         self._rules.forget()
+        self.turns.use(snapshot.load)
 
     @property
     def budget_index(self) -> BudgetIndex:
@@ -107,13 +112,20 @@ class Gateway:
         )
 
     async def complete(self, request: ModelRequest, key: Key, client: Client, presence: Presence) -> None:
-        """Answer `request` on `client` and settle it, exactly once, whoever leaves first.
+        """Answer `request` on `client` and settle it, exactly once, whoever leaves first. It may wait for its turn first.
 
         Raises:
             GatewayError: it was refused before any upstream call; nothing was taken and nothing is settled.
-            CancelledError: the client left or the process stops; it is settled.
+            CancelledError: the client left or the process stops; it is settled. `QueueLeftError`: before its turn came.
         """
-        call = await self._admitted(request, key, presence)
+        if not self.turns.take():
+            waited = await self.turns.wait(key.priority, presence)
+            request = msgspec.structs.replace(request, queued_s=waited)
+        try:
+            call = await self._admitted(request, key, presence)
+        except BaseException:
+            self.turns.give_back()
+            raise
         try:
             result = await self.attempts.first_answer(call)
             if isinstance(result, Answer):
@@ -134,6 +146,7 @@ class Gateway:
             call.settle("failed", error_type="internal_error")
             raise
         finally:
+            self.turns.give_back()
             self.exchanges.end(call.exchange)
 
     async def _out_of_time(self, call: Call, client: Client) -> None:
@@ -204,7 +217,7 @@ class Gateway:
             admitted_at=clock.time(),
         )
         call.phases["auth"] = request.authenticated - request.received
-        call.phases["route"] = routed - request.authenticated
+        call.phases["route"] = routed - request.authenticated - request.queued_s
         call.phases["admit"] = admitted - routed
         try:
             self._open(call, admission)

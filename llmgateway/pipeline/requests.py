@@ -108,6 +108,8 @@ class Client(Protocol):
         ...
 
     async def error(self, error: GatewayError, lines: HeaderLines = b"") -> None:
+    queued_s: float = 0.0
+    """How long it has waited for its turn."""
         """An error in the shape of the caller's protocol, in place of an answer."""
         ...
 

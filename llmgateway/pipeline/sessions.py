@@ -1,8 +1,8 @@
 """Realtime sessions: a caller and a provider who talk over WebSockets, with the gateway between them.
 
-`authenticate → route → admit → connect → relay → settle`. The session itself holds a slot of every limit on what runs
-at the same time; what it says is counted by `SessionMeter`, response by response. Frames pass as they are, each as soon
-as the one before has been taken.
+`authenticate → take a turn → route → admit → connect → relay → settle`. The session itself holds its turn, for it costs
+as much as a request that runs as long, and a slot of every limit on what runs at the same time; what it says is counted
+by `SessionMeter`, response by response. Frames pass as they are, each as soon as the one before has been taken.
 """
 
 from __future__ import annotations
@@ -107,6 +107,16 @@ class Sessions:
         Raises:
             GatewayError: it is refused, or no provider can be reached; nothing is taken then.
         """
+        gateway = self._gateway
+        if not gateway.turns.take():
+            await gateway.turns.wait(key.priority, _Presence())
+        try:
+            return await self._opened(asked, key)
+        except BaseException:
+            gateway.turns.give_back()
+            raise
+
+    async def _opened(self, asked: Handshake, key: Key) -> Session:
         gateway, request = self._gateway, asked.request
         routed = gateway.route(request, key)
         alias, candidates = routed.alias, routed.candidates
@@ -250,6 +260,7 @@ class Session:
             self._meter.stop_clocks()
             await self._finish(client, ending)
         finally:
+            self._gateway.turns.give_back()
             self._gateway.exchanges.end(self._exchange)
             self._meter.settle_all("shutdown")
             self._upstream.abort()
@@ -258,6 +269,7 @@ class Session:
 
     async def abandon(self) -> None:
         """The caller left before the session could begin."""
+        self._gateway.turns.give_back()
         self._gateway.exchanges.end(self._exchange)
         self._gateway.store.settle(self._admission.reservation, cost_pico_usd=0, used=None, budgets=())
         await self._upstream.close(1000, "")
