@@ -1,16 +1,20 @@
-"""One target after the other, and those worth it again after a wait, until one answers."""
+"""One target after the other, and those worth it again after a wait, until one answers or time is over."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import random
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.failures import Failure
+from llmgateway.pipeline.obtaining import obtain
 from llmgateway.pipeline.snapshot import Deployment, Retries
-from llmgateway.pipeline.streaming import Answer, Failure, obtain
+from llmgateway.pipeline.streaming import Answer
 from llmgateway.pipeline.upstream import FailureCause
+from providers.adapters.types import Operation
 
 if TYPE_CHECKING:
     from llmgateway.pipeline.gateway import Gateway
@@ -25,32 +29,58 @@ class Attempts:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def first_answer(self, call: Call) -> Answer | Failure:
-        """Try the candidates in order, then those worth it again after a wait, until one answers.
+    def first_answer(self, call: Call) -> Awaitable[Answer | Failure]:
+        """The first answer of those that may give one; if there is none, why the first of them did not.
+
+        Raises:
+            NoTargetAvailableError: not one of them may be asked now.
+            LedgerUnavailableError: an attempt could not be written down, so it was not made.
+        """
+        return self._rounds(call, call.admission.in_order, call.alias.retries)
+
+    async def _rounds(
+        self, call: Call, candidates: tuple[Deployment, ...], most_retries: int | None
+    ) -> Answer | Failure:
+        """Go through the candidates in order, then again through those worth it, after a wait.
 
         The first one's counters are taken already; another is passed over if its own have no room.
         """
-        retries, remaining = self._gateway.snapshot.retries, call.admission.in_order
+        retries = self._gateway.snapshot.retries
+        most = retries.attempts if most_retries is None else most_retries
         last: Failure | None = None
-        for rounds in itertools.count(1):
-            failures: list[Failure] = []
-            for deployment in remaining:
-                if deployment is not call.admission.deployment and not await self._moved(call, deployment):
+        ready, later = list(candidates), list[tuple[float, Deployment]]()
+        for rounds in itertools.count():
+            call.retry = rounds
+            for deployment in ready:
+                if last is not None and call.exchange.left_s(call.now()) <= 0:
+                    break
+                if not await self._may_ask(call, deployment):
                     continue
                 result = await self._attempt(call, deployment)
-                if isinstance(result, Answer) or not result.worth_another_target:
+                if isinstance(result, Answer) or self._is_final(call, result):
                     return result
-                failures.append(result)
-            last = failures[-1] if failures else last
+                last = result
+                if result.worth_a_retry and (result.retry_after_s or 0.0) <= retries.max_ms / 1000:
+                    later.append((result.retry_after_s or 0.0, deployment))
             if last is None:
-                raise AssertionError("the first candidate has room")
-            remaining = tuple(failure.deployment for failure in failures if failure.worth_a_retry)
-            pause_s = pause(retries, rounds, last)
-            if not remaining or rounds > retries.attempts or pause_s is None:
+                call.withdraw_attempt()
+                raise self._gateway.health.refusal(call.alias.name, candidates)
+            if not later or rounds >= most:
+                return last
+            pause_s = max(backoff_s(retries, rounds + 1), min([asked_s for asked_s, _ in later]))
+            if pause_s >= call.exchange.left_s(call.now()):
                 return last
             call.exchange.wait(call.now(), pause_s + 1)
             await asyncio.sleep(pause_s)
+            ready = [deployment for asked_s, deployment in later if asked_s <= pause_s]
+            later = [(asked_s - pause_s, deployment) for asked_s, deployment in later if asked_s > pause_s]
         raise AssertionError("counting never ends")
+
+    async def _may_ask(self, call: Call, deployment: Deployment) -> bool:
+        """Whether a deployment has room and is well enough; its counters are taken then."""
+        if deployment is not call.admission.deployment and not await self._moved(call, deployment):
+            return False
+        return self._gateway.health.claim(deployment)
 
     async def _moved(self, call: Call, deployment: Deployment) -> bool:
         if not await self._gateway.desk.move(call.admission, deployment):
@@ -58,33 +88,61 @@ class Attempts:
         call.held_pico_usd = max(call.held_pico_usd, call.admission.held_pico_usd)
         return True
 
+    @staticmethod
+    def _is_final(call: Call, failure: Failure) -> bool:
+        """Whether nobody else of the same alias is asked: it makes no sense, or a strict budget has paid for one only."""
+        if not failure.worth_another_target:
+            return True
+        return call.has_spent and call.reservation.granted_pico_usd is not None
+
     async def _attempt(self, call: Call, deployment: Deployment) -> Answer | Failure:
-        """One upstream call, up to the first piece of its answer: the last moment at which another target can help."""
-        gateway = self._gateway
-        if not call.running:
+        """One upstream call, up to the first words of its answer: the last moment at which another target can help."""
+        gateway, progress = self._gateway, call.progress
+        if not call.running or progress.deployment is not deployment:
+            call.withdraw_attempt()
             gateway.ledger.attempt(call.request.id, call.begin_attempt(deployment))
         try:
-            result = await obtain(call, deployment, gateway.upstream)
+            result = await obtain(call, deployment, gateway.upstream, progress, output_cap=call.admission.output_cap)
         except asyncio.CancelledError:
             if not call.take_timeout():
+                gateway.health.release(deployment)
                 raise
-            result = Failure(FailureCause.TIMEOUT, deployment, detail="no answer in time")
-        if isinstance(result, Answer):
-            gateway.health.record(deployment, ok=True)
-        else:
-            gateway.health.record(
-                deployment, ok=not result.blames_provider, kind=result.label, retry_after_s=result.retry_after_s
-            )
-            cost = call.outcome.cost_pico_usd if result.billed else 0
-            call.end_attempt(result.status, result.label, cost_pico_usd=cost)
+            result = timed_out(call, deployment)
+        except BaseException:
+            gateway.health.release(deployment)
+            raise
+        self._note(call, deployment, result)
+        if isinstance(result, Failure):
+            call.end_attempt(result.status, result.label, spent=result.spent)
         return result
 
+    def _note(self, call: Call, deployment: Deployment, result: Answer | Failure) -> None:
+        """What an attempt says of its deployment."""
+        gateway = self._gateway
+        if isinstance(result, Answer):
+            gateway.health.record(deployment, ok=True)
+            if result.rest is not None or call.request.dialect.operation is Operation.EMBEDDINGS:
+                gateway.traffic.first_token(deployment, call.now() - call.progress.attempt_started)
+            return
+        gateway.health.record(
+            deployment, ok=not result.blames_provider, kind=result.label, retry_after_s=result.retry_after_s
+        )
+        if result.blames_provider:
+            gateway.traffic.failed(deployment)
 
-def pause(retries: Retries, rounds: int, failure: Failure) -> float | None:
-    """Seconds to wait before the next round: its backoff, or what the provider asked for. None: it asks for too long."""
+
+def timed_out(call: Call, deployment: Deployment) -> Failure:
+    """A target that said nothing in time. The moment that is left is for others, or for telling the client."""
+    now = call.now()
+    if call.exchange.left_s(now) > 0:
+        call.exchange.wait(now, call.exchange.left_s(now))
+    else:
+        call.exchange.allow_last_words(now)
+    return Failure(FailureCause.TIMEOUT, deployment, detail="no answer in time", spent=call.heard(call.progress))
+
+
+def backoff_s(retries: Retries, rounds: int) -> float:
+    """Seconds to wait before a round, as far as we decide: growing by the factor, and left to chance by the jitter."""
     longest = retries.max_ms / 1000
     backoff = min(longest, retries.initial_ms / 1000 * retries.factor ** min(rounds - 1, MOST_ROUNDS_APART))
-    backoff = random.uniform(backoff * (1 - retries.jitter), backoff)  # noqa: S311
-    if failure.retry_after_s is None:
-        return backoff
-    return None if failure.retry_after_s > longest else max(backoff, failure.retry_after_s)
+    return random.uniform(backoff * (1 - retries.jitter), backoff)  # noqa: S311

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,8 +24,11 @@ from llmgateway.pipeline.metering import (
 )
 from llmgateway.pipeline.protocols import Record, Reservation, Tokens
 from llmgateway.pipeline.requests import ModelRequest, Presence
-from llmgateway.pipeline.snapshot import Alias, Deployment, Key
+from llmgateway.pipeline.route_rules import Patience
+from llmgateway.pipeline.routing import NO_VIA
+from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Timeouts
 from llmgateway.pipeline.upstream import has_reached_provider
+from providers.adapters.dialects.partial_usage import begun_usage
 from providers.adapters.errors import MalformedUsageError
 from providers.adapters.types import JSONObject, Usage
 
@@ -50,6 +56,7 @@ class Call:
         presence: Presence,
         exchange: Exchange,
         admitted_at: float,
+        via: Mapping[int, tuple[Alias, ...]] = NO_VIA,
     ) -> None:
         self.request = request
         self.key = key
@@ -69,12 +76,39 @@ class Call:
         self.handed_over = False
         """It is settled elsewhere, when its stream has been read to the end."""
         self.outcome = Metered()
+        self.via = via
+        """By id of a deployment: the aliases between the one asked for and it."""
+        self.retry = 0
+        """How often targets have been gone through before."""
+        self.fallback = ""
+        """The alias that is asked in place of the one asked for; empty: none is."""
+        self.rival: Rival | None = None
+        """The other attempt of a race, which holds something of its own."""
+        self._lost = Metered()
+        """The latest attempt that cost something and brought nothing."""
+        self._lost_pico_usd = 0
+        """What all of them cost."""
         self._gateway = gateway
         self._budget_index = budget_index
         self._presence = presence
 
     def now(self) -> float:
         return self._gateway.clock.monotonic()
+
+    def wall_time(self) -> float:
+        return self._gateway.clock.time()
+
+    def timeouts(self, deployment: Deployment) -> Timeouts:
+        """Those of the deployment, as far as the aliases that led there say nothing else. The nearest one decides."""
+        for alias in (*reversed(self.via.get(deployment.id, ())), self.alias) if self.via else (self.alias,):
+            if alias.patience is not None:
+                return _with_patience(deployment.timeouts, alias.patience)
+        return deployment.timeouts
+
+    @property
+    def has_spent(self) -> bool:
+        """Attempts that brought nothing have cost something all the same."""
+        return self._lost_pico_usd > 0
 
     @property
     def reservation(self) -> Reservation:
@@ -105,13 +139,9 @@ class Call:
         """From now on `deployment` is being asked; what the journal must know of it."""
         progress, now = self.progress, self.now()
         self.running = True
-        progress.upstream_status = 0
-        progress.deployment = deployment
-        progress.price = in_force(deployment.prices, self._gateway.clock.time())
-        progress.attempt_started = now
-        if not progress.sent:
-            progress.sent = now
-        timeouts = deployment.timeouts
+        progress.begin(deployment, in_force(deployment.prices, self._gateway.clock.time()), now)
+        self._gateway.traffic.began(deployment)
+        timeouts = self.timeouts(deployment)
         # An answer that is no stream says nothing until it is complete.
         self.exchange.wait(now, timeouts.first_token_s if self.request.head.stream else timeouts.total_s)
         return attempt_record(
@@ -121,13 +151,33 @@ class Call:
             units=self.admission.ask.units,
         )
 
-    def end_attempt(self, status: int, cause: str, *, cost_pico_usd: int = 0) -> None:
-        """Note how the present attempt ended: `status` is the provider's, 0 if it gave none."""
-        progress = self.progress
-        deployment = progress.deployment
-        if deployment is None:
-            raise RuntimeError("an attempt that ends has begun")
+    def withdraw_attempt(self) -> None:
+        """The attempt that was begun, if there is one, is not made after all."""
+        if self.running and self.progress.deployment is not None:
+            self._gateway.traffic.ended(self.progress.deployment)
         self.running = False
+
+    def end_attempt(self, status: int, cause: str, *, spent: Metered | None = None) -> None:
+        """Note how the present attempt ended, which brought no answer: `status` is the provider's, 0 if it gave none."""
+        self._end(status, cause, 0 if spent is None else spent.cost_pico_usd)
+        if spent is not None:
+            self.lose(spent)
+
+    def lose(self, spent: Metered) -> None:
+        """An attempt that brought nothing has used this."""
+        self._lost = spent
+        self._lost_pico_usd += spent.cost_pico_usd
+
+    def _end(self, status: int, cause: str, cost_pico_usd: int) -> None:
+        self.running = False
+        progress = self.progress
+        if progress.deployment is not None:
+            self._gateway.traffic.ended(progress.deployment)
+        progress.attempts.append(self.attempt_entry(progress, status, cause, cost_pico_usd=cost_pico_usd))
+
+    def attempt_entry(self, progress: Progress, status: int, cause: str, *, cost_pico_usd: int) -> Record:
+        """What the row says of an attempt."""
+        deployment = progress.target
         attempt: Record = {
             "deployment": deployment.name,
             "provider": deployment.provider,
@@ -137,35 +187,65 @@ class Call:
             "duration_us": int((self.now() - progress.attempt_started) * 1e6),
             "cost_pico_usd": cost_pico_usd,
         }
+        if self.via and (aliases := self.via.get(deployment.id)):
+            attempt["alias"] = aliases[-1].name
+        if self.retry:
+            attempt["retry"] = self.retry
+        if progress.is_hedge:
+            attempt["hedge"] = True
         if progress.price is not None and progress.price.is_default:
             attempt["default_price"] = default_figures(progress.price)
-        progress.attempts.append(attempt)
+        return attempt
 
     def meter(
         self, raw: JSONObject | None, *, output_estimate: int, response_model: str, begun: JSONObject | None = None
     ) -> None:
-        """Decide what the present attempt used and cost: the provider's figures, or the estimate.
+        """Decide what the present attempt used and cost; see `metered`."""
+        if self.request.verbatim is not None and self.request.verbatim.is_free:
+            return
+        self.outcome = self.metered(
+            self.progress, raw, output_estimate=output_estimate, response_model=response_model, begun=begun
+        )
+
+    def metered(
+        self,
+        progress: Progress,
+        raw: JSONObject | None,
+        *,
+        output_estimate: int,
+        response_model: str,
+        begun: JSONObject | None = None,
+    ) -> Metered:
+        """What an attempt used and cost: the provider's figures, or the estimate.
 
         `begun` is what the provider said at the start of a stream that it did not complete.
         """
-        deployment = self.progress.deployment
-        if deployment is None:
-            raise RuntimeError("only an attempt can be metered")
+        deployment = progress.target
         dialect = deployment.adapter.dialect_for(self.request.dialect)
         estimate = Usage(input=self.admission.ask.demand.input, output=output_estimate)
         if begun is not None and dialect is not None:
             with contextlib.suppress(MalformedUsageError):
                 told = deployment.adapter.usage(begun, dialect)
                 estimate = msgspec.structs.replace(told, output=output_estimate, reasoning=0)
-        self.outcome = metered(
+        return metered(
             deployment,
-            self.progress.price,
+            progress.price,
             raw=raw,
             estimate=estimate,
             dialect=dialect,
             response_model=response_model,
             asked=self.admission.ask.units,
         )
+
+    def heard(self, progress: Progress) -> Metered | None:
+        """What an attempt that is given up has used, as far as its provider said so; None: it said nothing."""
+        scanner = progress.scanner
+        if scanner is None:
+            return None
+        raw, begun = scanner.usage_raw, begun_usage(scanner)
+        if raw is None and begun is None:
+            return None
+        return self.metered(progress, raw, output_estimate=0, response_model=scanner.response_model, begun=begun)
 
     def settle(self, status: str, *, error_type: str = "", refund_limits: bool = False) -> None:
         """Write the ledger row, give back the hold, book the cost. Never waits, so no cancellation can come between.
@@ -175,31 +255,34 @@ class Call:
         if self.settled:
             return
         self.settled = True
-        gateway, progress, usage = self._gateway, self.progress, self.outcome.usage
+        gateway, progress = self._gateway, self.progress
         if self.running:
-            self.end_attempt(progress.upstream_status, error_type or status, cost_pico_usd=self.outcome.cost_pico_usd)
-        cost, granted = self.outcome.cost_pico_usd, self.reservation.granted_pico_usd
+            self._end(progress.upstream_status, error_type or status, self.outcome.cost_pico_usd)
+        cost = self.outcome.cost_pico_usd + self._lost_pico_usd
+        if self._lost_pico_usd and self.outcome.source == "none":
+            self.outcome = self._lost
+        usage, granted = self.outcome.usage, self.reservation.granted_pico_usd
+        held = self.held_pico_usd
+        if self.rival is not None:
+            held += self.rival.held_pico_usd
+            granted = None if granted is None else granted + (self.rival.reservation.granted_pico_usd or 0)
         row = ledger_row(
             self.asked,
             progress,
             self.outcome,
             status=status,
             error_type=error_type,
-            held_pico_usd=self.held_pico_usd,
+            held_pico_usd=held,
             over_hold=granted is not None and cost > granted,
             received=self.request.received,
             now=self.now(),
         )
         row["counted"] = not refund_limits
+        row["cost_pico_usd"] = cost
         try:
             gateway.ledger.close(row)
         finally:  # Whatever becomes of the row, the hold must not stay.
-            gateway.store.settle(
-                self.reservation,
-                cost_pico_usd=cost,
-                used=None if refund_limits else Tokens(usage.input_tokens, usage.output_tokens),
-                budgets=gateway.budgets_since(self._budget_index, self.key, self.alias, progress.deployment),
-            )
+            self._give_back(cost, None if refund_limits else Tokens(usage.input_tokens, usage.output_tokens))
         if status == "completed" and self.outcome.source == "provider" and progress.deployment is not None:
             gateway.desk.terms.learner.learn(
                 self.key.id, progress.deployment.model, usage.output_tokens // self.request.head.choices
@@ -208,18 +291,45 @@ class Call:
             gateway.telemetry.figures.inconsistent_usage += 1
         gateway.telemetry.finished(self.request.path, row, self.phases)
 
+    def _give_back(self, cost_pico_usd: int, used: Tokens | None) -> None:
+        """Book the cost where the answer's hold is, which is where the row says, and only then free the other one's."""
+        store = self._gateway.store
+        budgets = self._gateway.budgets_since(self._budget_index, self.key, self.alias, self.progress.deployment)
+        store.settle(self.reservation, cost_pico_usd=cost_pico_usd, used=used, budgets=budgets)
+        if self.rival is not None:
+            store.settle(self.rival.reservation, cost_pico_usd=0, used=used, budgets=())
+
     def settle_cancelled(self, error_type: str) -> None:
         """The client left, or the process stops. What the provider has done by then is estimated, never zero."""
         if self.handed_over:
             return
         reached = has_reached_provider() or bool(self.progress.upstream_status)
-        if reached and self.outcome.source == "none" and not self.settled:
-            count = self.exchange.output_tokens
-            self.meter(None, output_estimate=count() if count else 0, response_model="")
+        if reached and self.outcome.source == "none" and self.running and not self.settled:
+            count, scanner = self.exchange.output_tokens, self.progress.scanner
+            self.meter(None, output_estimate=count() if count else 0, response_model="", begun=begun_usage(scanner))
         self.settle("cancelled", error_type=error_type, refund_limits=not reached)
 
     def abandon(self) -> None:
         """It was admitted but could not even be opened: give everything back, no row."""
         self.settled = True
+        self.withdraw_attempt()
         self._gateway.exchanges.end(self.exchange)
         self._gateway.store.settle(self.reservation, cost_pico_usd=0, used=None, budgets=())
+
+
+class Rival(msgspec.Struct):
+    """What the other attempt of a race holds, until the request ends."""
+
+    reservation: Reservation
+    held_pico_usd: int
+
+
+@lru_cache(maxsize=4096)
+def _with_patience(timeouts: Timeouts, patience: Patience) -> Timeouts:
+    """`timeouts` of a deployment, in whose place an alias has others."""
+    own = {
+        "first_token_s": patience.first_token_s,
+        "idle_s": patience.idle_s,
+        "total_s": patience.total_s,
+    }
+    return replace(timeouts, **{name: value for name, value in own.items() if value is not None})

@@ -22,6 +22,7 @@ class Exchange:
 
     __slots__ = (
         "deadline",
+        "is_over",
         "output_tokens",
         "patience_s",
         "presence",
@@ -40,6 +41,8 @@ class Exchange:
         self.timed_out = False
         self.deadline = deadline
         """Monotonic seconds at which the request ends, whatever happens."""
+        self.is_over = False
+        """Nothing more is asked; what is left of the time is for the client."""
         self.waiting_since = now
         self.patience_s = deadline - now
         """How long the present wait may last."""
@@ -51,8 +54,13 @@ class Exchange:
         self.waiting_since = now
         self.patience_s = patience_s
 
+    def left_s(self, now: float) -> float:
+        """Seconds until the request ends; less than nothing, if it is over."""
+        return -1.0 if self.is_over else self.deadline - now
+
     def allow_last_words(self, now: float) -> None:
         """Time has run out; a moment remains to say so."""
+        self.is_over = True
         self.wait(now, LAST_WORDS_S)
         self.deadline = now + LAST_WORDS_S
 

@@ -18,6 +18,7 @@ from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
 from llmgateway.pipeline.exchanges import Exchanges
 from llmgateway.pipeline.health import Health
+from llmgateway.pipeline.failures import report
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines
 from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
@@ -26,7 +27,7 @@ from llmgateway.pipeline.requests import Client, ModelRequest, Presence
 from llmgateway.pipeline.routing import Routed, Router
 from llmgateway.pipeline.rules import BudgetIndex, RuleBook, Rules
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Snapshot
-from llmgateway.pipeline.streaming import Answer, deliver, report
+from llmgateway.pipeline.streaming import Answer, deliver
 from llmgateway.pipeline.telemetry import Telemetry
 from llmgateway.pipeline.traffic import Traffic
 from llmgateway.pipeline.turns import Turns

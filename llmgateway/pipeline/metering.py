@@ -11,7 +11,7 @@ from billing.pricing import PriceVersion, cost, price_of_unit, units_cost
 from llmgateway.pipeline.protocols import Record, Reservation
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key
-from providers.adapters.dialects.base import Dialect
+from providers.adapters.dialects.base import Dialect, StreamScanner
 from providers.adapters.errors import MalformedUsageError
 from providers.adapters.types import JSONObject, Operation, Units, Usage
 
@@ -101,6 +101,29 @@ class Progress(msgspec.Struct):
     """What the present attempt's provider has answered; 0: nothing yet."""
     http_status: int = 0
     """What the client has been told; 0: nothing yet."""
+    scanner: StreamScanner | None = None
+    """Of the present attempt's stream, if it has begun one."""
+    is_hedge: bool = False
+    """The present attempt was begun because another was slow."""
+
+    @property
+    def target(self) -> Deployment:
+        """Of an attempt that has begun."""
+        if self.deployment is None:
+            raise RuntimeError("no attempt has begun")
+        return self.deployment
+
+    def begin(self, deployment: Deployment, price: PriceVersion | None, now: float) -> None:
+        """From `now` on (monotonic seconds) `deployment` is being asked."""
+        self.deployment = deployment
+        self.price = price
+        self.attempt_started = now
+        self.upstream_status = 0
+        self.first_chunk = self.first_token = None
+        self.scanner = None
+        self.is_hedge = False
+        if not self.sent:
+            self.sent = now
 
 
 def identity(request: ModelRequest, key: Key, alias: Alias, *, admitted_at: float) -> Record:

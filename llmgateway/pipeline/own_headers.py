@@ -10,6 +10,10 @@ from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.header_lines import HeaderLines, line
 from llmgateway.pipeline.refusals import limit_lines
 from llmgateway.pipeline.snapshot import Alias
+from providers.adapters.types import Usage
+
+STREAM_LINES = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
+"""What every stream of events says to those on its way."""
 
 
 def gateway_lines(call: Call) -> HeaderLines:
@@ -22,7 +26,7 @@ def gateway_lines(call: Call) -> HeaderLines:
         b"%bx-gateway-attempts: %d\r\n%b"
         b"server-timing: auth;dur=%.3f, route;dur=%.3f, admit;dur=%.3f, ledger;dur=%.3f, upstream;dur=%.3f\r\n%b"
     ) % (
-        _origin_lines(call.alias.name, provider, name) + _retirement_lines(call.alias),
+        origin_lines(call.alias.name, provider, name) + retirement_lines(call.alias),
         len(progress.attempts) + call.running,
         limit_lines(call.reservation),
         phases["auth"] * 1000,
@@ -35,14 +39,14 @@ def gateway_lines(call: Call) -> HeaderLines:
 
 
 @lru_cache(maxsize=4096)
-def _origin_lines(alias: str, provider: str, deployment: str) -> HeaderLines:
+def origin_lines(alias: str, provider: str, deployment: str) -> HeaderLines:
     lines = line(b"x-gateway-model", alias.encode())
     if deployment:
         lines += line(b"x-gateway-provider", provider.encode()) + line(b"x-gateway-deployment", deployment.encode())
     return lines
 
 
-def _retirement_lines(alias: Alias) -> HeaderLines:
+def retirement_lines(alias: Alias) -> HeaderLines:
     """That the model will not be answered for much longer: `sunset` is RFC 8594's."""
     return b"" if alias.retires_at is None else _sunset_lines(alias.retires_at, alias.replacement)
 
@@ -55,19 +59,22 @@ def _sunset_lines(retires_at: float, replacement: str) -> HeaderLines:
 
 def usage_lines(call: Call) -> HeaderLines:
     """Tokens and cost; only on answers that are complete when their headers are sent."""
-    usage, progress = call.outcome.usage, call.progress
-    waited = (progress.first_chunk or call.now()) - call.request.received
+    waited = (call.progress.first_chunk or call.now()) - call.request.received
+    return token_lines(call.outcome.usage, call.outcome.cost_pico_usd, waited)
+
+
+def token_lines(usage: Usage, cost_pico_usd: int, waited_s: float) -> HeaderLines:
     input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
     return (
         b"x-gateway-cost-usd: %b\r\nx-llm-input-tokens: %d\r\nx-llm-output-tokens: %d\r\nx-llm-total-tokens: %d\r\n"
         b"x-llm-thought-tokens: %d\r\nx-llm-cache-read-tokens: %d\r\nx-llm-cache-write-tokens: %d\r\nx-llm-ttfb-ms: %d\r\n"
     ) % (
-        exact_usd(call.outcome.cost_pico_usd),
+        exact_usd(cost_pico_usd),
         input_tokens,
         output_tokens,
         input_tokens + output_tokens,
         usage.reasoning,
         usage.cache_read,
         usage.cache_write_5m + usage.cache_write_1h,
-        waited * 1000,
+        waited_s * 1000,
     )

@@ -6,19 +6,13 @@ import random
 
 import pytest
 
-from llmgateway.pipeline.attempts import pause
+from llmgateway.pipeline.attempts import backoff_s
 from llmgateway.pipeline.snapshot import Retries
-from llmgateway.pipeline.streaming import Failure
-from llmgateway.pipeline.upstream import FailureCause
-from tests.gateways import deployment
-
-FAILURE = Failure(FailureCause.NOT_CONNECTED, deployment(), detail="refused")
 
 
 def waits(retries: Retries, rounds: int, times: int = 400) -> list[float]:
     random.seed(7)
-    found = [pause(retries, rounds, FAILURE) for _ in range(times)]
-    return [wait for wait in found if wait is not None]
+    return [backoff_s(retries, rounds) for _ in range(times)]
 
 
 @pytest.mark.parametrize(("rounds", "seconds"), [(1, 0.1), (2, 0.3), (3, 0.9), (4, 2.0), (5000, 2.0)])
