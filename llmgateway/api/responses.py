@@ -40,6 +40,10 @@ class Responder:
         if name := self.dialect.request_id_header:
             self._always += line(name, request_id.encode())
 
+    def tell_always(self, lines: HeaderLines) -> None:
+        """Headers of every answer of a path, errors too."""
+        self._always += lines
+
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]], lines: HeaderLines = b"") -> None:
         if self._cross_origin:
             headers = (*headers, *self._cross_origin)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.pipeline.gateway import Gateway
+from llmgateway.pipeline.header_lines import HeaderLines
 from providers.adapters.dialects.base import Dialect
 
 Endpoint = Callable[[Gateway, HttpExchange], Awaitable[None]]
@@ -24,6 +25,8 @@ class Route(NamedTuple):
     """In which errors are told, and requests are written where the endpoint calls a model."""
     label: str
     """The path for metrics and logs, with braces around what callers choose: they must not be able to make new labels."""
+    lines: HeaderLines = b""
+    """Headers of all its answers, errors too."""
 
 
 Finder = Callable[[str], Route | None]
