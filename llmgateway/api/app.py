@@ -8,7 +8,8 @@ import logging
 import os
 import time
 
-from llmgateway.api import anthropic, gemini, health, kept, media, metrics, native, openai, realtime
+from llmgateway.api import anthropic, gemini, health, kept, media, metrics, native, openai, realtime, simple
+from llmgateway.api.access_lines import log_answer
 from llmgateway.api.addresses import ClientAddress
 from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.cors import Cors
@@ -20,7 +21,7 @@ from llmgateway.conf import Conf
 from llmgateway.pipeline.errors import GatewayError, MethodNotAllowedError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.kept_objects import MemoryBook
-from llmgateway.pipeline.protocols import ObjectBook, Record
+from llmgateway.pipeline.protocols import ObjectBook
 from llmgateway.pipeline.sessions import Lifetime
 from llmgateway.pipeline.sockets import SocketClosedError
 from llmgateway.pipeline.turns import QueueLeftError
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 def is_data_plane(path: str) -> bool:
     """Whether a path is answered here rather than by Django."""
-    return path.startswith(("/v1/", "/v1beta/", "/v2/", "/health/")) or path in {"/v1", "/health", "/metrics"}
+    return path.startswith(("/v1/", "/v1beta/", "/v2/", "/api/", "/health/")) or path in {"/v1", "/health", "/metrics"}
 
 
 def is_ours(path: str) -> bool:
@@ -72,6 +73,7 @@ class DataPlane:
             **openai.routes(),
             **anthropic.routes(),
             **media.routes(),
+            **simple.routes(),
             **{path: Route(READ, page, openai.CHAT, path) for path, page in pages.items()},
         }
 
@@ -148,6 +150,8 @@ class DataPlane:
         exchange.label = route.label
         exchange.responder.dialect = route.dialect
         exchange.responder.tell_request_id(exchange.request_id)
+        if route.lines:
+            exchange.responder.tell_always(route.lines)
         if exchange.method not in route.methods:
             raise MethodNotAllowedError(
                 f"{path} does not take {exchange.method}; use {route.methods[0]}.",
@@ -161,29 +165,7 @@ class DataPlane:
         await exchange.responder.error(error)
 
     def _log(self, exchange: HttpExchange, status: int, code: str) -> None:
-        """The line of a request that the gateway answered itself."""
-        key, head, inbound = exchange.key, exchange.head, exchange.inbound
-        model = head.model if head is not None and head.model in self._gateway.snapshot.aliases else ""
-        path = exchange.label
-        line: Record = {
-            "started_at": exchange.started_at,
-            "request_id": exchange.request_id,
-            "client_request_id": inbound.client_request_id,
-            "path": path,
-            "http_status": status,
-            "status": "refused" if code else "answered",
-            "error_type": code,
-            "key_id": key.id if key else "",
-            "key_name": key.name if key else "",
-            "team_id": key.team_id if key else 0,
-            "team": key.team_name if key else "",
-            "end_user": inbound.end_user,
-            "client_ip": exchange.client_ip,
-            "alias": model,
-            "stream": bool(head and head.stream),
-            "duration_ms": (self._gateway.clock.monotonic() - exchange.received) * 1000,
-        }
-        self._gateway.telemetry.answered(path, line)
+        log_answer(self._gateway, exchange, status, code)
 
 
 class RequestIds:
