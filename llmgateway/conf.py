@@ -313,6 +313,11 @@ class Conf:
     upstream_client_key = Setting(
         "UPSTREAM_CLIENT_KEY", existing_file, "", "PEM file with that certificate's key, if it has one of its own."
     )
+    fake_provider_faults = Setting(
+        "FAKE_PROVIDER_FAULTS", existing_file, "",
+        "YAML file with rules by which the fake provider of `./gateway demo` fails (docs/game-days.md); it may then also be "
+        "told to while it runs. Nothing but the demo reads this.",
+    )  # fmt: skip
     health_details = Setting(
         "HEALTH_DETAILS", boolean, True, "Whether `/health` lists providers (never addresses or reasons)."
     )
@@ -323,11 +328,6 @@ class Conf:
     email_from = Setting("EMAIL_FROM", str, "llmgateway@localhost", "Who letters of the gateway come from.")
     webhook_retention_days = Setting(
         "WEBHOOK_RETENTION_DAYS", positive, 7,
-    fake_provider_faults = Setting(
-        "FAKE_PROVIDER_FAULTS", existing_file, "",
-        "YAML file with rules by which the fake provider of `./gateway demo` fails (docs/game-days.md); it may then also be "
-        "told to while it runs. Nothing but the demo reads this.",
-    )  # fmt: skip
         "How long delivered events stay in the admin's list of deliveries; those given up stay 90 days.",
     )  # fmt: skip
     usage_retention_days = Setting(

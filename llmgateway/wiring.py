@@ -250,6 +250,7 @@ class Runtime:
             "journal_backlog_bytes": self.journal.backlog_bytes,
             "journal_undrained_s": round(self.journal.undrained_s, 1),
             "requests_in_flight": len(self.gateway.exchanges),
+            "requests_queued": self.gateway.turns.queued,
             "counters": "ok" if self._shared is None else self._shared.mode,
             "workers": 1 if self._shared is None else self._shared.workers,
             "config_revision": self.gateway.snapshot.revision,
@@ -257,7 +258,6 @@ class Runtime:
             "webhooks": self._webhooks.facts(),
         }
 
-            "requests_queued": self.gateway.turns.queued,
     def _ledger_state(self) -> str:
         """`full`: the disk or the journal is, and requests are refused; the log says which."""
         if self.journal.refusal():

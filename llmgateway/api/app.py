@@ -111,10 +111,10 @@ class DataPlane:
             await self._refuse(exchange, error)
         except ClientLeftError:
             self._log(exchange, 499, "client_left")
-        except asyncio.CancelledError:
-            if exchange.watch is None or not exchange.watch.client_left:
         except QueueLeftError:
             self._log(exchange, 499, "client_left")
+        except asyncio.CancelledError:
+            if exchange.watch is None or not exchange.watch.client_left:
                 raise
         except Exception:
             logger.exception("a request failed inside the gateway", extra={"request_id": exchange.request_id})

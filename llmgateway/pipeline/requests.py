@@ -77,6 +77,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Monotonic seconds."""
     authenticated: float
     """Monotonic seconds."""
+    queued_s: float = 0.0
+    """How long it has waited for its turn."""
     provider: str = ""
     """The provider row under whose native prefix it came; its models may be called by their own names there."""
     verbatim: Verbatim | None = None
@@ -108,8 +110,6 @@ class Client(Protocol):
         ...
 
     async def error(self, error: GatewayError, lines: HeaderLines = b"") -> None:
-    queued_s: float = 0.0
-    """How long it has waited for its turn."""
         """An error in the shape of the caller's protocol, in place of an answer."""
         ...
 
