@@ -38,7 +38,7 @@ UNBORN_AFTER_S = 60
 _TARGET = ("provider", "deployment", "model", "price_id")
 _COPIED = (
     "id", "started_at", "admitted_at", "key_id", "key_name", "team_id", "team_name", "end_user", "client_request_id", "client_ip",
-    "operation", "path", "alias", "stream", "held_pico_usd", "input_estimate", "input_bytes",
+    "operation", "path", "alias", "stream", "held_pico_usd", "input_estimate", "input_bytes", "mirror_of",
 )  # fmt: skip
 
 

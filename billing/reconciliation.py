@@ -50,7 +50,7 @@ _ROW_COLUMNS = (
     "started_at", "admitted_at", "team_id", "key_id", "alias", "provider", "deployment", "model", "status",
     "team_name", "key_name", "input", "output", "cache_read", "cache_write_5m", "cache_write_1h", "audio_input",
     "image_input", "reasoning", "audio_output", "cost_pico_usd", "usage_source", "priced", "counted", "ttft_us",
-    "duration_us", "overhead_us",
+    "duration_us", "overhead_us", "mirror_of",
 )  # fmt: skip
 
 

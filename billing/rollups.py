@@ -34,6 +34,8 @@ SUMS = (
 )
 HISTOGRAMS = ("ttft_histogram", "duration_histogram", "overhead_histogram")
 REFUSED = "refused"
+MIRRORED = "mirror"
+"""The code of rollups of mirrored requests, which so stand apart from those that somebody sent."""
 ESTIMATED = UsageRecord.UsageSource.ESTIMATED.value
 CHUNK = 500
 """Keys per statement: nine parameters each stay below SQLite's limit."""
@@ -114,7 +116,7 @@ def sums(rows: Iterable[Row], refused: Iterable[Record] = ()) -> dict[Key, Sum]:
             row.deployment,
             row.model,
             row.status,
-            "",
+            MIRRORED if row.mirror_of else "",
         )
         found = total.get(key)
         if found is None:

@@ -61,6 +61,9 @@ def usage_as_json(row: UsageRecord) -> dict[str, Any]:
         "started_at": row.started_at.astimezone(UTC).isoformat(),
         "duration_ms": row.duration_us / 1000,
         "ttft_ms": None if row.ttft_us is None else row.ttft_us / 1000,
+        "cache": row.cache,
+        "saved_pico_usd": row.saved_pico_usd,
+        "mirror_of": row.mirror_of,
         "attempts": row.attempts,
     }
 

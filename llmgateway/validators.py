@@ -8,7 +8,6 @@ import re
 import zoneinfo
 from collections.abc import Iterable
 
-import cel
 from django.core.exceptions import ValidationError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
@@ -91,25 +90,6 @@ def validate_finite(value: float) -> None:
     """Neither infinite nor `nan`, which is not smaller than any bound and not larger either."""
     if not math.isfinite(value):
         raise ValidationError("Write a number.", code="not_finite")
-
-
-MOST_OF_A_CONDITION = 10_000
-
-
-def validate_condition(value: str) -> None:
-    """An expression in CEL that can be compiled."""
-    if len(value) > MOST_OF_A_CONDITION:
-        raise ValidationError(
-            "An expression has at most %(most)s characters; this one has %(length)s.",
-            code="invalid_condition",
-            params={"most": MOST_OF_A_CONDITION, "length": len(value)},
-        )
-    try:
-        cel.compile(value)
-    except ValueError as error:
-        raise ValidationError(
-            "This is not an expression (CEL): %(reason)s", code="invalid_condition", params={"reason": error}
-        ) from error
 
 
 def validate_alias_names(value: object) -> None:

@@ -12,7 +12,8 @@ from django.db.models import Q
 
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD
 from llmgateway.models import Named
-from llmgateway.validators import validate_condition, validate_finite, validate_name
+from llmgateway.rule_conditions import validate_condition
+from llmgateway.validators import validate_finite, validate_name
 from providers.alias_graph import refuse_circle
 from providers.validators import validate_parameters
 

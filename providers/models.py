@@ -180,6 +180,9 @@ class Deployment(Named):
         default=False,
         help_text="What runs goes on, nothing new is sent here. Unlike a switched off one it stays in sight.",
     )
+    health_generation = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Raised to forget what is known of its health."
+    )
     enabled = models.BooleanField(default=True)
 
     class Meta:

@@ -135,9 +135,9 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     fieldsets = (
         (None, {"fields": ("id", "started_at", "outcome", "http_status", "error_type", "operation", "path", "stream")}),
         ("Who", {"fields": ("key_name", "team_name", "end_user", "client_request_id", "client_ip")}),
-        ("What", {"fields": ("alias", "provider", "deployment", "model", "response_model")}),
+        ("What", {"fields": ("alias", "provider", "deployment", "model", "response_model", "cache", "mirror_of")}),
         ("Tokens", {"fields": (*TOKEN_BUCKETS, "other_units", "usage_source")}),
-        ("Money", {"fields": ("cost", "reported_cost", "held", "over_hold", "price_id", "priced", "default_price")}),
+        ("Money", {"fields": ("cost", "saved", "reported_cost", "held", "over_hold", "price_id", "priced", "default_price")}),
         ("Review", {"fields": ("needs_review", "reserved", "reviewed_at", "reviewed_by")}),
         ("Time", {"fields": ("duration", "first_token", "overhead")}),
         ("As recorded", {"fields": ("attempt_list", "raw_usage")}),
@@ -190,6 +190,10 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         if record.default_price:
             return f"{format_usd(record.cost_pico_usd)} (default price)"
         return format_usd(record.cost_pico_usd) if record.priced else "not priced"
+
+    @display(description="Saved by a kept answer")  # type: ignore[untyped-decorator]
+    def saved(self, record: UsageRecord) -> str:
+        return format_usd(record.saved_pico_usd)
 
     @display(description="Beside tokens", empty_value="–")  # type: ignore[untyped-decorator]
     def other_units(self, record: UsageRecord) -> str | None:

@@ -18,6 +18,7 @@ from django.db.models import QuerySet
 from llmgateway.config_loader._circles import Order, order_of
 from llmgateway.config_loader._quotas import PlaceQuotas
 from llmgateway.config_loader._values import as_text, bounded, epoch, fields_of
+from llmgateway.pipeline.conditions import check_expression
 from llmgateway.pipeline.route_rules import (
     CacheRule,
     Fallback,
@@ -277,5 +278,7 @@ class _AliasLoader:
 
 @lru_cache(maxsize=4096)
 def _compiled(text: str) -> cel.Program:
-    """Raises ValueError for what is no expression. Programs are kept: routing is read anew with every change of it."""
+    """Raises ValueError for what is no condition. Programs are kept: routing is read anew with every change of it."""
+    if problem := check_expression(text):
+        raise ValueError(problem)
     return cel.compile(text)

@@ -139,6 +139,7 @@ def _add_key(
         user_id,
         priority,
         bool(may_bypass_health),
+        team.time_zone,
     )
     tenants = rules.tenants.get(key_id)
     if tenants:
@@ -173,6 +174,7 @@ def acting_too(key: Key, team_ids: Iterable[int], rules: AccessRules) -> Key:
             limits=rules.limits.joined(limits, team_id),
             budgets=rules.budgets.joined(budgets, team_id),
             tenants=(),
+            time_zone=team.time_zone,
         )
         for team_id in team_ids
         if team_id != key.team_id and (team := rules.teams.get(team_id)) is not None

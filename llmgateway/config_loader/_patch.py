@@ -287,6 +287,7 @@ class _Patch:
                 key.user_id,
                 key.priority,
                 key.may_bypass_health,
+                team.time_zone,
             )
             if tenants:
                 key = acting_too(key, [tenant.team_id for tenant in tenants], rules)

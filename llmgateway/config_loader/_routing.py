@@ -217,6 +217,7 @@ class _DeploymentLoader:
             capabilities=capabilities,
             probe=_probe(row) if row.probe_enabled else None,
             draining=row.draining,
+            health_generation=row.health_generation,
         )
 
     def _prices(self, row: DeploymentRow) -> tuple[PriceVersion, ...]:

@@ -123,6 +123,7 @@ class _EntryReader:
             limits=(*key_limits(entry, key_id, time_zone), *self._rules.limits.shared(team_id)),
             budgets=(*key_budgets(entry, key_id, time_zone), *self._rules.budgets.shared(team_id)),
             user_id=read_text(entry, "user_id"),
+            time_zone=time_zone,
         )
 
     def _team(self, entry: Entry) -> tuple[int, TeamFacts | None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import django_filters
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import mixins, serializers
@@ -17,7 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import TOKEN_BUCKETS, UsageRecord
-from billing.rollups import input_tokens, output_tokens
+from billing.rollups import MIRRORED, input_tokens, output_tokens
 from llmgateway.management_api.fields import UsdField, within
 from llmgateway.management_api.filters import Filters, IdFilter, refuse_unknown
 from llmgateway.management_api.pagination import NewestFirst
@@ -55,6 +55,7 @@ class UsageRowSerializer(serializers.ModelSerializer[UsageRecord]):
     )
     cost_usd = UsdField(source="cost_pico_usd", read_only=True)
     held_usd = UsdField(source="held_pico_usd", read_only=True)
+    saved_usd = UsdField(source="saved_pico_usd", read_only=True, help_text="What a kept answer spared.")
     duration_ms = serializers.SerializerMethodField()
     ttft_ms = serializers.SerializerMethodField()
     overhead_ms = serializers.SerializerMethodField()
@@ -68,6 +69,7 @@ class UsageRowSerializer(serializers.ModelSerializer[UsageRecord]):
             "cache_creation_input_tokens", "reasoning_output_tokens", "units", "usage_source", "cost_usd", "cost_pico_usd",
             "reported_cost_pico_usd",
             "held_usd", "held_pico_usd", "price_id", "priced", "default_price", "duration_ms", "ttft_ms", "overhead_ms",
+            "cache", "saved_usd", "saved_pico_usd", "mirror_of",
         )  # fmt: skip
 
     def get_input_tokens(self, row: UsageRecord) -> int:
@@ -141,6 +143,9 @@ class UsageFilters(django_filters.FilterSet):  # type: ignore[misc]  # the libra
     provider = django_filters.CharFilter("provider")
     deployment = django_filters.CharFilter("deployment")
     status = django_filters.ChoiceFilter(choices=UsageRecord.Status.choices)
+    mirrored = django_filters.BooleanFilter(
+        method="of_mirrors", label="Only requests that mirror others, or only those that somebody sent."
+    )
 
     # Rows are found by ids, of which there are indexes.
     def of_key(self, rows: QuerySet[Any], _name: str, key: str) -> QuerySet[Any]:
@@ -152,7 +157,13 @@ class UsageFilters(django_filters.FilterSet):  # type: ignore[misc]  # the libra
         return rows.none() if row_id is None else rows.filter(team_id=row_id)
 
 
+    def of_mirrors(self, rows: QuerySet[Any], _name: str, mirrored: bool) -> QuerySet[Any]:
+        found = Q(code=MIRRORED) if rows.model is not UsageRecord else ~Q(mirror_of="")
+        return rows.filter(found if mirrored else ~found)
+
+
 class UsageRowFilters(UsageFilters):
+    cache = django_filters.ChoiceFilter("cache", choices=UsageRecord.Cache.choices)
     end_user = django_filters.CharFilter("end_user")
     client_request_id = django_filters.CharFilter("client_request_id")
     since = django_filters.IsoDateTimeFilter(

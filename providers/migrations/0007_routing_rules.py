@@ -1,5 +1,6 @@
 import django.core.validators
 import django.db.models.deletion
+import llmgateway.rule_conditions
 import llmgateway.validators
 import providers.validators
 from django.db import migrations, models
@@ -46,7 +47,7 @@ class Migration(migrations.Migration):
                     "when",
                     models.TextField(
                         help_text='An expression (CEL), such as request.task_type == "summarization".',
-                        validators=[llmgateway.validators.validate_condition],
+                        validators=[llmgateway.rule_conditions.validate_condition],
                     ),
                 ),
                 ("position", models.PositiveSmallIntegerField(default=0)),

@@ -217,6 +217,26 @@ def test_refusals_are_counted_in_rollups_alone(journal: Journal) -> None:
     assert ids() == []
 
 
+def test_mirrored_requests_stand_apart_in_rollups(journal: Journal) -> None:
+    write(journal, "a", cost_pico_usd=5)
+    write(journal, "b", cost_pico_usd=7, mirror_of="a")
+
+    drain(journal)
+
+    counted = UsageRollup.objects.order_by("code").values_list("code", "requests", "cost_pico_usd")
+    assert list(counted) == [("", 1, 5), ("mirror", 1, 7)]
+    assert UsageRecord.objects.get(pk="b").mirror_of == "a"
+
+
+def test_a_kept_answer_says_what_it_saved(journal: Journal) -> None:
+    write(journal, "a", cost_pico_usd=0, cache="semantic", saved_pico_usd=2**62)
+
+    drain(journal)
+
+    row = UsageRecord.objects.get(pk="a")
+    assert (row.cache, row.saved_pico_usd, row.cost_pico_usd) == ("semantic", 2**62, 0)
+
+
 def test_draining_stops_exactly_where_it_is_told(journal: Journal) -> None:
     write(journal, "a")
     here = journal.position()

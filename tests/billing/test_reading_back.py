@@ -49,7 +49,7 @@ def run(*arguments: str) -> list[Any]:
 def test_usage_prints_every_named_field(make_journal: MakeJournal) -> None:
     journal = make_journal()
     beside_tokens = {"units": {"search": 2}, "reported_cost_pico_usd": 29_000_000}
-    write(journal, "a", cache_write_5m=3, cache_write_1h=4, audio_output=1, **beside_tokens)
+    write(journal, "a", cache_write_5m=3, cache_write_1h=4, audio_output=1, cache="hit", saved_pico_usd=7, **beside_tokens)
     journal.stop()
 
     [row] = run("usage")
@@ -61,7 +61,7 @@ def test_usage_prints_every_named_field(make_journal: MakeJournal) -> None:
         "reasoning_output_tokens": 5, "usage_source": "provider", "cost_pico_usd": 30_000_000, "price_id": 5,
         "units": {"search": 2}, "reported_cost_pico_usd": 29_000_000, "priced": True, "default_price": False,
         "started_at": "2026-03-14T12:00:00+00:00", "duration_ms": 400.0, "ttft_ms": 90.0,
-        "attempts": [{"deployment": "main", "status": 200}],
+        "cache": "hit", "saved_pico_usd": 7, "mirror_of": "", "attempts": [{"deployment": "main", "status": 200}],
     }  # fmt: skip
 
 

@@ -66,6 +66,15 @@ def test_what_the_drain_wrote_agrees(filled: str) -> None:
     assert (report.drifts, report.hours, report.unrepaired) == ([], 16, 0)  # From the midnight of the first row on.
 
 
+def test_mirrored_requests_agree_by_themselves(journal: Journal, using: str) -> None:
+    write(journal, "mirror", mirror_of="other")
+
+    fill(journal, using)
+
+    assert compared(using=using).drifts == []
+    assert UsageRollup.objects.using(using).get(code="mirror").requests == 1
+
+
 def test_why_requests_were_refused_is_kept(journal: Journal, transactional_db: None) -> None:
     fill(journal)
     journal.refused([REFUSAL])

@@ -96,7 +96,12 @@ def create_record(key: ApiKey, *, record_id: str, at: datetime | None = None, **
     )  # fmt: skip
     hour = at.replace(minute=0, second=0, microsecond=0)
     rollup, _ = UsageRollup.objects.get_or_create(
-        hour=hour, team_id=key.team_id, key_id=str(key.pk), alias="small", status=record.status
+        hour=hour,
+        team_id=key.team_id,
+        key_id=str(key.pk),
+        alias="small",
+        status=record.status,
+        code="mirror" if record.mirror_of else "",
     )
     rollup.requests += 1
     rollup.input_tokens += record.input

@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from billing.day_sums import sum_days
-from billing.models import Price, UsageRollup
+from billing.models import Price, UsageRecord, UsageRollup
 from billing.money import PICO_PER_USD
 from llmgateway.management_api import usage_sums
 from llmgateway.models import Team
@@ -129,12 +129,16 @@ def test_a_row_of_the_ledger_has_the_money_twice_and_inclusive_tokens(operator: 
         ("since=2026-01-01T00:00:00Z&until=2026-02-01T00:00:00Z", ["req-old"]),
         ("until=2026-02-01T00:00:00Z", ["req-old"]),
         ("page_size=2", ["req-3", "req-2"]),
+        ("cache=hit", ["req-2"]),
+        ("mirrored=true", ["req-3"]),
+        ("mirrored=false", ["req-2", "req-1"]),
     ],
 )
 def test_the_ledger_is_filtered_newest_first(operator: Caller, world: World, query: str, ids: list[str]) -> None:
     now = timezone.now()
-    create_record(world.key, record_id="req-2", at=now + timedelta(seconds=1), status="failed")
-    create_record(world.cast.research_key, record_id="req-3", at=now + timedelta(seconds=2), end_user="ana")
+    create_record(world.key, record_id="req-2", at=now + timedelta(seconds=1), status="failed", cache="hit")
+    create_record(world.cast.research_key, record_id="req-3", at=now + timedelta(seconds=2), end_user="ana",
+                  mirror_of="req-1")  # fmt: skip
     create_record(world.key, record_id="req-old", at=datetime(2026, 1, 15, tzinfo=UTC))
 
     assert [row["id"] for row in operator.get(f"/usage?{query}").json()["results"]] == ids
@@ -184,6 +188,16 @@ def test_usage_is_summed_by_group(operator: Caller, world: World) -> None:
     assert [(row["group"]["status"], row["requests"]) for row in by_status] == [
         ("completed", 1), ("failed", 1), ("refused", 0),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("query", "costs"), [("", 8), ("?mirrored=false", 5), ("?mirrored=true", 3)])
+def test_mirrored_requests_can_be_summed_apart(operator: Caller, world: World, query: str, costs: int) -> None:
+    UsageRecord.objects.all().delete()
+    UsageRollup.objects.all().delete()
+    create_record(world.key, record_id="req-2", cost_pico_usd=5)
+    create_record(world.key, record_id="req-3", cost_pico_usd=3, mirror_of="req-2")
+
+    assert [row["cost_pico_usd"] for row in operator.get(f"/usage/summary{query}").json()["results"]] == [costs]
 
 
 def test_sums_are_exact_beyond_64_bits(operator: Caller, world: World) -> None:
