@@ -68,6 +68,7 @@ RULES = (
     Rule(
         ("llmgateway.stores", "billing.journal", "billing.journal_files"),
         ("llmgateway.stores", "billing.journal", "billing.journal_files", "llmgateway.pipeline.protocols",
+         "llmgateway.pipeline.cached_answers",
          "llmgateway.pipeline.errors", "llmgateway.pipeline.snapshot", "billing.money", "billing.windows"),
         ("django",),
     ),

@@ -61,6 +61,7 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
         provider=named.provider,
         verbatim=named.verbatim,
         strict=inbound.strict,
+        cache=inbound.cache,
     )
     watch = exchange.watch = DisconnectWatch(exchange.receive)
     try:

@@ -48,6 +48,8 @@ class Inbound(msgspec.Struct):
     """`x-gateway-model`: whose limits and prices hold for a call that names no model otherwise."""
     strict: bool = False
     """`x-gateway-strict: true`: refuse what a provider's dialect cannot say, rather than leave it out."""
+    cache: str = ""
+    """`x-gateway-cache`: what becomes of kept answers."""
 
 
 class InboundReader:
@@ -72,6 +74,8 @@ class InboundReader:
                     inbound.model = value.decode("utf-8", "replace")[:200]
                 elif name == b"x-gateway-strict":
                     inbound.strict = value.strip().lower() in {b"true", b"1"}
+                elif name == b"x-gateway-cache":
+                    inbound.cache = value.strip().lower().decode("utf-8", "replace")[:40]
             elif name in self._key_headers:
                 keys[name] = value
             else:

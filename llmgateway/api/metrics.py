@@ -75,6 +75,7 @@ class _Figures:
         yield from self._gauges()
         yield from _load(self._gateway.turns)
         yield from self._webhooks()
+        yield from self._cache()
         if self._gateway.telemetry.figures.shared_counters is not None:
             yield from _shared(self._gateway.telemetry.figures.shared_counters)
 
@@ -193,6 +194,23 @@ class _Figures:
             ("llmgateway_config_revision", "Revision of the configuration in use.", facts["config_revision"]),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+
+    def _cache(self) -> Iterable[Metric]:
+        figures = self._gateway.telemetry.figures
+        yield _counter(
+            "llmproxy_cache_hits",
+            "Requests that kept answers concern, by what was found.",
+            ("result",),
+            {(result,): count for result, count in figures.cache_results.items()},
+        )
+        saved = float(usd(figures.cache_savings_pico_usd))
+        yield _counter(
+            "llmproxy_cost_savings_from_cache_usd", "What kept answers would have cost, in US dollars.", (), {(): saved}
+        )
+        if figures.kept_answers is not None:
+            kept = figures.kept_answers
+            yield GaugeMetricFamily("llmgateway_cache_bytes", "Answers kept in memory.", value=kept.byte_count)
+            yield GaugeMetricFamily("llmgateway_cache_entries", "How many they are.", value=kept.entry_count)
 
     def _webhooks(self) -> Iterable[Metric]:
         facts = self._status.facts()["webhooks"]

@@ -14,6 +14,7 @@ import msgspec
 from llmgateway.pipeline.admission import Admission, AdmissionDesk
 from llmgateway.pipeline.attempts import Attempts
 from llmgateway.pipeline.authentication import Authenticator
+from llmgateway.pipeline.caching import Caching
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
 from llmgateway.pipeline.exchanges import Exchanges
@@ -75,6 +76,8 @@ class Gateway:
         self.upstream = upstream
         self.attempts = Attempts(self)
         self.turns = Turns(clock, snapshot.load)
+        self.caching: Caching | None = None
+        """None: no answers are kept here."""
         self._is_stale = is_stale
         self.budgets_ready = asyncio.Event()
         """Cleared while a new budget is being counted from the ledger; requests wait for it."""
@@ -87,6 +90,8 @@ class Gateway:
         self.health.use(snapshot)
         self._rules.forget()
         self.turns.use(snapshot.load)
+        if self.caching is not None:
+            self.caching.use(snapshot)
 
     @property
     def budget_index(self) -> BudgetIndex:
@@ -119,14 +124,32 @@ class Gateway:
             GatewayError: it was refused before any upstream call; nothing was taken and nothing is settled.
             CancelledError: the client left or the process stops; it is settled. `QueueLeftError`: before its turn came.
         """
+        if self.snapshot.cache.enabled and self.caching is not None:
+            await self.caching.complete(request, key, client, presence)
+        else:
+            await self.ask(request, key, client, presence)
+
+    async def ask(
+        self,
+        request: ModelRequest,
+        key: Key,
+        client: Client,
+        presence: Presence,
+        *,
+        routed: Routed | None = None,
+        began: Callable[[Call], None] | None = None,
+    ) -> Call:
+        """The same of the providers alone, whatever answers are kept. `began` is told when it is admitted."""
         if not self.turns.take():
             waited = await self.turns.wait(key.priority, presence)
             request = msgspec.structs.replace(request, queued_s=waited)
         try:
-            call = await self._admitted(request, key, presence)
+            call = await self._admitted(request, key, presence, routed)
         except BaseException:
             self.turns.give_back()
             raise
+        if began is not None:
+            began(call)
         try:
             result = await self.attempts.first_answer(call)
             if isinstance(result, Answer):
@@ -149,6 +172,7 @@ class Gateway:
         finally:
             self.turns.give_back()
             self.exchanges.end(call.exchange)
+        return call
 
     async def _out_of_time(self, call: Call, client: Client) -> None:
         """A deadline passed where no attempt was to blame: between attempts, or while the client would not read."""
@@ -167,8 +191,10 @@ class Gateway:
         """Budgets that a request counts for now, if they have changed since it was admitted under `index`."""
         return () if index is self._budgets else self._budgets.of(key, alias, deployment)
 
-    async def _admitted(self, request: ModelRequest, key: Key, presence: Presence) -> Call:
-        routed = self.route(request, key)
+    async def _admitted(
+        self, request: ModelRequest, key: Key, presence: Presence, routed: Routed | None = None
+    ) -> Call:
+        routed = routed or self.route(request, key)
         done = self.clock.monotonic()
         return await self.admit(
             request, self.rules(request, key, routed.alias), routed.candidates, presence, routed=done

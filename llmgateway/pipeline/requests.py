@@ -87,6 +87,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Refuse what a provider's dialect cannot say, rather than leave it out and report it."""
     input_estimate: int | None = None
     """Tokens of input, where more is known of them than the body says."""
+    cache: str = ""
+    """What it wants of kept answers: `on`, `off`, `refresh`, or nothing in particular."""
     task_type: str = ""
     """What kind of task it is, such as `summarization`, where the caller says so."""
     spending: Spending | None = None
@@ -126,5 +128,5 @@ class Presence(Protocol):
         ...
 
     def watch(self) -> None:
-        """From now on notice it when the client leaves, and at once if it has left already."""
+        """From now on notice it when the client leaves, and at once if it has left already. Once is enough."""
         ...

@@ -102,6 +102,16 @@ class SharedCounters(Protocol):
     def round_trips(self) -> Buckets: ...
 
 
+class KeptAnswers(Protocol):
+    """What answers are kept in the memory of this process."""
+
+    @property
+    def byte_count(self) -> int: ...
+
+    @property
+    def entry_count(self) -> int: ...
+
+
 @dataclass
 class Figures:
     """Everything counted since the process started. Labels are bounded by configuration, never by callers."""
@@ -124,6 +134,12 @@ class Figures:
     counter_repairs: int = 0
     rollup_drift_rows: int = 0
     """Rows of sums that differed from the ledger, and were left so, when they were last compared."""
+    cache_results: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Requests that kept answers concern: `hit`, `semantic`, `miss`, or `refresh`, which did not look."""
+    cache_savings_pico_usd: int = 0
+    """What hits would have cost."""
+    kept_answers: KeptAnswers | None = None
+    """None: none are kept here."""
     shared_counters: SharedCounters | None = None
     """None: the counters are this process's alone."""
 
@@ -271,7 +287,7 @@ def _inclusive(row: Record) -> tuple[int, int]:
 
 
 def _access_line(path: str, row: Record, input_tokens: int, output_tokens: int) -> Record:
-    return {
+    line = {
         "started_at": row["started_at"],
         "request_id": row["id"],
         "client_request_id": row["client_request_id"],
@@ -298,3 +314,6 @@ def _access_line(path: str, row: Record, input_tokens: int, output_tokens: int) 
         "duration_ms": row["duration_us"] / 1000,
         "ttft_ms": None if row["ttft_us"] is None else row["ttft_us"] / 1000,
     }
+    if cache := row.get("cache"):
+        line["cache"] = cache
+    return line

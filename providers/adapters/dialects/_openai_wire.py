@@ -57,6 +57,16 @@ class OpenAIWire(Dialect):
         return b"\n\ndata: " + self.error_body(error) + b"\n\n"
 
 
+_OF_THE_CALLER = frozenset(
+    {"model", "stream", "stream_options", "user", "safety_identifier", "prompt_cache_key", "metadata"}
+)
+"""Fields that say who asks, where, and how the answer shall come. No answer of these dialects repeats them."""
+
+
+def without_caller(fields: JSONObject) -> JSONObject:
+    return {name: value for name, value in fields.items() if name not in _OF_THE_CALLER}
+
+
 def member(raw: JSONObject, name: str) -> JSONObject:
     """The object called `name`; empty where there is none."""
     value = raw.get(name)

@@ -70,6 +70,12 @@ class AnthropicMessages(Dialect):
             raise MalformedBodyError("`metadata.user_id` must be a string.", param="metadata.user_id") from None
         return msgspec.structs.replace(head, user=metadata.user_id) if metadata else head
 
+    def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
+        # A container is where a provider runs code, and changes from call to call. A cap of 0 only fills its cache.
+        if fields.get("container") or fields.get("max_tokens") == 0:
+            return None
+        return {name: value for name, value in fields.items() if name not in {"model", "stream", "metadata"}}
+
     def with_output_cap(self, body: bytes, fields: tuple[str, ...], cap: int) -> bytes:
         # Zero asks for no answer at all, only for the cache to be filled.
         return body if read_head(body).max_tokens == 0 else with_output_cap(body, fields, cap)

@@ -186,6 +186,17 @@ class Dialect:
         """
         raise NotImplementedError
 
+    def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
+        """The `fields` of a body that decide what its answer is, and how it came (whole or as a stream) not among them.
+
+        None: another answer would be wrong, for this one has effects besides, or depends on what stands elsewhere.
+        """
+        return None
+
+    def is_complete(self, body: bytes, *, stream: bool) -> bool:
+        """Whether an answer is whole and none that was cut or withheld. Asked where nothing can be read as a `Reply`."""
+        return False
+
     def is_stream(self, content_type: bytes) -> bool:
         """Whether an answer of this type comes piece by piece."""
         return content_type.lower().startswith(b"text/event-stream")

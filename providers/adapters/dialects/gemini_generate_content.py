@@ -26,7 +26,7 @@ from providers.adapters.dialects.base import (
 )
 from providers.adapters.dialects.conversation import Conversation
 from providers.adapters.dialects.reply import Reply
-from providers.adapters.types import Operation
+from providers.adapters.types import JSONObject, Operation
 
 
 class GeminiGenerateContent(GeminiWire):
@@ -38,6 +38,12 @@ class GeminiGenerateContent(GeminiWire):
 
     def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:
         return read_generate_head(body, model=model, stream=stream)
+
+    def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
+        # What `cachedContent` names can be deleted and made anew; `labels` are for bills.
+        if fields.get("cachedContent") or fields.get("cached_content"):
+            return None
+        return {name: value for name, value in fields.items() if name not in {"model", "labels"}}
 
     def with_output_cap(self, body: bytes, fields: tuple[str, ...], cap: int) -> bytes:
         return capped(body, cap)

@@ -9,11 +9,11 @@ from providers.adapters.dialects._chat_reply import read_reply, write_reply
 from providers.adapters.dialects._chat_request import read_request, write_request
 from providers.adapters.dialects._chat_stream_reader import ChatStreamReader
 from providers.adapters.dialects._chat_stream_writer import ChatStreamWriter
-from providers.adapters.dialects._openai_wire import OpenAIWire
+from providers.adapters.dialects._openai_wire import OpenAIWire, without_caller
 from providers.adapters.dialects.base import Limits, StreamReader, StreamWriter, Written
 from providers.adapters.dialects.conversation import Conversation
 from providers.adapters.dialects.reply import Reply
-from providers.adapters.types import Operation
+from providers.adapters.types import JSONObject, Operation
 
 
 class OpenAIChat(OpenAIWire):
@@ -21,6 +21,9 @@ class OpenAIChat(OpenAIWire):
     operation: ClassVar[Operation] = Operation.CHAT
     translates = True
     output_cap_fields = ("max_completion_tokens", "max_tokens")
+
+    def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
+        return None if fields.get("store") else without_caller(fields)
 
     def with_usage_requested(self, body: bytes, head: RequestHead) -> bytes:
         return with_usage_requested(body, head)

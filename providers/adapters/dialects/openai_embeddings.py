@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from providers.adapters.dialects._fields import Fields
-from providers.adapters.dialects._openai_wire import OpenAIWire
+from providers.adapters.dialects._openai_wire import OpenAIWire, without_caller
 from providers.adapters.dialects.base import Limits, Written
 from providers.adapters.dialects.embedding import EmbeddingReply, EmbeddingRequest
 from providers.adapters.errors import MalformedAnswerError, MalformedUsageError
@@ -35,6 +35,15 @@ class OpenAIEmbeddings(OpenAIWire):
     name = "openai.embeddings"
     operation: ClassVar[Operation] = Operation.EMBEDDINGS
     translates: ClassVar[bool] = True
+
+    def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
+        return without_caller(fields)
+
+    def is_complete(self, body: bytes, *, stream: bool) -> bool:
+        try:
+            return bool(_decode_answer(body).data)
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
+            return False
 
     # A caller's dialect and a provider's have the same operation, so both speak of embeddings.
 

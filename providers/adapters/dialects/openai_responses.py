@@ -25,6 +25,8 @@ class _Own(msgspec.Struct):
     background: Any = None
 
 
+
+_KEPT_ELSEWHERE = ("previous_response_id", "conversation", "prompt", "background")
 _decode_own = msgspec.json.Decoder(_Own).decode
 
 
@@ -43,6 +45,13 @@ class OpenAIResponses(OpenAIWire):
                 param="background",
             )
         return head
+
+    def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
+        # An answer repeats what was asked, so everything decides it. Without `store: false` it is kept at the provider,
+        # to be gone on from.
+        if fields.get("store") is not False or any(fields.get(name) for name in _KEPT_ELSEWHERE):
+            return None
+        return {name: value for name, value in fields.items() if name not in {"model", "stream", "stream_options"}}
 
     def scanner(self, *, strip_usage: bool) -> StreamScanner:
         return ResponsesScanner()

@@ -1,0 +1,275 @@
+"""Answers given a second time: look up, wait for whoever asks the same already, or ask and keep what comes.
+
+A hit is a request of its own: authenticated, routed, counted for limits of requests, a row that costs nothing. What the
+store cannot do in time is a miss, never an error. Used from the event loop alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmgateway.pipeline.cache_keys import deciding_fields, digest_of, scope_of, wish_of
+from llmgateway.pipeline.cached_answers import AnswerStore, KeptAnswer, Standing, VectorStore
+from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.errors import APITimeoutError
+from llmgateway.pipeline.exchanges import Exchange
+from llmgateway.pipeline.flights import Flight, Flights
+from llmgateway.pipeline.hits import HitDesk, Visit
+from llmgateway.pipeline.recorder import Recorder
+from llmgateway.pipeline.replays import Verdict, judged, replay
+from llmgateway.pipeline.requests import Client, ModelRequest, Presence
+from llmgateway.pipeline.route_rules import CacheRule
+from llmgateway.pipeline.routing import Routed
+from llmgateway.pipeline.similar_questions import Question, SimilarQuestions
+from llmgateway.pipeline.snapshot import Key, Snapshot
+
+if TYPE_CHECKING:
+    from llmgateway.pipeline.gateway import Gateway
+
+POLL_FIRST_S, POLL_MOST_S = 0.02, 0.25
+"""How often a worker looks whether another one has the answer by now."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How kept answers concern one request."""
+
+    digest: bytes
+    reads: bool
+    ttl_s: float
+    youngest: float
+    """Seconds since the epoch: answers that are older are not taken."""
+    rule: CacheRule | None
+    scope: list[Any]
+
+    def takes(self, answer: KeptAnswer) -> bool:
+        return answer.stored_at > self.youngest
+
+
+class Caching:
+    """One per process. `vectors` finds similar questions; None: only the same ones are found."""
+
+    def __init__(self, gateway: Gateway, store: AnswerStore, vectors: VectorStore | None = None) -> None:
+        self._gateway = gateway
+        self._store = store
+        self._flights = Flights()
+        self._hits = HitDesk(gateway)
+        self._similar = None if vectors is None else SimilarQuestions(gateway, vectors)
+        self._leads: dict[bytes, bytes] = {}
+        """Tokens by which this process leads, by digest."""
+        self._generations: dict[str, int] = {}
+        self._generation = 0
+        figures = gateway.telemetry.figures
+        figures.kept_answers = store
+        self.use(gateway.snapshot)
+
+    def use(self, snapshot: Snapshot) -> None:
+        """Free the memory of what nobody can ask for any more."""
+        settings = snapshot.cache
+        generations = {alias.name: alias.cache.generation for alias in snapshot.aliases.values() if alias.cache}
+        self._store.resize(settings.max_mb * 2**20)
+        if not settings.enabled or settings.generation != self._generation:
+            self._store.forget(None)
+        else:
+            for name, generation in self._generations.items():
+                if generations.get(name, generation) != generation:
+                    self._store.forget(name)
+        self._generation, self._generations = settings.generation, generations
+
+    def renew_leads(self) -> None:
+        """Say to other processes that those who lead here are still there. Called every `RENEW_S`."""
+        for digest, token in self._leads.items():
+            self._store.renew(digest, token)
+
+    async def complete(self, request: ModelRequest, key: Key, client: Client, presence: Presence) -> None:
+        """As `Gateway.complete`."""
+        gateway = self._gateway
+        routed = gateway.route(request, key)
+        visit = Visit(request, key, client, presence, routed, gateway.clock.monotonic())
+        plan = self._plan(request, key, routed)
+        if plan is None:
+            await gateway.ask(request, key, client, presence, routed=routed)
+        elif plan.reads:
+            await self._look_up(visit, plan)
+        else:
+            await self._ask(visit, plan, "refresh")
+
+    def _plan(self, request: ModelRequest, key: Key, routed: Routed) -> Plan | None:
+        """None: nothing is looked up or kept."""
+        wish = wish_of(request)
+        settings = self._gateway.snapshot.cache
+        rule = routed.alias.cache or routed.reached.cache
+        if not wish.stores or (rule is None and not wish.asks):
+            return None
+        fields = deciding_fields(request, key)
+        if fields is None:
+            return None
+        ttl_s = settings.ttl_s if rule is None else rule.ttl_s
+        oldest_s = ttl_s if wish.max_age_s is None else min(ttl_s, wish.max_age_s)
+        scope = scope_of(request, key, routed, settings)
+        return Plan(
+            digest=digest_of(scope, fields),
+            reads=wish.reads,
+            ttl_s=ttl_s,
+            youngest=self._gateway.clock.time() - oldest_s,
+            rule=rule,
+            scope=scope,
+        )
+
+    async def _look_up(self, visit: Visit, plan: Plan) -> None:
+        exchange = self._gateway.exchanges.begin(
+            visit.request.id, visit.presence, total_s=max([each.timeouts.total_s for each in visit.routed.candidates])
+        )
+        try:
+            if await self._served(visit, plan, await self._store.find(plan.digest), exchange):
+                return
+            question = await self._question(visit, plan)
+            if question is not None and await self._served_similar(visit, plan, question, exchange):
+                return
+            flight = self._flights.of(plan.digest)
+            outcome = await self._flights.board(flight)
+            if outcome is Standing.LEAD:
+                outcome = await self._claimed(flight, plan)
+            if isinstance(outcome, KeptAnswer):
+                if await self._served(visit, plan, outcome, exchange):
+                    return
+                outcome = Standing.ALONE
+        except asyncio.CancelledError:
+            if not exchange.take_timeout():
+                raise
+            if visit.has_begun:
+                return
+            raise APITimeoutError(f"The model '{visit.routed.alias.name}' did not answer in time. Try again.") from None
+        finally:
+            self._gateway.exchanges.end(exchange)
+        if outcome is Standing.LEAD:
+            await self._lead(visit, plan, flight, deadline=exchange.deadline, question=question)
+        else:
+            await self._ask(visit, plan, "miss", deadline=exchange.deadline, question=question)
+
+    async def _served(self, visit: Visit, plan: Plan, answer: KeptAnswer | None, exchange: Exchange) -> bool:
+        """Whether the request is answered now."""
+        if answer is None or not plan.takes(answer):
+            return False
+        found = replay(answer, visit.request)
+        if found is None:
+            return False
+        await self._hits.serve(visit, found, exchange)
+        return True
+
+    # Similar questions.
+
+    async def _question(self, visit: Visit, plan: Plan) -> Question | None:
+        """What is asked last, as a vector. None: only the same request is the same question."""
+        if self._similar is None or plan.rule is None or plan.rule.mode != "semantic":
+            return None
+        return await self._similar.question(visit, plan.rule, plan.scope)
+
+    async def _served_similar(self, visit: Visit, plan: Plan, question: Question, exchange: Exchange) -> bool:
+        if self._similar is None or plan.rule is None:
+            return False
+        nearest = await self._similar.nearest(question, plan.rule.similarity)
+        if nearest is None:
+            return False
+        answer = await self._store.find(nearest.digest)
+        if answer is None or not plan.takes(answer) or (found := replay(answer, visit.request)) is None:
+            return False
+        await self._hits.serve(visit, found, exchange, similarity=nearest.similarity)
+        return True
+
+    # Asking the provider.
+
+    async def _claimed(self, flight: Flight, plan: Plan) -> KeptAnswer | Standing:
+        """Lead among all processes, or wait for the answer that another one is getting."""
+        token, pause_s = secrets.token_bytes(12), POLL_FIRST_S
+        try:
+            while (outcome := await self._store.claim(flight.digest, token, plan.youngest)) is Standing.WAIT:
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.5 * pause_s, POLL_MOST_S)
+        except BaseException:
+            self._store.release(flight.digest, token, alone=False)
+            self._flights.leave(flight)
+            raise
+        if outcome is Standing.LEAD:
+            self._leads[flight.digest] = token
+        else:
+            self._flights.land(flight, outcome)
+        return outcome
+
+    async def _lead(
+        self, visit: Visit, plan: Plan, flight: Flight, *, deadline: float, question: Question | None
+    ) -> None:
+        """Ask for all who wait, and say to them how it ended."""
+        failed = False
+        recorder = self._recorder(visit, "miss", on_too_large=lambda: self._land(flight, Standing.ALONE))
+        try:
+            call = await self._asked(visit, recorder, "miss", deadline)
+            verdict, answer = self._kept(visit, plan, call, recorder, question)
+            if verdict is Verdict.BROKEN:
+                failed = True
+            else:
+                self._land(flight, answer or Standing.ALONE)
+        except Exception:
+            failed = True
+            raise
+        finally:
+            self._release(flight.digest, alone=False)
+            self._flights.leave(flight, failed=failed)
+
+    async def _ask(
+        self,
+        visit: Visit,
+        plan: Plan,
+        how: str,
+        *,
+        deadline: float | None = None,
+        question: Question | None = None,
+    ) -> None:
+        """Ask for this request alone."""
+        recorder = self._recorder(visit, how)
+        call = await self._asked(visit, recorder, how, deadline)
+        self._kept(visit, plan, call, recorder, question)
+
+    def _recorder(self, visit: Visit, how: str, on_too_large: Callable[[], None] | None = None) -> Recorder:
+        self._gateway.telemetry.figures.cache_results[how] += 1
+        lines = b"x-gateway-cache: %b\r\n" % how.encode()
+        return Recorder(visit.client, lines, on_too_large=on_too_large)
+
+    async def _asked(self, visit: Visit, recorder: Recorder, how: str, deadline: float | None) -> Call:
+        def began(call: Call) -> None:
+            call.asked["cache"] = "miss"
+            if deadline is not None:
+                call.exchange.deadline = min(call.exchange.deadline, deadline)
+
+        return await self._gateway.ask(
+            visit.request, visit.key, recorder, visit.presence, routed=visit.routed, began=began
+        )
+
+    def _kept(
+        self, visit: Visit, plan: Plan, call: Call, recorder: Recorder, question: Question | None
+    ) -> tuple[Verdict, KeptAnswer | None]:
+        """What is kept of an answer that went out, if it is one to be given again."""
+        deployment, body = call.progress.deployment, recorder.body
+        if recorder.status != 200 or body is None or deployment is None or deployment not in visit.routed.candidates:
+            return Verdict.BROKEN, None
+        verdict = judged(body, visit.request, capped=call.admission.output_cap is not None)
+        if verdict is not Verdict.FINE:
+            return verdict, None
+        answer = self._hits.answer_of(visit, call, deployment, body, recorder)
+        self._store.keep(plan.digest, answer, plan.ttl_s)
+        if question is not None and self._similar is not None:
+            self._similar.remember(question, plan.digest, plan.ttl_s)
+        return verdict, answer
+
+    def _land(self, flight: Flight, outcome: KeptAnswer | Standing) -> None:
+        self._release(flight.digest, alone=outcome is Standing.ALONE)
+        self._flights.land(flight, outcome)
+
+    def _release(self, digest: bytes, *, alone: bool) -> None:
+        token = self._leads.pop(digest, None)
+        if token is not None:
+            self._store.release(digest, token, alone=alone)

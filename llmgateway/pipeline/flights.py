@@ -1,0 +1,84 @@
+"""Identical requests at the same moment: one asks the provider, the others wait for its answer.
+
+If it fails, or its client leaves, the next takes over. Each failure lets twice as many try at once, up to
+`WIDEST`: a request that always fails must not keep all the others waiting one after another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from llmgateway.pipeline.cached_answers import KeptAnswer, Standing
+
+WIDEST = 32
+
+
+Turn = asyncio.Future["KeptAnswer | Standing"]
+
+
+class Flight:
+    """One question that is being asked. Used from the event loop alone."""
+
+    __slots__ = ("digest", "leaders", "waiting", "width")
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        self.leaders = 0
+        self.width = 1
+        self.waiting: deque[Turn] = deque()
+
+
+class Flights:
+    """All of this process, by the digests of their questions."""
+
+    def __init__(self) -> None:
+        self._flights: dict[bytes, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def of(self, digest: bytes) -> Flight:
+        """The one that is on its way; a new one, if there is none."""
+        flight = self._flights.get(digest)
+        if flight is None:
+            flight = self._flights[digest] = Flight(digest)
+        return flight
+
+    async def board(self, flight: Flight) -> KeptAnswer | Standing:
+        """The answer, once somebody has it; or LEAD or ALONE. Whoever leads says how it ended: `land` or `leave`."""
+        if flight.leaders < flight.width and not flight.waiting:
+            flight.leaders += 1
+            return Standing.LEAD
+        turn: Turn = asyncio.get_running_loop().create_future()
+        flight.waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.result() is Standing.LEAD:
+                self.leave(flight)  # It was called to lead in the moment in which it went.
+            raise
+
+    def land(self, flight: Flight, outcome: KeptAnswer | Standing) -> None:
+        """Give it to all who wait: an answer, or ALONE where there will be none to share."""
+        if self._flights.get(flight.digest) is flight:
+            del self._flights[flight.digest]
+        waiting, flight.waiting = flight.waiting, deque()
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(outcome)
+
+    def leave(self, flight: Flight, *, failed: bool = False) -> None:
+        """A leader goes without an answer. `failed`: because the provider, and not its client, let it down."""
+        if self._flights.get(flight.digest) is not flight:
+            return  # Another leader has landed meanwhile.
+        flight.leaders -= 1
+        if failed:
+            flight.width = min(2 * flight.width, WIDEST)
+        while flight.leaders < flight.width and flight.waiting:
+            turn = flight.waiting.popleft()
+            if not turn.done():  # Else it has gone.
+                flight.leaders += 1
+                turn.set_result(Standing.LEAD)
+        if not flight.leaders:
+            del self._flights[flight.digest]
