@@ -70,9 +70,9 @@ class Gateway:
         self.store = store
         self.ledger = ledger
         self._authenticator = authenticator
-        self._router = Router()
         self._rules = RuleBook()
         self.desk = AdmissionDesk(store, clock)
+        self.router = Router(self.health, self.traffic, self.desk.terms)
         self.upstream = upstream
         self.attempts = Attempts(self)
         self.turns = Turns(clock, snapshot.load)
@@ -202,7 +202,7 @@ class Gateway:
 
     def route(self, request: ModelRequest, key: Key) -> Routed:
         """Where the request may go, best first; raises what `Router.route` raises."""
-        return self._router.route(self.snapshot, key, request, now=self.clock.time())
+        return self.router.route(self.snapshot, key, request, now=self.clock.time())
 
     def rules(self, request: ModelRequest, key: Key, alias: Alias) -> Rules:
         """Which limits and budgets a request counts for."""

@@ -91,6 +91,10 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """What it wants of kept answers: `on`, `off`, `refresh`, or nothing in particular."""
     task_type: str = ""
     """What kind of task it is, such as `summarization`, where the caller says so."""
+    session: str = ""
+    """Which requests belong together, where the caller says so."""
+    bypass_health: bool = False
+    """It is to be sent where others are not at present, if its key may."""
     spending: Spending | None = None
     """What the caller would pay for it at most."""
 

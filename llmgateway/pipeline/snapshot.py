@@ -209,6 +209,8 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     """When requests must wait for their turn, those of higher priority go first."""
     may_bypass_health: bool = False
     """It may ask to be sent where circuits are open."""
+    time_zone: str = "UTC"
+    """The team's: in it rules tell the time."""
     tenants: tuple[Key, ...] = ()
     """The same key as each of the other teams that it may act for: with that team's limits, budgets and name."""
 

@@ -105,6 +105,10 @@ class Terms:
             raise unable
         return Ask(demand, tuple(able), tuple(targets), tuple(strict), units)
 
+    def expected(self, request: ModelRequest, key_id: str, deployment: Deployment) -> Tokens:
+        """What a request probably takes there."""
+        return Tokens(_expected_input(request, deployment), self._expected_output(request, key_id, deployment))
+
     def _expected_output(self, request: ModelRequest, key_id: str, deployment: Deployment) -> int:
         """Output tokens that a request probably takes, over all its choices."""
         if request.dialect.operation in WITHOUT_OUTPUT:
