@@ -98,7 +98,7 @@ class _AliasLoader:
     _ready: dict[int, Alias] = field(default_factory=dict)
 
     def load(self) -> dict[str, Alias]:
-        order = order_of(self.rows, {alias_id: self._links(alias_id) for alias_id in self.rows})
+        order = order_of(sorted(self.rows), {alias_id: self._links(alias_id) for alias_id in self.rows})
         self._tell_circles(order)
         self._closing = order.closing
         for alias_id in order.ids:
