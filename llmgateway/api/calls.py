@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from llmgateway.api.exchange import HttpExchange
-from llmgateway.api.inbound import read_body, require_json
+from llmgateway.api.inbound import read_body, requested_timeout_s, require_json
 from llmgateway.api.responses import DisconnectWatch
 from llmgateway.pipeline.errors import BadRequestError
 from llmgateway.pipeline.gateway import Gateway
@@ -61,6 +61,7 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
         provider=named.provider,
         verbatim=named.verbatim,
         strict=inbound.strict,
+        timeout_s=requested_timeout_s(inbound),
         cache=inbound.cache,
     )
     watch = exchange.watch = DisconnectWatch(exchange.receive)

@@ -9,7 +9,12 @@ from urllib.parse import parse_qs
 import msgspec
 
 from llmgateway.api.asgi_types import WHOLE_BODY, Message, RawHeaders, Receive, Scope
-from llmgateway.pipeline.errors import RequestTimeoutError, RequestTooLargeError, UnsupportedMediaTypeError
+from llmgateway.pipeline.errors import (
+    BadRequestError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    UnsupportedMediaTypeError,
+)
 
 BODY_PIECE_S = 30
 """How long the next piece of a body may take."""
@@ -46,6 +51,8 @@ class Inbound(msgspec.Struct):
     requested_headers: bytes | None = None
     model: str = ""
     """`x-gateway-model`: whose limits and prices hold for a call that names no model otherwise."""
+    timeout_ms: str = ""
+    """`x-request-timeout-ms`, as it was sent."""
     strict: bool = False
     """`x-gateway-strict: true`: refuse what a provider's dialect cannot say, rather than leave it out."""
     cache: str = ""
@@ -109,8 +116,27 @@ def _note(inbound: Inbound, name: bytes, value: bytes) -> None:
         inbound.origin = value
     elif name == b"x-request-id" and _CLIENT_REQUEST_ID.fullmatch(value):
         inbound.client_request_id = value.decode("ascii")
+    elif name == b"x-request-timeout-ms":
+        inbound.timeout_ms = value.decode("latin-1").strip()
     elif name == b"x-end-user-id":
         inbound.end_user = value.decode("utf-8", "replace")[:200]
+
+
+def requested_timeout_s(inbound: Inbound) -> float | None:
+    """How long the client will wait for the whole answer; None: it does not say.
+
+    Raises:
+        BadRequestError: what it says is no time.
+    """
+    said = inbound.timeout_ms
+    if not said:
+        return None
+    if not (said.isascii() and said.isdecimal() and int(said[:12]) > 0):
+        raise BadRequestError(
+            "`x-request-timeout-ms` must be a whole number of milliseconds above 0. Leave it out for the usual time.",
+            param="x-request-timeout-ms",
+        )
+    return int(said[:12]) / 1000
 
 
 def require_json(inbound: Inbound) -> None:

@@ -77,10 +77,14 @@ class Attempts:
         raise AssertionError("counting never ends")
 
     async def _may_ask(self, call: Call, deployment: Deployment) -> bool:
-        """Whether a deployment has room and is well enough; its counters are taken then."""
-        if deployment is not call.admission.deployment and not await self._moved(call, deployment):
+        """Whether a deployment is well enough and has room; its counters are taken then."""
+        health, bypass = self._gateway.health, call.key.may_bypass_health and call.request.bypass_health
+        if not health.claim(deployment, bypass=bypass):
             return False
-        return self._gateway.health.claim(deployment)
+        if deployment is call.admission.deployment or await self._moved(call, deployment):
+            return True
+        health.release(deployment)
+        return False
 
     async def _moved(self, call: Call, deployment: Deployment) -> bool:
         if not await self._gateway.desk.move(call.admission, deployment):

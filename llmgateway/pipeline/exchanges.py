@@ -7,14 +7,25 @@ a request also begins the watch over its client: most short answers are gone bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from llmgateway.pipeline.protocols import Clock
-from llmgateway.pipeline.requests import Presence
+from llmgateway.pipeline.requests import ModelRequest, Presence
+from llmgateway.pipeline.snapshot import Alias, Deployment
 
 TICK_S = 0.05
 """A client that leaves is noticed within this time at first, and at once from then on."""
 LAST_WORDS_S = 1.0
+
+
+def total_s(request: ModelRequest, alias: Alias, candidates: Sequence[Deployment], *, now: float) -> float:
+    """Seconds from `now` on that a request may take, its attempts and the waits between them together."""
+    patience = alias.patience
+    if patience is not None and patience.total_s is not None:
+        total = patience.total_s
+    else:
+        total = max([deployment.timeouts.total_s for deployment in candidates])
+    return total if request.timeout_s is None else min(total, request.received + request.timeout_s - now)
 
 
 class Exchange:

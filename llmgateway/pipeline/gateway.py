@@ -17,8 +17,7 @@ from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.caching import Caching
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
-from llmgateway.pipeline.exchanges import Exchanges
-from llmgateway.pipeline.health import Health
+from llmgateway.pipeline.exchanges import Exchanges, total_s
 from llmgateway.pipeline.failures import report
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines
@@ -239,7 +238,7 @@ class Gateway:
             budget_index=index,
             presence=presence,
             exchange=self.exchanges.begin(
-                request.id, presence, total_s=max([each.timeouts.total_s for each in candidates])
+                request.id, presence, total_s=total_s(request, rules.alias, candidates, now=admitted)
             ),
             admitted_at=clock.time(),
         )

@@ -116,6 +116,8 @@ class Client(Protocol):
         ...
 
     async def error(self, error: GatewayError, lines: HeaderLines = b"") -> None:
+    timeout_s: float | None = None
+    """How long the caller waits for all of the answer at most; None: as long as the gateway would."""
         """An error in the shape of the caller's protocol, in place of an answer."""
         ...
 

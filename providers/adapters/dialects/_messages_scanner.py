@@ -74,6 +74,8 @@ class MessagesScanner:
             if b'"content_block_delta"' in data:
                 self._deltas += 1
                 self.first_token = True
+            elif b'"content_block_start"' in data:
+                self.first_token = True  # The model works, however long it thinks before it says anything.
             return
         try:
             read = decode_event(data)

@@ -18,6 +18,7 @@ EVENT_BYTES = 260
 _ENDS = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
 _MARKS = (*_ENDS, b'"response.created"', b'"error"')
 _DELTA = b'.delta"'
+_BEGUN = b'"response.output_item.added"'
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -95,6 +96,8 @@ class ResponsesScanner:
             if _DELTA in data:
                 self._deltas += 1
                 self.first_token = True
+            elif _BEGUN in data:
+                self.first_token = True  # The model works, however long it thinks before it says anything.
             return
         try:
             read = _decode(data)
