@@ -19,6 +19,7 @@ from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
 from llmgateway.pipeline.exchanges import Exchanges, total_s
 from llmgateway.pipeline.failures import report
+from llmgateway.pipeline.health import Health
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines
 from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
