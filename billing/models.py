@@ -20,6 +20,7 @@ from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd
 from billing.object_models import KeptObject
 from billing.price_models import TOKEN_BUCKETS, Price
 from billing.reporters.models import Delivery, ReporterState, UsageReporter
+from billing.response_models import KeptTurn
 from llmgateway.limit_terms import OWNERS, start_number
 from llmgateway.rule_owners import is_of_callers, is_of_everyone, of_one_owner, owner_errors
 from llmgateway.validators import validate_name, validate_percents
@@ -455,6 +456,7 @@ __all__ = [
     "Delivery",
     "JournalOffset",
     "KeptObject",
+    "KeptTurn",
     "KeyDay",
     "Price",
     "Reconciliation",

@@ -28,17 +28,19 @@ class DatabaseBook:
 
     async def owners(self, ids: Collection[str]) -> Mapping[str, Owner]:
         wanted = {each for each in ids if each}
-        return await _in_thread(lambda: _owners(wanted)) if wanted else {}
+        return await in_thread(lambda: _owners(wanted)) if wanted else {}
 
     async def remember(self, ids: Collection[str], owner: Owner) -> None:
         if ids:
-            await _in_thread(lambda: _remember(ids, owner))
+            await in_thread(lambda: _remember(ids, owner))
 
     async def claim(self, object_id: str, owner: Owner, *, request_id: str, now: float) -> bool:
-        return await _in_thread(lambda: _claim(object_id, owner, request_id, datetime.fromtimestamp(now, UTC)))
+        return await in_thread(lambda: _claim(object_id, owner, request_id, datetime.fromtimestamp(now, UTC)))
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
+async def in_thread(work: Callable[[], T]) -> T:
+    """Raises LedgerUnavailableError: the database is away."""
+
     def run() -> T:
         close_old_connections()
         try:
@@ -50,7 +52,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
         return await asyncio.to_thread(run)
     except DatabaseError as error:
         raise LedgerUnavailableError(
-            "Whose object this is cannot be looked up, for the database is away. Try again in a moment.",
+            "What is kept for callers cannot be looked up, for the database is away. Try again in a moment.",
             headers=((b"retry-after", b"5"),),
         ) from error
 

@@ -16,6 +16,7 @@ from billing.day_sums import sum_days
 from billing.reconciliation import reconcile
 from billing.reporters.courier import Courier
 from billing.reporters.retention import delete_old_deliveries
+from billing.response_shelf import delete_old_responses
 from billing.retention import delete_old_usage
 from llmgateway import conf as conf_module
 
@@ -61,6 +62,12 @@ def forget_old_events() -> None:
 def forget_old_usage() -> None:
     """Removes the days of the ledger that are older than they are to be kept."""
     delete_old_usage(timezone.now(), keep_days=conf_module.conf.usage_retention_days)
+
+
+@shared_task(name="billing.forget_old_responses")  # type: ignore[untyped-decorator]
+def forget_old_responses() -> None:
+    """Removes conversations of which nobody has wanted to know more for as long as they are to be kept."""
+    delete_old_responses(timezone.now(), keep_hours=conf_module.conf.responses_retention_hours)
 
 
 @shared_task(name="billing.reconcile")  # type: ignore[untyped-decorator]

@@ -36,6 +36,7 @@ app.conf.beat_schedule = {
     "days": {"task": "billing.sum_days", "schedule": crontab(minute=7)},
     "reconciliation": {"task": "billing.reconcile", "schedule": crontab(hour=3, minute=17)},
     "old usage": {"task": "billing.forget_old_usage", "schedule": crontab(hour=2, minute=37)},
+    "old responses": {"task": "billing.forget_old_responses", "schedule": 600, "options": {"expires": 600}},
     "old events": {"task": "billing.forget_old_events", "schedule": 3600, "options": {"expires": 3600}},
 }
 

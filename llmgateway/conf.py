@@ -334,6 +334,11 @@ class Conf:
         "USAGE_RETENTION_DAYS", positive, 0,
         "How many days single requests stay in the ledger; `0` keeps them all. Sums of hours stay in any case.",
     )  # fmt: skip
+    responses_retention_hours = Setting(
+        "RESPONSES_RETENTION_HOURS", positive, 0,
+        "How long the gateway keeps conversations of `/v1/responses` whose provider does not, so that "
+        "`previous_response_id` works with any model; counted from the last answer. `0` keeps nothing that was said.",
+    )  # fmt: skip
 
     def __init__(self, values: dict[str, str]) -> None:
         self.values = values

@@ -22,6 +22,7 @@ from billing.journal_files import Position
 from billing.ledger import Drain, drain_orphans
 from billing.object_book import DatabaseBook
 from billing.reporters.backlog import BacklogWatch
+from billing.response_shelf import DatabaseShelf
 from billing.standing import used_up_to
 from billing.windows import load_zone
 from llmgateway import conf as conf_module
@@ -38,6 +39,7 @@ from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.lean_transport import LeanTransport
 from llmgateway.pipeline.protocols import Record
 from llmgateway.pipeline.proxies import Proxies, tls_context
+from llmgateway.pipeline.response_state import ResponseState
 from llmgateway.pipeline.rules import BudgetIndex
 from llmgateway.pipeline.snapshot import BudgetRule, Snapshot
 from llmgateway.pipeline.sockets import SocketOpener
@@ -135,6 +137,10 @@ class Runtime:
             telemetry=Telemetry(self._access_log),
             clock=self._clock,
             is_stale=self._is_stale,
+            responses=ResponseState(
+                DatabaseBook(),
+                DatabaseShelf(conf.responses_retention_hours) if conf.responses_retention_hours else None,
+            ),
         )
         self.gateway.telemetry.figures.shared_counters = self._shared
         self.follower = ConfigFollower(snapshot, self._on_change)
@@ -142,7 +148,7 @@ class Runtime:
         self._counted = snapshot
         """Of which every counter was begun."""
         self._timers: list[asyncio.TimerHandle] = []
-        self.data_plane = DataPlane(self.gateway, conf, self, DatabaseBook())
+        self.data_plane = DataPlane(self.gateway, conf, self)
         self._siblings = Siblings(conf.data_dir / "run", self._metrics) if conf.workers > 1 else None
 
     async def run(self) -> None:
@@ -215,6 +221,7 @@ class Runtime:
             timer.cancel()
         self._note_progress()
         await self.gateway.reading_on.stop()
+        await self.gateway.responses.stop()
         if self._siblings is not None:
             await self._siblings.stop()
         await asyncio.to_thread(self.follower.stop)

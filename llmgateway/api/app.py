@@ -17,11 +17,10 @@ from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import ClientLeftError, InboundReader
 from llmgateway.api.responses import Responder
 from llmgateway.api.routes import READ, Endpoint, Finder, Route
+from llmgateway.api.stored_responses import StoredResponses
 from llmgateway.conf import Conf
 from llmgateway.pipeline.errors import GatewayError, MethodNotAllowedError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
-from llmgateway.pipeline.kept_objects import MemoryBook
-from llmgateway.pipeline.protocols import ObjectBook
 from llmgateway.pipeline.sessions import Lifetime
 from llmgateway.pipeline.sockets import SocketClosedError
 from llmgateway.pipeline.turns import QueueLeftError
@@ -43,7 +42,7 @@ def is_ours(path: str) -> bool:
 class DataPlane:
     """The ASGI application of all data-plane paths."""
 
-    def __init__(self, gateway: Gateway, conf: Conf, status: health.Status, objects: ObjectBook | None = None) -> None:
+    def __init__(self, gateway: Gateway, conf: Conf, status: health.Status) -> None:
         self._gateway = gateway
         self._reader = InboundReader(tuple(conf.key_headers))
         self._addresses = ClientAddress(tuple(conf.trusted_proxies))
@@ -51,12 +50,13 @@ class DataPlane:
         self._ids = RequestIds()
         self._body_timeout_s = conf.request_body_timeout_s
         health_pages = health.HealthPages(status, details=conf.health_details)
-        self._kept = kept.KeptSurface(gateway, objects or MemoryBook())
+        self._kept = kept.KeptSurface(gateway, gateway.responses.book)
         self._native = native.NativeSurface(gateway, self._kept.find_below)
         self._gemini = gemini.GeminiSurface(self._native.provider_at)
         self._finders: tuple[Finder, ...] = (
             self._gemini.find,
             openai.find,
+            StoredResponses(gateway.responses.book).find,
             self._kept.find,
             self._native.find,
             openai.find_below_name,

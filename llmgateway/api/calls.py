@@ -64,6 +64,11 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
         timeout_s=requested_timeout_s(inbound),
         cache=inbound.cache,
     )
+    if dialect.refers_to_kept:
+        try:
+            request = await gateway.responses.prepared(request, key, gateway.snapshot, native=native)
+        except MalformedBodyError as error:
+            raise refused_body(error) from None
     watch = exchange.watch = DisconnectWatch(exchange.receive)
     try:
         await gateway.complete(request, key, exchange.responder, watch)

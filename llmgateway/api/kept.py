@@ -1,4 +1,5 @@
-"""What providers keep for callers: `/v1/files`, `/v1/batches`, `/v1/fine_tuning/…`, `/v1/vector_stores/…`, `/v1/uploads/…`.
+"""What providers keep for callers: `/v1/files`, `/v1/batches`, `/v1/fine_tuning/…`, `/v1/vector_stores/…`, `/v1/uploads/…`,
+and responses by their ids.
 
 Calls pass through as they are. A key sees what its team has made through the gateway; the results of a batch are
 charged when they are fetched first.
@@ -32,8 +33,13 @@ from providers.adapters.dialects.registry import get_dialect
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 OPAQUE = get_dialect("native.opaque")
 FAMILIES = ("files", "batches", "fine_tuning", "vector_stores", "uploads")
-_FREE = frozenset({"files", "uploads"})
-"""To make these costs nothing."""
+RESPONSES = "responses"
+"""A family of its own: these are made by calling models, and here only looked at, removed or cancelled."""
+_FREE = frozenset({"files", "uploads", RESPONSES})
+"""To make these, or to change one, costs nothing."""
+_STORED = re.compile(r"/responses/([^/]{1,200})(?:/(input_items|cancel))?", re.IGNORECASE)
+_NO_IDS = frozenset({"compact", "input_tokens"})
+"""What else can stand below `/responses/`."""
 _REFERENCE = re.compile(r"(?:file|batch|vs|ftjob|upload|part)[-_][\w-]+")
 _NAMED_FILES = ("output_file_id", "error_file_id")
 _CONTENT = re.compile(r"/files/([^/]+)/content", re.IGNORECASE)
@@ -53,14 +59,14 @@ class KeptSurface:
         """A path of the gateway's own."""
         below = plain_path(path).removeprefix("/v1")
         family = _family(below)
-        if not path.startswith("/v1/") or not family or climbs(below):
+        if not path.startswith("/v1/") or family not in FAMILIES or climbs(below):
             return None
         return Route(METHODS, KeptEndpoint(self._book, below), OPAQUE, f"/v1/{family}")
 
     def find_below(self, deployment: Deployment, path: str, label: str) -> Route | None:
         """A path of a provider's own API."""
         below = _VERSION.sub("", plain_path(path))
-        if not _family(below) or _family(below) not in deployment.adapter.keeps:
+        if not _family(below) or not _keeps(deployment, _family(below)):
             return None
         return Route((*METHODS, "PUT", "PATCH"), KeptEndpoint(self._book, below, deployment.provider), OPAQUE, label)
 
@@ -136,7 +142,7 @@ class KeptEndpoint:
             if key.models is not None and name not in key.models:
                 continue
             for deployment in aliases[name].deployments:
-                if _family(self._path) in deployment.adapter.keeps:
+                if _keeps(deployment, _family(self._path)):
                     return deployment.provider
         raise BadRequestError(
             f"None of the models of this key is at a provider that offers {self._path}. Name one that is in the header "
@@ -205,7 +211,21 @@ def _book(call: Call, bill: Bill) -> None:
     call.progress.price = bill.price
 
 
+def stored_response(path: str) -> tuple[str, str] | None:
+    """The id of a response in its path, and what is asked of it: empty, `input_items` or `cancel`."""
+    found = _STORED.fullmatch(path)
+    return None if found is None or found[1].lower() in _NO_IDS else (found[1], (found[2] or "").lower())
+
+
+def _keeps(deployment: Deployment, family: str) -> bool:
+    if family == RESPONSES:
+        return "openai.responses" in deployment.adapter.dialects()
+    return family in deployment.adapter.keeps
+
+
 def _family(path: str) -> str:
+    if stored_response(path) is not None:
+        return RESPONSES
     first = path[1:].partition("/")[0].lower()
     return first if first in FAMILIES else ""
 

@@ -201,8 +201,6 @@ class Call:
         self, raw: JSONObject | None, *, output_estimate: int, response_model: str, begun: JSONObject | None = None
     ) -> None:
         """Decide what the present attempt used and cost; see `metered`."""
-        if self.request.verbatim is not None and self.request.verbatim.is_free:
-            return
         self.outcome = self.metered(
             self.progress, raw, output_estimate=output_estimate, response_model=response_model, begun=begun
         )
@@ -220,6 +218,8 @@ class Call:
 
         `begun` is what the provider said at the start of a stream that it did not complete.
         """
+        if self.request.verbatim is not None and self.request.verbatim.is_free:
+            return Metered()
         deployment = progress.target
         dialect = deployment.adapter.dialect_for(self.request.dialect)
         estimate = Usage(input=self.admission.ask.demand.input, output=output_estimate)

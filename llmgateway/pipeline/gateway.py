@@ -17,14 +17,22 @@ from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.caching import Caching
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
+<<<<<<< /tmp/tmp2qeabg_f
+from llmgateway.pipeline.exchanges import Exchanges
+from llmgateway.pipeline.failures import report
+from llmgateway.pipeline.health import Health
+from llmgateway.pipeline.kept_objects import MemoryBook
+=======
 from llmgateway.pipeline.exchanges import Exchanges, total_s
 from llmgateway.pipeline.failures import report
 from llmgateway.pipeline.health import Health
+>>>>>>> /tmp/tmp5km9t7z3
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines
 from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
 from llmgateway.pipeline.reading_on import ReadingOn
 from llmgateway.pipeline.requests import Client, ModelRequest, Presence
+from llmgateway.pipeline.response_state import ResponseState, held
 from llmgateway.pipeline.routing import Routed, Router
 from llmgateway.pipeline.rules import BudgetIndex, RuleBook, Rules
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Snapshot
@@ -57,6 +65,7 @@ class Gateway:
         telemetry: Telemetry,
         clock: Clock,
         is_stale: Callable[[], bool] = lambda: False,
+        responses: ResponseState | None = None,
     ) -> None:
         self.snapshot = snapshot
         self._budgets = BudgetIndex(snapshot.budgets)
@@ -66,6 +75,7 @@ class Gateway:
         self.traffic = Traffic()
         self.reading_on = ReadingOn()
         self.telemetry = telemetry
+        self.responses = responses or ResponseState(MemoryBook())
         self.clock = clock
         self.store = store
         self.ledger = ledger
@@ -153,7 +163,8 @@ class Gateway:
         try:
             result = await self.attempts.first_answer(call)
             if isinstance(result, Answer):
-                await deliver(call, client, result)
+                witness = None if request.state is None else request.state.witness
+                await deliver(call, client if witness is None else witness.client(client, call, result), result)
             else:
                 await report(call, client, result)
         except asyncio.CancelledError:
@@ -202,7 +213,7 @@ class Gateway:
 
     def route(self, request: ModelRequest, key: Key) -> Routed:
         """Where the request may go, best first; raises what `Router.route` raises."""
-        return self.router.route(self.snapshot, key, request, now=self.clock.time())
+        return held(self.router.route(self.snapshot, key, request, now=self.clock.time()), request)
 
     def rules(self, request: ModelRequest, key: Key, alias: Alias) -> Rules:
         """Which limits and budgets a request counts for."""

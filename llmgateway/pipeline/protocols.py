@@ -288,3 +288,42 @@ class ObjectBook(Protocol):
     async def claim(self, object_id: str, owner: Owner, *, request_id: str, now: float) -> bool:
         """Whether `request_id` is the one whose row is charged with an object's cost. True once for each object."""
         ...
+
+
+class KeptResponse(msgspec.Struct, frozen=True):
+    """One response that the gateway keeps, so that another request can go on from it."""
+
+    id: str
+    owner: Owner
+    """Its provider is empty: nobody else knows of it."""
+    previous_id: str
+    """The response that it went on from; empty: it began a conversation."""
+    packed: bytes = b""
+    """What was said, compressed."""
+    size: int = 0
+    """Bytes before that."""
+
+
+class ResponseShelf(Protocol):
+    """Keeps responses for as long as the operator wants. Shared by all workers; calls may wait for a database.
+
+    A conversation is kept until nobody has gone on with it for that long.
+    """
+
+    async def put(self, kept: KeptResponse) -> None:
+        """Its conversation is used now. A response is kept once."""
+        ...
+
+    async def last(self, response_id: str, *, with_content: bool = False) -> KeptResponse | None:
+        """This response alone. None: it is not here, or not any more."""
+        ...
+
+    async def conversation(self, response_id: str, *, most_bytes: int) -> Sequence[KeptResponse]:
+        """The responses up to this one, oldest first; empty if one of them is not here any more.
+
+        Raises:
+            RequestTooLargeError: they are larger than that.
+        """
+        ...
+
+    async def remove(self, response_id: str) -> None: ...

@@ -15,6 +15,11 @@ from providers.adapters.dialects.base import Dialect
 
 if TYPE_CHECKING:
     from llmgateway.pipeline.call import Call
+    from llmgateway.pipeline.streaming import Answer
+
+
+READING = frozenset({"GET", "HEAD", "DELETE"})
+"""Methods that call no model."""
 
 
 class Settlement(Protocol):
@@ -26,6 +31,27 @@ class Settlement(Protocol):
     async def onward(self, content: bytes) -> bytes:
         """What the client gets of it."""
         ...
+
+
+class Witness(Protocol):
+    """Sees an answer on its way to the client."""
+
+    def client(self, client: Client, call: Call, answer: Answer) -> Client:
+        """`client`, or what stands before it."""
+        ...
+
+
+class State(msgspec.Struct, frozen=True):
+    """What a request has to do with responses that somebody keeps."""
+
+    follows: str = ""
+    """The response that it goes on from."""
+    held_by: str = ""
+    """The provider that keeps that one: no other can answer. Empty: its conversation is in the body already."""
+    is_kept: bool = False
+    """The gateway keeps the answer, if its provider does not."""
+    witness: Witness | None = None
+    """None: nobody keeps the answer."""
 
 
 class Verbatim(msgspec.Struct, frozen=True):
@@ -42,6 +68,11 @@ class Verbatim(msgspec.Struct, frozen=True):
     """Whatever the method."""
     settlement: Settlement | None = None
     """What becomes of the answer, besides being passed on."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whatever the answer says of usage, this call used nothing: it reads what another one has paid for."""
+        return self.costs_nothing or self.method in READING
 
     def target(self, model: str) -> str:
         """The path and query for the provider's `model`."""
@@ -87,6 +118,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Refuse what a provider's dialect cannot say, rather than leave it out and report it."""
     input_estimate: int | None = None
     """Tokens of input, where more is known of them than the body says."""
+    state: State | None = None
+    """None: its dialect knows nothing of kept responses."""
     cache: str = ""
     """What it wants of kept answers: `on`, `off`, `refresh`, or nothing in particular."""
     task_type: str = ""

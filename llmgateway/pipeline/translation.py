@@ -88,6 +88,12 @@ def outgoing(request: ModelRequest, deployment: Deployment, *, output_cap: int |
     outbound = deployment.adapter.dialect_for(request.dialect)
     if outbound is None:
         raise InexpressibleError(f"it does not offer {request.dialect.operation.value.replace('_', ' ')}.")
+    held_by = request.state.held_by if request.state is not None else ""
+    if held_by and held_by != deployment.provider:
+        raise InexpressibleError(
+            f"what it refers to is kept by the provider '{held_by}', and no other can go on from it.",
+            param="previous_response_id",
+        )
     if outbound is request.dialect:
         return _as_it_is(request, deployment, outbound, output_cap)
     try:
@@ -145,9 +151,18 @@ def _translated(request: ModelRequest, deployment: Deployment, outbound: Dialect
         outbound,
         written.body,
         _completed(headers, outbound),
-        translation=Translation(inbound, outbound, asked),
+        translation=Translation(inbound, outbound, _as_told(request, asked)),
         dropped=dropped,
     )
+
+
+def _as_told(request: ModelRequest, asked: Conversation) -> Conversation:
+    """What the answer repeats: the request as the caller wrote it, and whether anybody keeps the answer."""
+    state = request.state
+    if state is None:
+        return asked
+    extra = {**asked.extra, "previous_response_id": state.follows} if state.follows else asked.extra
+    return msgspec.structs.replace(asked, store=state.is_kept, extra=extra)
 
 
 _FOREIGN = (b"x-stainless-", b"user-agent")

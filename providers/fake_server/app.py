@@ -1,6 +1,7 @@
 """The fake provider's HTTP surface: raw ASGI, for it must stall, break off and reset as no framework would.
 
 POST /v1/chat/completions   /v1/completions   /v1/embeddings   /v1/messages   /v1/messages/count_tokens
+POST /v1/responses          GET, DELETE /v1/responses/ID   GET /v1/responses/ID/input_items
 POST /v1beta/models/M:generateContent   :streamGenerateContent   :countTokens   :embedContent   :batchEmbedContents
 GET  /v1/models   /v1/realtime (a WebSocket)
 GET  /_control/requests     what it was sent (`Record`)
@@ -29,6 +30,7 @@ from providers.fake_server.answers import CREATED, Answer, count_tokens, embeddi
 from providers.fake_server.exchange import Exchange, Message, Send, error_body, send_json
 from providers.fake_server.faults import Faults, PlanError, read_plan
 from providers.fake_server.records import Record
+from providers.fake_server.responses import Responses
 from providers.fake_server.scripts import Script, Scripts
 from providers.fake_server.storage import Storage
 
@@ -52,6 +54,7 @@ class FakeProvider:
         self._answered = 0
         self._prompts: set[bytes] = set()
         self._storage = Storage()
+        self._responses = Responses()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -138,6 +141,7 @@ class FakeProvider:
         self.faults.clear()
         self._prompts.clear()
         self._storage.clear()
+        self._responses.clear()
 
     async def _answer(self, exchange: Exchange, raw: bytes) -> None:
         record = exchange.record
@@ -174,6 +178,8 @@ class FakeProvider:
                 await self._complete(exchange, self._compose(body, script), chat=path == "/chat/completions")
             case "POST", ("/messages" | "/messages/count_tokens") as path:
                 await self._message(exchange, body, script, counts=path.endswith("count_tokens"))
+            case method, path if path.startswith("/responses"):
+                await self._respond(exchange, body, script, method=method, path=path)
             case "POST", _ if found := contents.CALL.fullmatch(exchange.record.path):
                 await self._content(exchange, body, script, *found.groups())
             case "POST", path if path in media.JSON_ANSWERS:
@@ -228,6 +234,22 @@ class FakeProvider:
         else:
             exchange.record.billed = message.usage()
             await exchange.send_json(200, message.whole())
+
+    async def _respond(self, exchange: Exchange, body: JSONObject, script: Script, *, method: str, path: str) -> None:
+        if path != "/responses":
+            await self._kept(exchange, self._responses.answer(method, path))
+            return
+        said = self._responses.said(body)
+        if said is None:
+            await exchange.refuse(Script(status=400), "There is no such previous response.")
+            return
+        response = self._responses.begin(body, said, script, cached=self._seen(str(said)))
+        exchange.record.id = response.id
+        if body.get("stream"):
+            await exchange.stream(response.events(), response.usage, before=3)
+        else:
+            exchange.record.billed = response.usage()
+            await exchange.send_json(200, response.whole())
 
     async def _content(self, exchange: Exchange, body: JSONObject, script: Script, model: str, method: str) -> None:
         if method in {"embedContent", "batchEmbedContents"}:

@@ -41,7 +41,13 @@ providers:
     base_url: http://127.0.0.1:{port}/v1beta
     allow_private_network: true
     credentials: [{{name: main, api_key: {secret}}}]
+  keeper:
+    adapter: xai
+    base_url: http://127.0.0.1:{port}/v1
+    allow_private_network: true
+    credentials: [{{name: main, api_key: {secret}}}]
 deployments:
+  keeper-main: {{provider: keeper, credential: main, model: fake-keeper}}
   claude-main: {{provider: claude, credential: main, model: claude-fake}}
   google-main: {{provider: google, credential: main, model: gemini-3-fake}}
   google-vectors: {{provider: google, credential: main, model: gemini-embedding-fake}}
@@ -56,6 +62,7 @@ deployments:
     timeouts: {{connect_s: 1, first_token_s: 0.3, idle_s: 0.3, total_s: 5}}
 aliases:
   chat: {{targets: [{{deployment: fake-chat-main}}]}}
+  keeper: {{targets: [{{deployment: keeper-main}}]}}
   fake/chat: {{targets: [{{deployment: fake-chat-main}}]}}
   claude: {{targets: [{{deployment: claude-main}}]}}
   flash: {{targets: [{{deployment: google-main}}]}}
@@ -65,6 +72,7 @@ aliases:
   impatient: {{targets: [{{deployment: impatient-main}}]}}
 prices:
   - {{provider: fake, model: fake-chat, input: "0.15", output: "0.60", cache_read: "0.075", effective_from: 2026-01-01}}
+  - {{provider: keeper, model: fake-keeper, input: "0.15", output: "0.60", effective_from: 2026-01-01}}
   - {{provider: fake, model: fake-embedding, input: "0.15", output: "0", effective_from: 2026-01-01}}
   - {{provider: fake, model: fake-impatient, input: "0.15", output: "0.60", effective_from: 2026-01-01}}
   - provider: fake
@@ -87,6 +95,7 @@ prices:
     effective_from: 2026-01-01
 teams:
   platform: {{}}
+  others: {{}}
 keys:
   app: {{team: platform, secret: {key}}}
   limited:

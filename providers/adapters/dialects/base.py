@@ -108,6 +108,8 @@ class Dialect:
     operation: ClassVar[Operation]
     translates: ClassVar[bool] = False
     """The second half of the methods exists."""
+    refers_to_kept: ClassVar[bool] = False
+    """Requests can go on from answers that somebody keeps."""
     translates_requests: ClassVar[bool] = True
     """Requests in it can be read into the common form, and answers be written; otherwise only the other way round."""
     output_cap_fields: ClassVar[tuple[str, ...]] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -20,20 +20,61 @@ from providers.adapters.dialects.reply import Reply
 from providers.adapters.errors import MalformedBodyError
 from providers.adapters.types import JSONObject, Operation, Usage
 
+LONGEST_ID = 200
+
 
 class _Own(msgspec.Struct):
     background: Any = None
+    previous_response_id: Any = None
+    conversation: Any = None
+    store: Any = None
 
+
+class Reference(NamedTuple):
+    """What a request has to do with what is kept of others."""
+
+    previous_response_id: str
+    """Empty: it goes on from none."""
+    conversation: str
+    """The id of one that the provider keeps."""
+    store: bool | None
+    """Whether its answer is to be kept; None: it does not say."""
 
 
 _KEPT_ELSEWHERE = ("previous_response_id", "conversation", "prompt", "background")
 _decode_own = msgspec.json.Decoder(_Own).decode
 
 
+def read_reference(body: bytes) -> Reference:
+    """Of a body whose head could be read.
+
+    Raises:
+        MalformedBodyError: a field is not what it should be.
+    """
+    own = _decode_own(body)
+    conversation = own.conversation
+    if isinstance(conversation, dict):
+        conversation = conversation.get("id")
+    store = own.store
+    if store is not None and not isinstance(store, bool):
+        raise MalformedBodyError("`store` must be true or false.", param="store")
+    previous = _id(own.previous_response_id, "previous_response_id")
+    return Reference(previous, _id(conversation, "conversation"), store)
+
+
+def _id(value: Any, name: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > LONGEST_ID:
+        raise MalformedBodyError(f"`{name}` must be an id: a string of up to {LONGEST_ID} characters.", param=name)
+    return value
+
+
 class OpenAIResponses(OpenAIWire):
     name = DIALECT
     operation: ClassVar[Operation] = Operation.CHAT
     translates = True
+    refers_to_kept = True
     output_cap_fields = ("max_output_tokens",)
 
     def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:

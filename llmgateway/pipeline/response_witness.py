@@ -1,0 +1,134 @@
+"""Stands between an answer of OpenAI's Responses and its client, and tells which response is to be kept. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.errors import GatewayError
+from llmgateway.pipeline.header_lines import HeaderLines
+from llmgateway.pipeline.kept_turns import finished_answer
+from llmgateway.pipeline.protocols import Owner
+from llmgateway.pipeline.requests import Client
+from llmgateway.pipeline.streaming import Answer
+from providers.adapters.errors import MalformedAnswerError
+from providers.adapters.events import EventSplitter
+
+Headers = Sequence[tuple[bytes, bytes]]
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class Keeper(Protocol):
+    """Who is told."""
+
+    def held_elsewhere(self, response_id: str, owner: Owner) -> None: ...
+
+    def keep(self, response_id: str, owner: Owner, *, previous_id: str, body: bytes, answer: bytes) -> None: ...
+
+
+class ResponseWitness:
+    """Watches the answer of one request whose caller has nothing against its being kept."""
+
+    def __init__(self, keeper: Keeper, owner: Owner, previous_id: str, body: bytes) -> None:
+        """`body` is what the caller sent: what was said before is kept already."""
+        self._keeper = keeper
+        self._owner = owner
+        self._previous_id = previous_id
+        self._body = body
+
+    def client(self, client: Client, call: Call, answer: Answer) -> Client:
+        deployment = call.progress.deployment
+        if deployment is not None and answer.outgoing.translation is None:
+            owner = msgspec.structs.replace(self._owner, provider=deployment.provider)
+            return _ProviderWatch(client, self._keeper, owner)
+        return _GatewayWatch(client, self._keeper, self._owner, self._previous_id, self._body)
+
+
+class _Watch:
+    """Passes everything on. What is new in an answer is looked at before the client has it, so that it can go on at once."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def start(self, status: int, headers: Headers, lines: HeaderLines = b"") -> None:
+        await self._client.start(status, headers, lines)
+
+    async def send(self, chunk: bytes, *, more: bool) -> None:
+        self._look(chunk)
+        await self._client.send(chunk, more=more)
+
+    async def whole(self, status: int, body: bytes, headers: Headers, lines: HeaderLines = b"") -> None:
+        if status < 300:
+            self._look(body)
+        await self._client.whole(status, body, headers, lines)
+
+    async def error(self, error: GatewayError, lines: HeaderLines = b"") -> None:
+        await self._client.error(error, lines)
+
+    def _look(self, sent: bytes) -> None:
+        raise NotImplementedError
+
+
+class _Response(msgspec.Struct):
+    id: Any = None
+    store: Any = None
+    response: _Response | None = None
+    """Of an event."""
+
+
+_decode = msgspec.json.Decoder(_Response).decode
+
+
+class _ProviderWatch(_Watch):
+    """Looks for the id that the provider keeps an answer by: in the whole of it, or in the first event that has it."""
+
+    def __init__(self, client: Client, keeper: Keeper, owner: Owner) -> None:
+        super().__init__(client)
+        self._keeper = keeper
+        self._owner = owner
+        self._splitter: EventSplitter | None = EventSplitter()
+
+    def _look(self, sent: bytes) -> None:
+        if self._splitter is None:
+            return
+        try:
+            events = [event.data for event in self._splitter.feed(sent)]
+        except MalformedAnswerError:
+            self._splitter = None  # An event beyond measure: nobody can go on from what cannot be read.
+            return
+        for content in events or [self._splitter.whole]:
+            if content and self._is_found(content):
+                self._splitter = None
+                return
+
+    def _is_found(self, content: bytes) -> bool:
+        try:
+            read = _decode(content)
+        except _UNREADABLE:
+            return False  # not for us to judge: the client gets what the provider said
+        read = read.response or read
+        if not isinstance(read.id, str) or not 0 < len(read.id) <= 200:
+            return False
+        if read.store is not False:
+            self._keeper.held_elsewhere(read.id, self._owner)
+        return True
+
+
+class _GatewayWatch(_Watch):
+    """Looks for the answer when it is complete."""
+
+    def __init__(self, client: Client, keeper: Keeper, owner: Owner, previous_id: str, body: bytes) -> None:
+        super().__init__(client)
+        self._keeper = keeper
+        self._owner = owner
+        self._previous_id = previous_id
+        self._body = body
+
+    def _look(self, sent: bytes) -> None:
+        found = finished_answer(sent)
+        if found is not None:
+            response_id, answer = found
+            self._keeper.keep(response_id, self._owner, previous_id=self._previous_id, body=self._body, answer=answer)
