@@ -17,16 +17,10 @@ from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.caching import Caching
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
-<<<<<<< /tmp/tmp2qeabg_f
-from llmgateway.pipeline.exchanges import Exchanges
-from llmgateway.pipeline.failures import report
-from llmgateway.pipeline.health import Health
-from llmgateway.pipeline.kept_objects import MemoryBook
-=======
 from llmgateway.pipeline.exchanges import Exchanges, total_s
 from llmgateway.pipeline.failures import report
 from llmgateway.pipeline.health import Health
->>>>>>> /tmp/tmp5km9t7z3
+from llmgateway.pipeline.kept_objects import MemoryBook
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines
 from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
