@@ -116,6 +116,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Where it goes at `provider`; None, and at any other provider: where the adapter knows."""
     strict: bool = False
     """Refuse what a provider's dialect cannot say, rather than leave it out and report it."""
+    timeout_s: float | None = None
+    """How long the caller waits for all of the answer at most; None: as long as the gateway would."""
     input_estimate: int | None = None
     """Tokens of input, where more is known of them than the body says."""
     state: State | None = None
@@ -149,8 +151,6 @@ class Client(Protocol):
         ...
 
     async def error(self, error: GatewayError, lines: HeaderLines = b"") -> None:
-    timeout_s: float | None = None
-    """How long the caller waits for all of the answer at most; None: as long as the gateway would."""
         """An error in the shape of the caller's protocol, in place of an answer."""
         ...
 
