@@ -56,7 +56,7 @@ class Sharing(Protocol):
     def trial_ended(self, number: int) -> None: ...
 
     def changed(self, number: int) -> None:
-        """This worker has opened or closed the circuit."""
+        """This worker has opened or closed the circuit, or has probed."""
         ...
 
 
@@ -274,7 +274,11 @@ class Health:
     # For probes and for other workers.
 
     def probed(self, deployment: Deployment, standing: ProbeStanding) -> None:
-        """What probes have found."""
+        """What probes of this worker have found."""
+        self._find(deployment, standing)
+        self.sharing.changed(deployment.id)
+
+    def _find(self, deployment: Deployment, standing: ProbeStanding) -> None:
         number = deployment.id
         before = self._probes.get(number)
         if self._known.get(number, deployment).probe is None:
@@ -326,7 +330,7 @@ class Health:
         if deployment is None or told.mark != self._marks.get(number):
             return
         if known is None or told.standing.at > known.at:
-            self.probed(deployment, told.standing)
+            self._find(deployment, told.standing)
 
     def wake(self) -> None:
         """Let those who wait look again: this worker may try a deployment now."""

@@ -43,6 +43,8 @@ _NOT_FOR_CLIENTS = _HOP_BY_HOP | {b"content-length", b"set-cookie", b"server", b
 _RENAMED_PREFIXES = (
     b"x-ratelimit-", b"x-request-id", b"request-id", b"x-gateway-", b"x-budget-", b"x-llm-", b"server-timing",
 )  # fmt: skip
+LARGEST_PROBE = 2**20
+"""Bytes of an answer to a probe that are read."""
 
 
 class FailureCause(enum.StrEnum):
@@ -188,6 +190,33 @@ class Upstream:
             None, httpx.URL(url), URL(url, encoded=True), tuple(fixed), client_timeout(deployment.timeouts.connect_s)
         )
         return await self._send(route, body, headers, method=verbatim.method)
+
+    async def probe(self, deployment: Deployment, path: str) -> int:
+        """The status of a `GET` below the provider's address. Nothing is asked of a model, so nothing is billed.
+
+        Raises:
+            UpstreamError: it could not be reached, or broke off.
+        """
+        url = deployment.base_url + path
+        headers: RawHeaders = ((b"accept-encoding", b"identity"), *deployment.headers)
+        try:
+            if deployment.signer is not None:
+                headers = (*headers, *await self._signed(deployment.signer, "GET", url, b""))
+            timeout = client_timeout(deployment.timeouts.connect_s)
+            answer = await self._send(
+                _Route(None, httpx.URL(url), URL(url, encoded=True), tuple(headers), timeout), b"", (), method="GET"
+            )
+            try:
+                size = 0
+                async for piece in answer.stream:  # To its end, that the connection can be used again.
+                    size += len(piece)
+                    if size > LARGEST_PROBE:
+                        break
+            finally:
+                await answer.stream.aclose()
+        except httpx.TransportError as error:
+            raise classified(error) from error
+        return answer.status
 
     async def _signed(self, signer: Signer, method: str, url: str, body: bytes) -> RawHeaders:
         """The headers that hold for this request alone; first the token that they need, if it is lacking.

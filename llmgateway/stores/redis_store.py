@@ -368,6 +368,12 @@ class RedisStore:
         for call in (*self._debts.take(self._now()), *self._open.let_in(self._now())):
             self._link.post(call)
 
+    # For others that share what workers know.
+
+    def command(self, *words: str | bytes | int) -> asyncio.Future[Any]:
+        """The answer to an ordinary command on the same connection. Fails with `LinkLostError`."""
+        return self._link.command(*words)
+
     # In the background.
 
     def sweep(self) -> None:
