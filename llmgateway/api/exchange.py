@@ -30,6 +30,8 @@ class HttpExchange(msgspec.Struct):
     responder: Responder
     body_timeout_s: float
     """How long the body may take to come."""
+    authenticated: float = 0.0
+    """Monotonic seconds, of endpoints that read the body before they make a request of it."""
     label: str = "(other)"
     """The path for metrics and logs."""
     is_listing: bool = False

@@ -28,6 +28,10 @@ SECURITY_LINES: HeaderLines = (
 """On every answer of the simple API. `Strict-Transport-Security` is for whoever ends TLS."""
 
 
+_KEPT = (b"hit", b"semantic")
+"""What the cache says of an answer that it has kept."""
+
+
 class FlatErrors(Dialect):
     """Errors below `/api`: `{"error": "what happened", "error_type": "its code"}`."""
 
@@ -122,12 +126,13 @@ def answered(
         "provider": told.get(b"x-gateway-provider", b"").decode(),
         "response_time_ms": round(took_s * 1000),
         "timestamp": timestamp(now),
-        "cached": told.get(b"x-gateway-cache", b"").startswith(b"hit"),
+        "cached": told.get(b"x-gateway-cache") in _KEPT,
         "input_tokens": input_tokens,
         "output_tokens": output_tokens,
         "total_tokens": input_tokens + output_tokens,
         "num_tokens": input_tokens + output_tokens,
         "num_retries": max(0, _count(told, b"x-gateway-attempts") - 1),
+        "cost_usd": orjson.Fragment(told.get(b"x-gateway-cost-usd", b"0")),
         "finish_reason": finish_reason,
         **ids(request.id, request.client_request_id),
     }

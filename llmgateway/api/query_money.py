@@ -42,7 +42,7 @@ async def ask_within_limits(gateway: Gateway, exchange: HttpExchange) -> None:
         now = gateway.clock.time()
         estimate = None if found is None else quote(request, found, now=now, output_tokens=fields.expected_output)
         outcome["estimated_cost_usd"] = None if estimate is None else _cost(estimate)
-        outcome["actual_cost_usd"] = orjson.Fragment(told.get(b"x-gateway-cost-usd", b"0"))
+        outcome["actual_cost_usd"] = outcome.pop("cost_usd")
         outcome["tenant"] = key.team_name
     await tell(exchange, collected, outcome)
 

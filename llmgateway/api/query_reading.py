@@ -8,7 +8,7 @@ import msgspec
 
 from llmgateway.api.calls import parse_head
 from llmgateway.api.exchange import HttpExchange
-from llmgateway.api.inbound import read_body, require_json
+from llmgateway.api.inbound import read_body, requested_timeout_s, require_json
 from llmgateway.api.model_choice import CHAT, Choice
 from llmgateway.api.query_fields import Download, Estimate, GatewayQuery, ParallelQuery, Query, read_fields
 from llmgateway.pipeline.errors import PermissionDeniedError
@@ -37,6 +37,7 @@ async def fields_of(gateway: Gateway, exchange: HttpExchange, kind: type[Fields]
     """
     inbound = exchange.inbound
     key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
+    exchange.authenticated = gateway.clock.monotonic()
     require_json(inbound)
     limit = gateway.snapshot.request_body_limit
     body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
@@ -86,7 +87,13 @@ def question(exchange: HttpExchange, choice: Choice, fields: Question) -> ModelR
         end_user=inbound.end_user,
         started_at=exchange.started_at,
         received=exchange.received,
-        authenticated=exchange.received,
+        authenticated=exchange.authenticated,
         provider=choice.provider,
+        timeout_s=_shortest(getattr(fields, "timeout", None), requested_timeout_s(inbound)),
+        cache=inbound.cache,
         task_type=fields.task_type or "",
     )
+
+
+def _shortest(*times_s: float | None) -> float | None:
+    return min([each for each in times_s if each is not None], default=None)

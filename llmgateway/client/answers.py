@@ -54,6 +54,8 @@ class QueryAnswer:
     fallback_model: str = ""
     estimated_cost_usd: Decimal | None = None
     actual_cost_usd: Decimal | None = None
+    cost_usd: Decimal | None = None
+    """The same, of answers of several models."""
     tenant: str = ""
     error: str = ""
     error_type: str = ""
@@ -119,7 +121,7 @@ def chat_of(body: bytes, headers: Mapping[str, str], model: str) -> Chat:
         input_tokens=int(headers.get("x-llm-input-tokens", usage.get("prompt_tokens") or 0)),
         output_tokens=int(headers.get("x-llm-output-tokens", usage.get("completion_tokens") or 0)),
         cost_usd=None if cost is None else Decimal(cost),
-        cached=headers.get("x-gateway-cache", "").startswith("hit"),
+        cached=headers.get("x-gateway-cache") in {"hit", "semantic"},
         attempts=int(headers.get("x-gateway-attempts", 0)),
         request_id=headers.get("x-request-id", ""),
         raw=raw,

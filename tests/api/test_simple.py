@@ -59,7 +59,7 @@ async def test_a_question_is_answered_in_plain_fields() -> None:
     assert answer | {"timestamp": "", "response_time_ms": 0} == {
         "response": "Hello", "model": "gpt", "model_version": "gpt-upstream", "provider": "provider-main",
         "response_time_ms": 0, "timestamp": "", "cached": False, "input_tokens": 11, "output_tokens": 5,
-        "total_tokens": 16, "num_tokens": 16, "num_retries": 0, "finish_reason": "stop",
+        "total_tokens": 16, "num_tokens": 16, "num_retries": 0, "finish_reason": "stop", "cost_usd": 0.000000000072,
         "request_id": response.headers["x-request-id"], "client_request_id": "mine-7",
     }  # fmt: skip
     assert answer["timestamp"].endswith("Z")
@@ -430,6 +430,22 @@ async def test_by_default_one_of_each_vendor_is_asked() -> None:
     answer = (await place.post("/api/parallel", {"query": "a"})).json()
 
     assert set(answer["responses"]) == {"mistral", "openai"}
+
+
+async def test_one_that_takes_too_long_is_told_while_the_others_answer() -> None:
+    shot = snapshot(alias("quick", deployment()), alias("slow", deployment("slow", 2)), retries=ONCE)
+    place = house(Reply.json(CHAT), Reply(delay_s=60.0), shot=shot)
+    asked = {"query": "a", "models": ["quick", "slow"], "timeout": 0.5}
+    running = asyncio.create_task(place.post("/api/parallel", asked))
+    await asyncio.sleep(0.05)
+
+    place.clock.advance(0.6)
+    place.gateway.exchanges.tick()
+    answer = (await running).json()
+
+    assert answer["responses"]["quick"]["response"] == "Hello"
+    assert answer["responses"]["slow"]["error_type"] == "upstream_timeout"
+    assert {row["error_type"] for row in place.ledger.closed} == {"", "upstream_timeout"}
 
 
 @pytest.mark.parametrize(
