@@ -15,6 +15,7 @@ urlpatterns = [
     path("live/<path:name>/", views.team_live, name="live"),
     path("requests/", views.request_list, name="requests"),
     path("requests/<str:record_id>/", views.request_detail, name="request"),
+    path("playground/", views.playground, name="playground"),
     path(
         "login/",
         LoginView.as_view(template_name="dashboard/login.html", redirect_authenticated_user=True),

@@ -114,6 +114,14 @@ def request_detail(request: HttpRequest, record_id: str) -> HttpResponse:
     return _page(request, "dashboard/request.html", context)
 
 
+@require_safe
+@never_cache
+@login_required
+def playground(request: HttpRequest) -> HttpResponse:
+    """A page that asks models with a key that the visitor pastes: the browser does, no key comes here."""
+    return _page(request, "dashboard/playground.html", {})
+
+
 def _page(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
     """A page with the menu of teams in its header."""
     rows = list(shown_teams(request.user)[: TEAMS_IN_MENU + 1])

@@ -44,6 +44,7 @@ NAVIGATION: list[dict[str, Any]] = [
                 # Its address begins every other one, by which the theme would take it for the present page.
                 "active": lambda _request: False,
             },
+            {"title": "Playground", "icon": "forum", "link": reverse_lazy("dashboard:playground")},
         ]
     },
     {
