@@ -9,9 +9,10 @@ class LlmGatewayConfig(AppConfig):
     verbose_name = "Access"
 
     def ready(self) -> None:
-        from llmgateway import audit, roles, triggers
+        from llmgateway import audit, question_vectors, roles, triggers
 
         audit.register_all()
         post_migrate.connect(roles.create_roles, dispatch_uid="llmgateway.roles")
         pre_migrate.connect(triggers.before_migrate, sender=self, dispatch_uid="llmgateway.triggers.before")
         post_migrate.connect(triggers.after_migrate, sender=self, dispatch_uid="llmgateway.triggers.after")
+        post_migrate.connect(question_vectors.make_table, sender=self, dispatch_uid="llmgateway.question_vectors")

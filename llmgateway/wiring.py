@@ -26,6 +26,7 @@ from billing.response_shelf import DatabaseShelf
 from billing.standing import used_up_to
 from billing.windows import load_zone
 from llmgateway import conf as conf_module
+from llmgateway.answer_keeping import AnswerKeeping
 from llmgateway.api.app import DataPlane
 from llmgateway.api.metrics import page_of
 from llmgateway.beginnings import Beginnings
@@ -34,6 +35,7 @@ from llmgateway.config_follower import ConfigFollower
 from llmgateway.config_loader import load_snapshot
 from llmgateway.counter_check import CounterCheck
 from llmgateway.pipeline.authentication import Authenticator
+from llmgateway.pipeline.cached_answers import RENEW_S
 from llmgateway.pipeline.exchanges import TICK_S
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.lean_transport import LeanTransport
@@ -143,6 +145,7 @@ class Runtime:
             ),
         )
         self.gateway.telemetry.figures.shared_counters = self._shared
+        self._kept_answers = AnswerKeeping(conf, self.gateway, self._clock)
         self.follower = ConfigFollower(snapshot, self._on_change)
         self.counter_check = self._counter_check()
         self._counted = snapshot
@@ -166,6 +169,8 @@ class Runtime:
         self._every(TICK_S, self.gateway.exchanges.tick)
         self._every(PROGRESS_S, self._note_progress)
         self._every(SWEEP_S, self._store.sweep)
+        await self._kept_answers.start()
+        self._every(RENEW_S, self._kept_answers.renew)
 
     def _shared_counters(self, conf: Conf) -> RedisStore:
         """Counters that all workers share. Ledger and journals say what they begin with."""
@@ -222,6 +227,7 @@ class Runtime:
         self._note_progress()
         await self.gateway.reading_on.stop()
         await self.gateway.responses.stop()
+        await self._kept_answers.stop()
         if self._siblings is not None:
             await self._siblings.stop()
         await asyncio.to_thread(self.follower.stop)

@@ -1,7 +1,7 @@
 """Identical requests at the same moment: one asks the provider, the others wait for its answer.
 
-If it fails, or its client leaves, the next takes over. Each failure lets twice as many try at once, up to
-`WIDEST`: a request that always fails must not keep all the others waiting one after another.
+If it fails, or its client leaves, the next takes over. Each failure lets one more try at the same time,
+up to `WIDEST`: a request that always fails must not keep all the others waiting one after another.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Flights:
             return  # Another leader has landed meanwhile.
         flight.leaders -= 1
         if failed:
-            flight.width = min(2 * flight.width, WIDEST)
+            flight.width = min(flight.width + 1, WIDEST)
         while flight.leaders < flight.width and flight.waiting:
             turn = flight.waiting.popleft()
             if not turn.done():  # Else it has gone.

@@ -382,8 +382,10 @@ class RedisLink:
             finally:
                 self.open = False
                 self._writer = None
-                await _end(reading)
-                await connection.disconnect(nowait=True)
+                try:
+                    await _end(reading)
+                finally:  # Also if we are cancelled in this moment.
+                    await connection.disconnect(nowait=True)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, RETRY_MOST_S)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from msgspec import structs
 
 from llmgateway.key_secrets import digest
 from llmgateway.pipeline.caching import Caching
@@ -16,7 +13,7 @@ from llmgateway.pipeline.route_rules import CacheRule, CacheSettings
 from llmgateway.pipeline.snapshot import Alias, Key, KeyDigest, Snapshot
 from llmgateway.stores.cache_memory import MemoryAnswers
 from tests.fakes import Reply, ScriptedUpstream
-from tests.gateways import CHAT, PEPPER, PRICE, SECRET, Caller, House, alias, deployment, key, snapshot
+from tests.gateways import CHAT, PEPPER, PRICE, SECRET, House, alias, deployment, key, snapshot
 from tests.pipeline.streams import EVENTS, events
 
 OTHER = "sk-gw-bobbobbobb-0123456789abcdef"
@@ -86,7 +83,7 @@ class TestHits:
     async def test_the_saving_is_at_todays_price(self) -> None:
         house = caching_house(Reply.json(CHAT))
         await house.chat()
-        dearer = deployment(prices=(replace_price(input=20),))
+        dearer = deployment(prices=(replace(PRICE, input=20),))
 
         swap(house, aliases={"gpt": replace(alias("gpt", dearer), cache=CacheRule(ttl_s=60))})
         await house.chat()
@@ -106,7 +103,12 @@ class TestHits:
         assert "llmgateway_cache_entries 1.0" in page
 
     async def test_embeddings_are_kept(self) -> None:
-        vectors = {"object": "list", "data": [{"index": 0, "embedding": [0.1]}], "model": "e", "usage": {"prompt_tokens": 3}}
+        vectors = {
+            "object": "list",
+            "data": [{"index": 0, "embedding": [0.1]}],
+            "model": "e",
+            "usage": {"prompt_tokens": 3},
+        }
         house = caching_house(Reply.json(vectors))
 
         first = await house.post("/v1/embeddings", {"model": "gpt", "input": "a"})
@@ -117,16 +119,16 @@ class TestHits:
 
     async def test_an_answer_that_calls_tools_is_kept(self) -> None:
         call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-        choice = {"index": 0, "message": {"role": "assistant", "content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": None, "tool_calls": [call]},
+            "finish_reason": "tool_calls",
+        }
         house = caching_house(Reply.json(CHAT | {"choices": [choice]}))
 
         await house.chat()
 
         assert (await house.chat()).json()["choices"][0]["message"]["tool_calls"] == [call]
-
-
-def replace_price(**changes: Any) -> Any:
-    return replace(PRICE, **changes) if hasattr(PRICE, "__dataclass_fields__") else structs.replace(PRICE, **changes)
 
 
 class TestWhoAsksForIt:
@@ -156,7 +158,7 @@ class TestWhoAsksForIt:
         assert (await house.chat(x_gateway_cache="on")).headers["x-gateway-cache"] == "hit"
 
     @pytest.mark.parametrize("headers", [{"x_gateway_cache": "off"}, {"cache_control": "no-store"}])
-    async def test_a_request_may_have_nothing_to_do_with_it(self, headers: dict[str, str]) -> None:
+    async def test_a_request_may_have_nothing_to_do_with_it(self, headers: dict[str, Any]) -> None:
         house = caching_house(Reply.json(CHAT), Reply.json(CHAT), Reply.json(CHAT))
 
         await house.chat()
@@ -167,8 +169,10 @@ class TestWhoAsksForIt:
         assert len(house.upstream.requests) == 3
         assert house.gateway.telemetry.figures.kept_answers.entry_count == 1  # type: ignore[union-attr]
 
-    @pytest.mark.parametrize("headers", [{"x_gateway_cache": "refresh"}, {"cache_control": "no-cache"}, {"cache_control": "max-age=0"}])
-    async def test_a_request_may_want_a_new_answer(self, headers: dict[str, str]) -> None:
+    @pytest.mark.parametrize(
+        "headers", [{"x_gateway_cache": "refresh"}, {"cache_control": "no-cache"}, {"cache_control": "max-age=0"}]
+    )
+    async def test_a_request_may_want_a_new_answer(self, headers: dict[str, Any]) -> None:
         new = CHAT | {"id": "chatcmpl-2"}
         house = caching_house(Reply.json(CHAT), Reply.json(new))
 

@@ -1,0 +1,208 @@
+"""Identical requests at the same moment: one is sent, all are answered, whoever leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from llmgateway.http import httpx
+from llmgateway.pipeline.cached_answers import Standing
+from llmgateway.pipeline.flights import WIDEST, Flights
+from llmgateway.pipeline.snapshot import Retries
+from tests.fakes import Reply
+from tests.gateways import CHAT, PRICE, SECRET, Caller, House
+from tests.pipeline.streams import EVENTS, events
+from tests.pipeline.test_caching import caching_house
+
+COST = 11 * PRICE.input + 5 * PRICE.output
+
+
+def slow(delay_s: float = 0.05, answer: Any = CHAT, status: int = 200) -> Reply:
+    reply = Reply.json(answer, status)
+    return Reply(reply.status, reply.headers, reply.pieces, delay_s)
+
+
+def calling(house: House, **body: Any) -> tuple[Caller, asyncio.Task[None]]:
+    caller = Caller()
+    asked = {"model": "gpt", "messages": [{"role": "user", "content": "Hi"}], **body}
+    headers = {"authorization": f"Bearer {SECRET}", "content-type": "application/json"}
+    call = caller.call(house.app, "POST", "/v1/chat/completions", json.dumps(asked).encode(), headers)
+    return caller, asyncio.create_task(call)
+
+
+async def leave(house: House, caller: Caller, task: asyncio.Task[None]) -> None:
+    house.gateway.exchanges.tick()
+    await asyncio.sleep(0)
+    caller.left.set()
+    await asyncio.wait_for(task, 1)
+
+
+async def test_a_thousand_at_once_are_one_upstream_call_and_one_cost() -> None:
+    house = caching_house(slow())
+
+    answers = await asyncio.gather(*[house.chat() for _ in range(1000)])
+
+    assert [answer.status_code for answer in answers] == [200] * 1000
+    assert all(answer.json() == CHAT for answer in answers)
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 1000
+    assert len(house.upstream.requests) == 1
+    assert sum(row["cost_pico_usd"] for row in house.ledger.closed) == COST
+    assert sum(row["saved_pico_usd"] for row in house.ledger.closed if row["cache"] == "hit") == 999 * COST
+    assert len(house.ledger.closed) == 1000
+    assert not house.ledger.running
+    assert len(house.gateway.exchanges) == 0
+
+
+async def test_those_who_want_a_stream_share_with_those_who_do_not() -> None:
+    house = caching_house(Reply(*slow().__dict__.values()))
+
+    whole, stream = await asyncio.gather(house.chat(), house.chat({"stream": True}))
+
+    assert len(house.upstream.requests) == 1
+    assert whole.json() == CHAT
+    assert b"Hello" in stream.content
+
+
+async def test_followers_wait_for_a_stream_to_end() -> None:
+    house = caching_house(Reply.events(EVENTS[0], 0.05, *EVENTS[1:]))
+
+    first, second = await asyncio.gather(house.chat({"stream": True}), house.chat({"stream": True}))
+
+    assert len(house.upstream.requests) == 1
+    assert first.content == second.content
+
+
+async def test_when_the_leaders_client_leaves_the_next_takes_over() -> None:
+    house = caching_house(slow(60), slow())
+    leader, leading = calling(house)
+    followers = [calling(house) for _ in range(5)]
+    await asyncio.sleep(0.01)
+
+    await leave(house, leader, leading)
+    await asyncio.wait_for(asyncio.gather(*[task for _, task in followers]), 2)
+
+    assert len(house.upstream.requests) == 2
+    assert [caller.response().status_code for caller, _ in followers] == [200] * 5
+    assert [caller.response().headers["x-gateway-cache"] for caller, _ in followers].count("hit") == 4
+    assert not house.ledger.running
+
+
+async def test_when_a_streaming_leaders_client_leaves_the_next_takes_over() -> None:
+    house = caching_house(Reply.events(EVENTS[0], 60.0, *EVENTS[1:]), events())
+    leader, leading = calling(house, stream=True)
+    await leader.got(1)
+    follower, following = calling(house, stream=True)
+    await asyncio.sleep(0.01)
+
+    await leave(house, leader, leading)
+    await asyncio.wait_for(following, 2)
+
+    assert follower.response().status_code == 200
+    assert len(house.upstream.requests) == 2
+
+
+async def test_a_follower_that_leaves_disturbs_nobody() -> None:
+    house = caching_house(slow())
+    leader, leading = calling(house)
+    follower, following = calling(house)
+    await asyncio.sleep(0.01)
+
+    await leave(house, follower, following)
+    await asyncio.wait_for(leading, 2)
+
+    assert leader.response().status_code == 200
+    assert len(house.upstream.requests) == 1
+    assert len(house.ledger.closed) == 1
+
+
+async def test_a_leader_that_fails_hands_over_to_one_and_then_to_more() -> None:
+    failing = [slow(0.02, {"error": {"message": "no"}}, 400) for _ in range(3)]
+    house = caching_house(*failing, *[slow() for _ in range(4)])
+    calls = [calling(house) for _ in range(20)]
+
+    await asyncio.wait_for(asyncio.gather(*[task for _, task in calls]), 3)
+
+    statuses = [caller.response().status_code for caller, _ in calls]
+    assert statuses.count(400) == 3
+    assert statuses.count(200) == 17
+    assert len(house.upstream.requests) == 7  # One, then two; and for each of these that failed, two more.
+
+
+async def test_an_error_of_the_connection_reaches_the_leader_alone() -> None:
+    house = caching_house(httpx.ConnectError("refused"), slow(), retries=Retries(attempts=0))
+    calls = [calling(house) for _ in range(3)]
+
+    await asyncio.wait_for(asyncio.gather(*[task for _, task in calls]), 3)
+
+    assert sorted(caller.response().status_code for caller, _ in calls) == [200, 200, 502]
+
+
+async def test_what_is_not_to_be_kept_is_asked_for_by_everybody() -> None:
+    filtered = CHAT | {"choices": [CHAT["choices"][0] | {"finish_reason": "content_filter"}]}  # type: ignore[index]
+    house = caching_house(*[slow(0.02, filtered) for _ in range(5)])
+
+    answers = await asyncio.gather(*[house.chat() for _ in range(5)])
+
+    assert [answer.headers["x-gateway-cache"] for answer in answers] == ["miss"] * 5
+
+
+async def test_a_follower_waits_no_longer_than_its_deadline() -> None:
+    house = caching_house(slow(60))
+    leader, leading = calling(house)
+    await asyncio.sleep(0.01)
+    follower, following = calling(house)
+    await asyncio.sleep(0.01)
+
+    house.clock.advance(601)
+    house.gateway.exchanges.tick()
+    await asyncio.wait_for(asyncio.gather(leading, following), 2)
+
+    assert follower.response().status_code == leader.response().status_code == 504
+    assert len(house.gateway.exchanges) == 0
+
+
+class TestFlights:
+    async def test_each_failure_lets_one_more_try(self) -> None:
+        flights = Flights()
+        flight = flights.of(b"q")
+        assert await flights.board(flight) is Standing.LEAD
+        waiting = [asyncio.create_task(flights.board(flight)) for _ in range(100)]
+        await asyncio.sleep(0)
+
+        led = []
+        while len(flights):
+            flights.leave(flight, failed=True)
+            await asyncio.sleep(0)
+            led.append(sum(task.done() for task in waiting))
+
+        assert led[:3] == [2, 4, 6]
+        assert flight.width <= WIDEST
+        assert led[-1] == 100
+
+    async def test_one_that_is_called_to_lead_and_goes_passes_it_on(self) -> None:
+        flights = Flights()
+        flight = flights.of(b"q")
+        await flights.board(flight)
+        second, third = (asyncio.create_task(flights.board(flight)) for _ in range(2))
+        await asyncio.sleep(0)
+
+        flights.leave(flight)
+        second.cancel()
+        await asyncio.sleep(0.01)
+
+        assert third.done()
+        assert third.result() is Standing.LEAD
+
+    async def test_a_leader_of_an_earlier_flight_does_not_disturb_a_later_one(self) -> None:
+        flights = Flights()
+        earlier = flights.of(b"q")
+        await flights.board(earlier)
+        flights.land(earlier, Standing.ALONE)
+        later = flights.of(b"q")
+        await flights.board(later)
+
+        flights.leave(earlier, failed=True)
+
+        assert flights.of(b"q") is later
+        assert later.leaders == 1
