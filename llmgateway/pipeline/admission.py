@@ -6,10 +6,12 @@ from collections.abc import Awaitable
 
 import msgspec
 
+from llmgateway.pipeline.errors import BudgetExceededError, RequestTooLargeError
 from llmgateway.pipeline.protocols import AdmissionStore, BudgetRefusal, Clock, Refusal, Reservation
 from llmgateway.pipeline.refusals import as_error
 from llmgateway.pipeline.requests import ModelRequest
-from llmgateway.pipeline.rules import Rules
+from llmgateway.pipeline.routing import Routed
+from llmgateway.pipeline.rules import RuleBook, Rules
 from llmgateway.pipeline.sizes import fitting
 from llmgateway.pipeline.snapshot import AdmissionRules, Deployment, Limit
 from llmgateway.pipeline.terms import Ask, Terms
@@ -25,12 +27,18 @@ class Admission(msgspec.Struct):
     """Where it may be sent now: the one whose counters it holds."""
     oversized: list[Limit]
     """Limits in shadow mode on the bytes of a request that it exceeds."""
+    settings: AdmissionRules = AdmissionRules()
+    """As of its admission."""
 
     @property
     def in_order(self) -> tuple[Deployment, ...]:
         """All candidates, the one whose counters are held first."""
         first = self.deployment
         return (first, *[each for each in self.ask.candidates if each is not first])
+
+    def request_for(self, deployment: Deployment, request: ModelRequest) -> ModelRequest:
+        """`request` as `deployment` is to be asked it: with what the aliases on its way set."""
+        return self.ask.requests.get(deployment.id, request)
 
     @property
     def held_pico_usd(self) -> int:
@@ -55,8 +63,9 @@ class Admission(msgspec.Struct):
 class AdmissionDesk:
     """Admits requests and lets them move on to other deployments. One per process, used from the event loop alone."""
 
-    def __init__(self, store: AdmissionStore, clock: Clock) -> None:
+    def __init__(self, store: AdmissionStore, clock: Clock, book: RuleBook | None = None) -> None:
         self.terms = Terms()
+        self._book = book or RuleBook()
         self._store = store
         self._clock = clock
 
@@ -84,7 +93,7 @@ class AdmissionDesk:
             decision = await self._decide_later(request, rules, ask, settings)
         if not isinstance(decision, Reservation):
             raise as_error(decision, rules, ask.demand, settings, now=self._clock.time())
-        return Admission(ask, rules, decision, ask.candidates[decision.target], oversized)
+        return Admission(ask, rules, decision, ask.candidates[decision.target], oversized, settings)
 
     def _decide(self, request: ModelRequest, rules: Rules, ask: Ask) -> Awaitable[Reservation | Refusal]:
         return self._store.admit(
@@ -102,6 +111,34 @@ class AdmissionDesk:
             decision = await self._decide(request, rules, ask)
             if isinstance(decision, Reservation) or not returned:
                 return decision
+
+    def extend(self, admission: Admission, request: ModelRequest, routed: Routed) -> tuple[Deployment, ...]:
+        """Let an admitted request go on to the candidates of `routed` too, each by its way. Nothing is taken yet.
+
+        Those that it may `move` to from now on, in order: neither those that it knew before nor those that are too small
+        for it or whose cost cannot be told.
+        """
+        known = {each.id for each in admission.ask.candidates}
+        fresh = tuple([each for each in routed.candidates if each.id not in known])
+        if not fresh:
+            return ()
+        via = {each.id: aliases for each in fresh if (aliases := routed.via.get(each.id))}
+        rules = self._book.through(admission.rules, request, via)
+        try:
+            fresh = fitting(request, rules, fresh, admission.oversized)
+            more = self.terms.ask(request, rules, fresh, admission.settings, now=self._clock.time())
+        except (RequestTooLargeError, BudgetExceededError):
+            return ()
+        ask = admission.ask
+        admission.rules = rules
+        admission.ask = msgspec.structs.replace(
+            ask,
+            candidates=ask.candidates + more.candidates,
+            targets=ask.targets + more.targets,
+            strict=ask.strict + more.strict,
+            requests={**ask.requests, **more.requests},
+        )
+        return more.candidates
 
     async def move(self, admission: Admission, deployment: Deployment) -> bool:
         """Exchange the counters of the present deployment for those of `deployment`; False: it has no room."""

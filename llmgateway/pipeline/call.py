@@ -25,7 +25,7 @@ from llmgateway.pipeline.metering import (
 from llmgateway.pipeline.protocols import Record, Reservation, Tokens
 from llmgateway.pipeline.requests import ModelRequest, Presence
 from llmgateway.pipeline.route_rules import Patience
-from llmgateway.pipeline.routing import NO_VIA
+from llmgateway.pipeline.rules import NO_VIA
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Timeouts
 from llmgateway.pipeline.upstream import has_reached_provider
 from providers.adapters.dialects.partial_usage import begun_usage
@@ -130,6 +130,10 @@ class Call:
         """The client has left; what the stream used is learnt and settled without it."""
         self.handed_over = True
         self._gateway.reading_on.take(self, scanner, rest, stream)
+
+    def request_for(self, deployment: Deployment) -> ModelRequest:
+        """The request as `deployment` is asked it: aliases on the way may set something in it."""
+        return self.admission.request_for(deployment, self.request)
 
     def take_timeout(self) -> bool:
         """Whether a deadline, and not the client's leaving, cancelled the task just now."""
@@ -294,7 +298,9 @@ class Call:
     def _give_back(self, cost_pico_usd: int, used: Tokens | None) -> None:
         """Book the cost where the answer's hold is, which is where the row says, and only then free the other one's."""
         store = self._gateway.store
-        budgets = self._gateway.budgets_since(self._budget_index, self.key, self.alias, self.progress.deployment)
+        deployment = self.progress.deployment
+        via = self.via.get(deployment.id, ()) if deployment is not None else ()
+        budgets = self._gateway.budgets_since(self._budget_index, self.key, self.alias, deployment, via)
         store.settle(self.reservation, cost_pico_usd=cost_pico_usd, used=used, budgets=budgets)
         if self.rival is not None:
             store.settle(self.rival.reservation, cost_pico_usd=0, used=used, budgets=())

@@ -7,7 +7,7 @@ from a snapshot that is swapped under it; a request keeps the one it began with.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -16,6 +16,7 @@ from llmgateway.pipeline.attempts import Attempts
 from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.caching import Caching
 from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.conditions import BudgetsNeededError, BudgetUsed
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
 from llmgateway.pipeline.exchanges import Exchanges, total_s
 from llmgateway.pipeline.failures import report
@@ -23,12 +24,13 @@ from llmgateway.pipeline.health import Health
 from llmgateway.pipeline.kept_objects import MemoryBook
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines
-from llmgateway.pipeline.protocols import AdmissionStore, Clock, Ledger
+from llmgateway.pipeline.parameters import with_parameters
+from llmgateway.pipeline.protocols import AdmissionStore, Clock, CountersAwayError, Ledger
 from llmgateway.pipeline.reading_on import ReadingOn
 from llmgateway.pipeline.requests import Client, ModelRequest, Presence
 from llmgateway.pipeline.response_state import ResponseState, held
-from llmgateway.pipeline.routing import Routed, Router
-from llmgateway.pipeline.rules import BudgetIndex, RuleBook, Rules
+from llmgateway.pipeline.routing import AllOutError, Routed, Router
+from llmgateway.pipeline.rules import NO_VIA, BudgetIndex, RuleBook, Rules
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Snapshot
 from llmgateway.pipeline.streaming import Answer, deliver
 from llmgateway.pipeline.telemetry import Telemetry
@@ -75,7 +77,7 @@ class Gateway:
         self.ledger = ledger
         self._authenticator = authenticator
         self._rules = RuleBook()
-        self.desk = AdmissionDesk(store, clock)
+        self.desk = AdmissionDesk(store, clock, self._rules)
         self.router = Router(self.health, self.traffic, self.desk.terms)
         self.upstream = upstream
         self.attempts = Attempts(self)
@@ -191,27 +193,78 @@ class Gateway:
         await client.error(error, gateway_lines(call))
 
     def budgets_since(
-        self, index: BudgetIndex, key: Key, alias: Alias, deployment: Deployment | None
+        self,
+        index: BudgetIndex,
+        key: Key,
+        alias: Alias,
+        deployment: Deployment | None,
+        via: tuple[Alias, ...] = (),
     ) -> tuple[BudgetRule, ...]:
         """Budgets that a request counts for now, if they have changed since it was admitted under `index`."""
-        return () if index is self._budgets else self._budgets.of(key, alias, deployment)
+        return () if index is self._budgets else self._budgets.of(key, alias, deployment, via)
 
     async def _admitted(
         self, request: ModelRequest, key: Key, presence: Presence, routed: Routed | None = None
     ) -> Call:
-        routed = routed or self.route(request, key)
+        if routed is None:
+            try:
+                routed = self.route(request, key)
+            except (BudgetsNeededError, AllOutError):
+                routed = await self.routed(request, key)
         done = self.clock.monotonic()
-        return await self.admit(
-            request, self.rules(request, key, routed.alias), routed.candidates, presence, routed=done
-        )
+        if routed.alias.parameters is not None:
+            request = with_parameters(request, (routed.alias,))
+        rules = self.rules(request, key, routed.alias, routed.via)
+        return await self.admit(request, rules, routed.candidates, presence, routed=done)
 
-    def route(self, request: ModelRequest, key: Key) -> Routed:
+    def route(
+        self, request: ModelRequest, key: Key, *, budget_used: BudgetUsed | None = None, dry_run: bool = False
+    ) -> Routed:
         """Where the request may go, best first; raises what `Router.route` raises."""
-        return held(self.router.route(self.snapshot, key, request, now=self.clock.time()), request)
+        now = self.clock.time()
+        found = self.router.route(self.snapshot, key, request, now=now, budget_used=budget_used, dry_run=dry_run)
+        return held(found, request)
 
-    def rules(self, request: ModelRequest, key: Key, alias: Alias) -> Rules:
-        """Which limits and budgets a request counts for."""
-        return self._rules.of(request, key, alias)
+    async def routed(self, request: ModelRequest, key: Key, *, dry_run: bool = False) -> Routed:
+        """The same for those who can wait: for what rules want to know, and a moment for somebody to be well again.
+
+        With `dry_run` nobody's turn is taken and nobody is waited for.
+
+        Raises:
+            GatewayError: what `Router.route` raises.
+        """
+        used: BudgetUsed | None = None
+        has_waited = dry_run
+        while True:
+            try:
+                return self.route(request, key, budget_used=used, dry_run=dry_run)
+            except BudgetsNeededError:
+                used = await self._budget_used(request, key)
+            except AllOutError as error:
+                wait_s = self.snapshot.circuit.wait_s
+                if has_waited or not await self.health.wait_for_any(error.deployments, wait_s):
+                    raise self.health.refusal(error.alias.name, error.deployments) from None
+                has_waited = True
+
+    async def _budget_used(self, request: ModelRequest, key: Key) -> BudgetUsed:
+        """Of the budgets of the caller and of the alias that is asked for."""
+        alias = self.snapshot.aliases[request.head.model]
+        budgets, now = self.rules(request, key, alias).budgets, self.clock.time()
+        try:
+            states = await asyncio.gather(*[self.store.state(budget) for budget in budgets])
+        except CountersAwayError:
+            return BudgetUsed(None)
+        used = [
+            (state.settled_pico_usd + state.held_pico_usd, budget.limit_at(now))
+            for state, budget in zip(states, budgets, strict=True)
+        ]
+        return BudgetUsed(max([spent / limit if limit else 1.0 for spent, limit in used], default=0.0))
+
+    def rules(
+        self, request: ModelRequest, key: Key, alias: Alias, via: Mapping[int, tuple[Alias, ...]] = NO_VIA
+    ) -> Rules:
+        """Which limits and budgets a request counts for, those of the aliases on its way included."""
+        return self._rules.through(self._rules.of(request, key, alias), request, via)
 
     async def admit(
         self,
@@ -228,7 +281,7 @@ class Gateway:
             GatewayError: it is refused, or cannot be written down; nothing is taken then.
         """
         clock = self.clock
-        if rules.budgets and not self.budgets_ready.is_set():
+        if (rules.budgets or rules.added) and not self.budgets_ready.is_set():
             await self._budgets_counted()
         index = self._budgets
         admission = await self.desk.admit(request, rules, candidates, self.snapshot.admission)
@@ -247,6 +300,7 @@ class Gateway:
                 request.id, presence, total_s=total_s(request, rules.alias, candidates, now=admitted)
             ),
             admitted_at=clock.time(),
+            via=rules.via,
         )
         call.phases["auth"] = request.authenticated - request.received
         call.phases["route"] = routed - request.authenticated - request.queued_s

@@ -40,7 +40,7 @@ async def obtain(
     call: Call, deployment: Deployment, upstream: Upstream, progress: Progress, *, output_cap: int | None
 ) -> Answer | Failure:
     """Call `deployment` and read up to the first words of its answer. How far it has come is noted in `progress`."""
-    request = call.request
+    request = call.request_for(deployment)
     try:
         sent = outgoing(request, deployment, output_cap=output_cap)
     except (InexpressibleError, MalformedBodyError) as error:

@@ -138,6 +138,10 @@ class StoreRefusal(msgspec.Struct, frozen=True):
 Refusal = LimitRefusal | BudgetRefusal | StoreRefusal
 
 
+class CountersAwayError(Exception):
+    """Whoever keeps the counters cannot be asked now."""
+
+
 class BudgetState(msgspec.Struct, frozen=True):
     settled_pico_usd: int
     held_pico_usd: int
@@ -213,7 +217,7 @@ class AdmissionStore(Protocol):
         ...
 
     async def state(self, budget: BudgetRule) -> BudgetState:
-        """Of the current window."""
+        """Of the current window. Raises CountersAwayError."""
         ...
 
     async def limit_used(self, limit: Limit) -> int:

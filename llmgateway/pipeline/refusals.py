@@ -143,16 +143,16 @@ def _exhausted(
 def _owner(rule: Limit | BudgetRule, rules: Rules) -> str:
     """Whose rule it is, and for each of whom."""
     subject = {"ip": " for each address", "end_user": " for each end user"}.get(rule.each, "")
-    return _owner_name(rule.owner.partition(":")[0] or rule.scope, rules) + subject
+    return _owner_name(rule.owner.partition(":")[0] or rule.scope, rule, rules) + subject
 
 
-def _owner_name(scope: str, rules: Rules) -> str:
+def _owner_name(scope: str, rule: Limit | BudgetRule, rules: Rules) -> str:
     if scope == "key":
         return f"API key '{rules.key.name}'"
     if scope == "team":
         return f"Team '{rules.key.team_name}'"
     if scope in {"model", "alias"}:
-        return f"The model '{rules.alias.name}'"
+        return f"The model '{rules.model_of(rule)}'"
     return f"The {scope} of '{rules.alias.name}'" if scope in {"provider", "deployment"} else "The gateway"
 
 

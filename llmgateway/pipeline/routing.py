@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from llmgateway.pipeline.balancing import Balancer, Costs, Heads
@@ -14,6 +13,7 @@ from llmgateway.pipeline.foreign_keys import on_own_account
 from llmgateway.pipeline.natives import Natives
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.route_rules import FallbackCause
+from llmgateway.pipeline.rules import NO_VIA
 from llmgateway.pipeline.snapshot import Alias, Deployment, ForeignKey, Key, Snapshot
 from llmgateway.pipeline.terms import Terms
 from llmgateway.pipeline.traffic import Traffic
@@ -22,7 +22,6 @@ from providers.adapters.types import Operation
 
 MOST_HOPS = 10
 """Aliases between the one that is asked for and a deployment. Whoever saves aliases sees to it that none leads back."""
-NO_VIA: Mapping[int, tuple[Alias, ...]] = MappingProxyType({})
 _SERVED_BY = {
     FallbackCause.ERROR: (FallbackCause.ERROR,),
     FallbackCause.RATE_LIMIT: (FallbackCause.RATE_LIMIT, FallbackCause.ERROR),

@@ -16,8 +16,8 @@ from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import GatewayError, NotFoundError, PermissionDeniedError, RateLimitError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import ModelRequest, Presence
-from llmgateway.pipeline.rules import Rules
-from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key
+from llmgateway.pipeline.rules import NO_VIA, Rules
+from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Limit
 from llmgateway.pipeline.terms import LARGEST_HOLD
 from providers.adapters.body import RequestHead
 from providers.adapters.dialects.openai_realtime import (
@@ -66,6 +66,7 @@ class SessionMeter:
         *,
         secret: bytes | None,
         presence: Presence,
+        via: tuple[Alias, ...] = (),
     ) -> None:
         self._gateway = gateway
         self._asked = asked
@@ -74,6 +75,8 @@ class SessionMeter:
         self.key = key
         self.alias = alias
         self.deployment = deployment
+        self._via = via
+        """The aliases between the one asked for and the deployment."""
         self._turns = 0
         self._waiting: list[Turn] = []
         """Admitted, not begun by the provider yet."""
@@ -95,7 +98,8 @@ class SessionMeter:
         gateway = self._gateway
         self.key = await gateway.authenticate(self._secret, client_ip=self._asked.client_ip)
         snapshot, name = gateway.snapshot, self.alias.name
-        if self.key.models is not None and name not in self.key.models:
+        self._via = tuple([snapshot.aliases.get(each.name, each) for each in self._via])
+        if self.key.models is not None and not self.key.models.issuperset({name, *[each.name for each in self._via]}):
             raise PermissionDeniedError(
                 f"API key '{self.key.name}' may not use the model '{name}' any more. Ask an admin to allow it.",
                 code="model_not_allowed",
@@ -117,7 +121,7 @@ class SessionMeter:
     async def check_room(self) -> None:
         """Raises GatewayError: not one response would be admitted now."""
         gateway, request = self._gateway, self._request()
-        rules, candidates = self._rules(request), (_turns_only(self.deployment),)
+        rules, candidates = self._rules(request, self.deployment), (_turns_only(self.deployment),)
         admission = await gateway.desk.admit(request, rules, candidates, gateway.snapshot.admission)
         gateway.store.settle(admission.reservation, cost_pico_usd=0, used=None, budgets=())
 
@@ -310,7 +314,7 @@ class SessionMeter:
     async def _admit(self, request: ModelRequest, deployment: Deployment) -> Call:
         return await self._gateway.admit(
             request,
-            self._rules(request),
+            self._rules(request, deployment),
             (_turns_only(deployment),),
             self._presence,
             routed=self._gateway.clock.monotonic(),
@@ -325,7 +329,7 @@ class SessionMeter:
             return Turn(await self._admit_regardless(request, deployment), refusal=error)
 
     async def _admit_regardless(self, request: ModelRequest, deployment: Deployment) -> Call:
-        rules, candidate = _unrefusable(self._rules(request), deployment)
+        rules, candidate = _unrefusable(self._rules(request, deployment), deployment)
         routed = self._gateway.clock.monotonic()
         try:
             return await self._gateway.admit(request, rules, (candidate,), self._presence, routed=routed)
@@ -334,14 +338,15 @@ class SessionMeter:
             logger.critical("what '%s' began in session %s is not booked: %s", deployment.provider, request.id, error)
             raise
 
-    def _rules(self, request: ModelRequest) -> Rules:
+    def _rules(self, request: ModelRequest, deployment: Deployment) -> Rules:
         """Without slots: the session itself holds one."""
-        rules = self._gateway.rules(request, self.key, self.alias)
-        return rules._replace(limits=tuple([each for each in rules.limits if each.metric != "concurrency"]))
+        via = {deployment.id: self._via} if self._via else NO_VIA
+        return self._gateway.rules(request, self.key, self.alias, via).keeping(lambda limit: not is_slot(limit))
 
     def _is_strict(self) -> bool:
-        rules = self._gateway.rules(self._asked, self.key, self.alias)
-        return rules.strict or any(budget.strict for budget in self.deployment.budgets)
+        rules = self._rules(self._asked, self.deployment)
+        added = [budget for each in rules.added.values() for budget in each.budgets]
+        return rules.strict or any(budget.strict for budget in (*self.deployment.budgets, *added))
 
     def _learn(self, session: Any) -> None:
         """Raises PermissionDeniedError: another model answers from now on."""
@@ -361,26 +366,33 @@ class SessionMeter:
             self._model = model
 
 
+def is_slot(limit: Limit) -> bool:
+    """Whether it is about what runs at the same time, which is the session itself and not what is said in it."""
+    return limit.metric == "concurrency"
+
+
 def slots_only(deployment: Deployment) -> Deployment:
     """As what a session itself counts for: how many run at a time."""
-    slots = tuple([each for each in deployment.limits if each.metric == "concurrency"])
-    return replace(deployment, limits=slots, budgets=())
+    return replace(deployment, limits=tuple(filter(is_slot, deployment.limits)), budgets=())
 
 
 def _turns_only(deployment: Deployment) -> Deployment:
     """As what a response counts for."""
-    return replace(deployment, limits=tuple([each for each in deployment.limits if each.metric != "concurrency"]))
+    return replace(deployment, limits=tuple([each for each in deployment.limits if not is_slot(each)]))
 
 
 def _unrefusable(rules: Rules, deployment: Deployment) -> tuple[Rules, Deployment]:
     """The same budgets, so that the cost is booked on each of them, without a limit."""
     if not deployment.prices:
-        return rules._replace(limits=(), budgets=(), strict=False), replace(deployment, limits=(), budgets=())
-    budgets = tuple(map(_endless, rules.budgets))
+        return rules.keeping(_none, lambda _: None), replace(deployment, limits=(), budgets=())
     return (
-        rules._replace(limits=(), budgets=budgets, strict=False),
+        rules.keeping(_none, _endless),
         replace(deployment, limits=(), budgets=tuple(map(_endless, deployment.budgets))),
     )
+
+
+def _none(_: Limit) -> bool:
+    return False
 
 
 def _endless(budget: BudgetRule) -> BudgetRule:

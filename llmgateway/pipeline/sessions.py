@@ -25,7 +25,8 @@ from llmgateway.pipeline.errors import (
 )
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import ModelRequest
-from llmgateway.pipeline.session_meter import SessionMeter, slots_only
+from llmgateway.pipeline.routing import Routed
+from llmgateway.pipeline.session_meter import SessionMeter, is_slot, slots_only
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key
 from llmgateway.pipeline.sockets import Frame, RefusedHandshakeError, Socket, SocketClosedError, UpstreamSocket
 from llmgateway.pipeline.upstream import FailureCause, UpstreamError
@@ -118,26 +119,23 @@ class Sessions:
 
     async def _opened(self, asked: Handshake, key: Key) -> Session:
         gateway, request = self._gateway, asked.request
-        routed = gateway.route(request, key)
-        alias, candidates = routed.alias, routed.candidates
-        rules = gateway.rules(request, key, alias)
-        slots = tuple([limit for limit in rules.limits if limit.metric == "concurrency"])
+        routed = await gateway.routed(request, key)
+        candidates = routed.candidates
+        rules = gateway.rules(request, key, routed.alias, routed.via)
         admission = await gateway.desk.admit(
             request,
-            rules._replace(limits=slots, budgets=(), strict=False),
+            rules.keeping(is_slot, lambda _: None),
             tuple(map(slots_only, candidates)),
             gateway.snapshot.admission,
         )
         try:
-            return await self._connected(asked, key, alias, candidates, admission)
+            return await self._connected(asked, key, routed, admission)
         except BaseException:
             gateway.store.settle(admission.reservation, cost_pico_usd=0, used=None, budgets=())
             raise
 
-    async def _connected(
-        self, asked: Handshake, key: Key, alias: Alias, candidates: tuple[Deployment, ...], admission: Admission
-    ) -> Session:
-        whole = {each.id: each for each in candidates}
+    async def _connected(self, asked: Handshake, key: Key, routed: Routed, admission: Admission) -> Session:
+        alias, whole = routed.alias, {each.id: each for each in routed.candidates}
         presence = _Presence()
         last: GatewayError | None = None
         for slot in admission.in_order:
@@ -145,7 +143,14 @@ class Sessions:
                 continue
             deployment = whole[slot.id]
             meter = SessionMeter(
-                self._gateway, asked.request, key, alias, deployment, secret=asked.secret, presence=presence
+                self._gateway,
+                asked.request,
+                key,
+                alias,
+                deployment,
+                secret=asked.secret,
+                presence=presence,
+                via=routed.via.get(deployment.id, ()),
             )
             await meter.check_room()
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmgateway.pipeline.errors import GatewayError, RequestTooLargeError
 from llmgateway.pipeline.requests import ModelRequest
-from llmgateway.pipeline.rules import Rules
+from llmgateway.pipeline.rules import NOTHING_ADDED, Rules
 from llmgateway.pipeline.snapshot import Deployment, Limit
 
 
@@ -20,12 +20,13 @@ def fitting(
     for limit in rules.sizes:
         if not _allows(limit, size, oversized):
             raise _too_large(limit, size)
-    if not any(deployment.limits for deployment in candidates):
+    if not rules.added and not any(deployment.limits for deployment in candidates):
         return candidates
     refused: Limit | None = None
     able = []
     for deployment in candidates:
-        too_small = next((each for each in deployment.limits if not _allows(each, size, oversized)), None)
+        concerned = deployment.limits + rules.added.get(deployment.id, NOTHING_ADDED).sizes
+        too_small = next((each for each in concerned if not _allows(each, size, oversized)), None)
         if too_small is None:
             able.append(deployment)
         refused = refused or too_small

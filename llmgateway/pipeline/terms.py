@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
 from billing.pricing import PriceVersion, dearest, dearest_of, dearest_units, in_force
 from llmgateway.pipeline.errors import BudgetExceededError
 from llmgateway.pipeline.learning import OutputLearner
+from llmgateway.pipeline.parameters import as_each_gets_it
 from llmgateway.pipeline.protocols import StrictHold, TargetTerms, Tokens
 from llmgateway.pipeline.requests import ModelRequest
-from llmgateway.pipeline.rules import Rules
-from llmgateway.pipeline.snapshot import AdmissionRules, Deployment, Limit
+from llmgateway.pipeline.rules import NOTHING_ADDED, Rules
+from llmgateway.pipeline.snapshot import AdmissionRules, BudgetRule, Deployment, Limit
 from llmgateway.pipeline.spending import affordable_output, unpriced
 from providers.adapters.body import RequestHead, estimate_input_tokens
 from providers.adapters.bounds import Bound, NotBoundableError, bound
@@ -25,6 +29,9 @@ WITHOUT_OUTPUT = {Operation.EMBEDDINGS, Operation.MODERATION, Operation.RERANK, 
 _FREE = {"GET", "HEAD", "OPTIONS", "DELETE"}
 LARGEST_HOLD = 2**62
 """More than any budget, and still a number that every store can keep."""
+
+
+NO_REQUESTS: Mapping[int, ModelRequest] = MappingProxyType({})
 
 
 class StrictTerms(msgspec.Struct, frozen=True):
@@ -61,6 +68,8 @@ class Ask(msgspec.Struct, frozen=True):
     """For each candidate; None: no strict budget, or a cost that no cap bounds."""
     units: Units = ()
     """What the request says that it uses beside tokens."""
+    requests: Mapping[int, ModelRequest] = NO_REQUESTS
+    """By id of a deployment, what it is asked where aliases on the way change the request."""
 
 
 class Terms:
@@ -86,15 +95,18 @@ class Terms:
         first = candidates[0]
         dialect = request.dialect
         opaque = dialect.operation is Operation.PASSTHROUGH
+        own = as_each_gets_it(request, rules.via) if rules.via else NO_REQUESTS
+        asked = own.get(first.id, request)
         demand = Tokens(
-            0 if opaque else _expected_input(request, first), self._expected_output(request, rules.key.id, first)
+            0 if opaque else _expected_input(asked, first), self._expected_output(asked, rules.key.id, first)
         )
         units = dialect.asked_units(request.body) if dialect.measures else ()
         able, targets, strict = [], [], []
         unable: BudgetExceededError | None = None
         for deployment in candidates:
             try:
-                target, terms = _target(request, rules, deployment, demand, settings, now=now, units=units)
+                asked = own.get(deployment.id, request)
+                target, terms = _target(asked, rules, deployment, demand, settings, now=now, units=units)
             except BudgetExceededError as error:
                 unable = unable or error
                 continue
@@ -103,7 +115,7 @@ class Terms:
             strict.append(terms)
         if unable is not None and not able:
             raise unable
-        return Ask(demand, tuple(able), tuple(targets), tuple(strict), units)
+        return Ask(demand, tuple(able), tuple(targets), tuple(strict), units, own)
 
     def expected(self, request: ModelRequest, key_id: str, deployment: Deployment) -> Tokens:
         """What a request probably takes there."""
@@ -136,26 +148,28 @@ def _target(
     now: float,
     units: Units = (),
 ) -> tuple[TargetTerms, StrictTerms | None]:
+    added = rules.added.get(deployment.id, NOTHING_ADDED)
+    limits, budgets = _counted(deployment.limits) + added.limits, deployment.budgets + added.budgets
     if request.dialect.operation is Operation.PASSTHROUGH:
-        return _opaque(request, rules, deployment), None
+        return _opaque(request, rules, deployment, limits, budgets), None
     price = in_force(deployment.prices, now)
     if price is None or (units and not _says_anything_of(price, units)):
         if request.spending is not None:
             raise unpriced(deployment)
-        if rules.budgets or deployment.budgets:
+        if rules.budgets or budgets:
             raise _unpriced(deployment)
-        return TargetTerms(_counted(deployment.limits)), None
+        return TargetTerms(limits), None
     expected = dearest(price, input_tokens=demand.input, output_tokens=demand.output)
     if units:
         expected += dearest_units(price.units, units)
     expected = min(LARGEST_HOLD, expected)
-    if not rules.strict and not (deployment.budgets and any(budget.strict for budget in deployment.budgets)):
+    if not rules.strict and not (budgets and any(budget.strict for budget in budgets)):
         terms = _within(request, deployment, price, demand, None) if request.spending is not None else None
-        return TargetTerms(_counted(deployment.limits), deployment.budgets, expected), terms
+        return TargetTerms(limits, budgets, expected), terms
     hold, terms = _strict(request, deployment, price, settings, units)
     if request.spending is not None:
         terms = _within(request, deployment, price, demand, terms)
-    return TargetTerms(_counted(deployment.limits), deployment.budgets, expected, hold), terms
+    return TargetTerms(limits, budgets, expected, hold), terms
 
 
 def _within(
@@ -175,18 +189,23 @@ def _within(
     return msgspec.structs.replace(terms, within=min(output // request.head.choices, ceiling))
 
 
-def _opaque(request: ModelRequest, rules: Rules, deployment: Deployment) -> TargetTerms:
+def _opaque(
+    request: ModelRequest,
+    rules: Rules,
+    deployment: Deployment,
+    limits: tuple[Limit, ...],
+    budgets: tuple[BudgetRule, ...],
+) -> TargetTerms:
     """Terms of a call that the gateway does not understand: reading is free, anything else may cost who knows what."""
-    limits = _counted(deployment.limits)
-    if not (rules.budgets or deployment.budgets):
+    if not (rules.budgets or budgets):
         return TargetTerms(limits)
     verbatim = request.verbatim
     if verbatim is not None and (verbatim.costs_nothing or verbatim.method in _FREE):
-        return TargetTerms(limits, deployment.budgets, 0, StrictHold(wanted=0, least=0))
+        return TargetTerms(limits, budgets, 0, StrictHold(wanted=0, least=0))
     whole = deployment.max_request_pico_usd
     if whole is None:
         raise _not_boundable(deployment, "the gateway does not understand this call of the provider's own API")
-    return TargetTerms(limits, deployment.budgets, whole, StrictHold(wanted=whole, least=whole))
+    return TargetTerms(limits, budgets, whole, StrictHold(wanted=whole, least=whole))
 
 
 def output_cap_fields(request: ModelRequest, deployment: Deployment) -> tuple[str, ...]:

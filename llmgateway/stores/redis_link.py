@@ -22,6 +22,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from llmgateway.pipeline.protocols import CountersAwayError
+
 logger = logging.getLogger(__name__)
 
 SCRIPT = (files("llmgateway.stores") / "admission.lua").read_bytes()
@@ -45,11 +47,11 @@ Note = Callable[[bool], tuple[str, str]]
 Words = tuple[str | bytes | int, ...]
 
 
-class LinkLostError(Exception):
+class LinkLostError(CountersAwayError):
     """Redis did not answer, or not as it should. Whether it did what it was asked is unknown."""
 
 
-class EpochChangedError(Exception):
+class EpochChangedError(CountersAwayError):
     """The counters were made anew; what was asked was not done."""
 
 

@@ -7,8 +7,8 @@ provider that speaks another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
@@ -147,6 +147,13 @@ class Dialect:
     def with_output_cap(self, body: bytes, fields: tuple[str, ...], cap: int) -> bytes:
         """`body` that lets the model say no more than `cap` tokens. `fields` are those that the provider obeys."""
         return with_output_cap(body, fields, cap)
+
+    def with_parameters(self, body: bytes, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> bytes:
+        """`body` with what an alias sets, in OpenAI's words; the same object if nothing changes.
+
+        `defaults` are for those that do not say, `overrides` for all; null removes a field.
+        """
+        return body
 
     def with_usage_requested(self, body: bytes, head: RequestHead) -> bytes:
         """`body` of a stream that will report usage; the same object where it does so anyway."""
