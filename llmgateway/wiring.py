@@ -34,6 +34,7 @@ from llmgateway.conf import Conf
 from llmgateway.config_follower import ConfigFollower
 from llmgateway.config_loader import load_snapshot
 from llmgateway.counter_check import CounterCheck
+from llmgateway.health_keeping import HealthKeeping
 from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.cached_answers import RENEW_S
 from llmgateway.pipeline.exchanges import TICK_S
@@ -146,6 +147,7 @@ class Runtime:
         )
         self.gateway.telemetry.figures.shared_counters = self._shared
         self._kept_answers = AnswerKeeping(conf, self.gateway, self._clock)
+        self._health = HealthKeeping(conf, self.gateway, self._clock, self._shared)
         self.follower = ConfigFollower(snapshot, self._on_change)
         self.counter_check = self._counter_check()
         self._counted = snapshot
@@ -166,6 +168,7 @@ class Runtime:
         if self._shared is not None:
             self._shared.start()
             await self._shared.ready(SHARED_COUNTERS_S)
+        self._health.start()
         self._every(TICK_S, self.gateway.exchanges.tick)
         self._every(PROGRESS_S, self._note_progress)
         self._every(SWEEP_S, self._store.sweep)
@@ -226,6 +229,7 @@ class Runtime:
             timer.cancel()
         self._note_progress()
         await self.gateway.reading_on.stop()
+        await self._health.stop()
         await self.gateway.responses.stop()
         await self._kept_answers.stop()
         if self._siblings is not None:

@@ -68,6 +68,8 @@ class Gateway:
         self.exchanges = Exchanges(clock)
         self.health = Health(clock)
         self.health.use(snapshot)
+        self.followers: list[Callable[[Snapshot], None]] = []
+        """Told of each snapshot that comes into use."""
         self.traffic = Traffic()
         self.reading_on = ReadingOn()
         self.telemetry = telemetry
@@ -94,6 +96,8 @@ class Gateway:
         self.snapshot = snapshot
         self._budgets = budgets
         self.health.use(snapshot)
+        for follower in self.followers:
+            follower(snapshot)
         self._rules.forget()
         self.turns.use(snapshot.load)
         if self.caching is not None:
