@@ -97,6 +97,12 @@ class SoundAutocomplete(BaseModelAdmin):  # type: ignore[type-arg]  # generic in
         return super().formfield_for_manytomany(db_field, request, **kwargs)
 
 
+def chosen_rows(field: Any, site: Any, **kwargs: Any) -> forms.ModelMultipleChoiceField[Any]:
+    """Several rows that a relation leads to, found as one types; for relations that the admin does not save itself."""
+    rows = field.remote_field.model._default_manager.all()  # noqa: SLF001  # Django's own name for it.
+    return _ChosenRows(rows, required=False, widget=_SeveralChosenIds(field, site), **kwargs)
+
+
 class GatewayAdmin(SoundAutocomplete, ModelAdmin):  # type: ignore[misc]  # the theme has no types
     """A page whose object shows who changed it, when and how."""
 
@@ -225,6 +231,24 @@ class LinesField(forms.CharField):
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         return bool((initial or []) != self.to_python(data))
+
+
+class ObjectField(forms.JSONField):
+    """An object in JSON. Left empty it has no fields."""
+
+    def __init__(self, *, placeholder: str = "", **kwargs: Any) -> None:
+        kwargs.setdefault(
+            "error_messages", {"invalid": "This is not JSON; write names in quotes, and no comma at the end."}
+        )
+        widget = UnfoldAdminTextareaWidget({"rows": 3, "placeholder": placeholder, "spellcheck": "false"})
+        super().__init__(widget=widget, required=False, **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        return "" if value == {} else super().prepare_value(value)
+
+    def to_python(self, value: Any) -> Any:
+        found = super().to_python(value)
+        return {} if found is None else found
 
 
 class AmountField(forms.CharField):

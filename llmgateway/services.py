@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from llmgateway import conf as conf_module
 from llmgateway.key_secrets import MIN_CHOSEN_LENGTH, digest, new_public_id, new_secret, pepper_fingerprint
-from llmgateway.models import ApiKey, GatewaySettings, KeyNetwork, Membership, NetworkList, RateLimit, Team
+from llmgateway.models import ApiKey, GatewaySettings, KeyNetwork, KeyTenant, Membership, NetworkList, RateLimit, Team
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -40,6 +40,9 @@ def key_create(
     enabled: bool = True,
     starts_at: datetime | None = None,
     expires_at: datetime | None = None,
+    priority: int = 0,
+    may_bypass_health: bool = False,
+    tenants: Iterable[Team] = (),
 ) -> tuple[ApiKey, str]:
     """A new key and its secret: `secret` if it was chosen, otherwise a fresh one.
 
@@ -55,11 +58,14 @@ def key_create(
         enabled=enabled,
         starts_at=starts_at,
         expires_at=expires_at,
+        priority=priority,
+        may_bypass_health=may_bypass_health,
     )
     secret = key_assign_secret(key, secret)
     key.full_clean()
     key.save()
     key_set_networks(key, networks)
+    key_set_tenants(key, tenants)
     return key, secret
 
 
@@ -97,8 +103,14 @@ def validate_chosen_secret(secret: str, *, key: ApiKey | None = None) -> None:
 
 
 @transaction.atomic
-def key_update(key: ApiKey, *, networks: Iterable[NetworkList] | None = None, **changes: Any) -> None:
-    """Set the columns of `key` that `changes` names, and tie it to `networks` if they are given.
+def key_update(
+    key: ApiKey,
+    *,
+    networks: Iterable[NetworkList] | None = None,
+    tenants: Iterable[Team] | None = None,
+    **changes: Any,
+) -> None:
+    """Set the columns of `key` that `changes` names, and tie it to `networks` and `tenants` if they are given.
 
     Raises:
         ValidationError: by field; a revoked key stays what it was.
@@ -112,6 +124,8 @@ def key_update(key: ApiKey, *, networks: Iterable[NetworkList] | None = None, **
         key.save(update_fields=list(changes))
     if networks is not None:
         key_set_networks(key, networks)
+    if tenants is not None:
+        key_set_tenants(key, tenants)
 
 
 @transaction.atomic
@@ -176,6 +190,17 @@ def key_set_networks(key: ApiKey, networks: Iterable[NetworkList]) -> None:
             tie.delete()
     for network in wanted.values():
         KeyNetwork.objects.create(key=key, network_list=network)
+
+
+@transaction.atomic
+def key_set_tenants(key: ApiKey, teams: Iterable[Team]) -> None:
+    """Let `key` act for exactly these teams beside its own, which needs no saying."""
+    wanted = {team.pk: team for team in teams if team.pk != key.team_id}
+    for tie in KeyTenant.objects.filter(key=key):
+        if wanted.pop(tie.team_id, None) is None:
+            tie.delete()
+    for team in wanted.values():
+        KeyTenant.objects.create(key=key, team=team)
 
 
 def limit_create(**columns: Any) -> RateLimit:
@@ -250,6 +275,15 @@ def settings_update(**changes: Any) -> GatewaySettings:
     row.full_clean()
     row.save()
     return row
+
+
+@transaction.atomic
+def forget_all_answers() -> None:
+    """Forget every answer that was kept, of all aliases."""
+    GatewaySettings.objects.get_or_create(pk=1)
+    row = GatewaySettings.objects.select_for_update().get(pk=1)
+    row.cache_generation += 1
+    row.save(update_fields=["cache_generation"])
 
 
 def peppers() -> list[bytes]:

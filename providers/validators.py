@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import socket
 from urllib.parse import parse_qs, urlsplit
@@ -89,11 +90,24 @@ DECIDED_ELSEWHERE = frozenset({"model", "messages", "stream"})
 """Fields of a request that no alias sets: routing and the caller decide them."""
 
 
+MOST_OF_PARAMETERS = 20_000
+
+
 def validate_parameters(value: object) -> None:
     """Fields of request bodies with their values: `{"temperature": 0.2}`."""
     if not isinstance(value, dict):
         raise ValidationError(
             'Write fields with their values, such as {"temperature": 0.2}.', code="invalid_parameters"
+        )
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValidationError("There is a value that JSON does not know.", code="invalid_parameters") from None
+    if "\\u0000" in text or len(text) > MOST_OF_PARAMETERS:
+        raise ValidationError(
+            "Fields and values have at most %(most)s characters together, and no NUL among them.",
+            code="invalid_parameters",
+            params={"most": MOST_OF_PARAMETERS},
         )
     for name in DECIDED_ELSEWHERE.intersection(value):
         raise ValidationError(

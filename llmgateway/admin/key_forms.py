@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.contrib import admin
 from django.core.exceptions import ValidationError
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
@@ -16,7 +17,7 @@ from unfold.widgets import (
 )
 
 from llmgateway import services
-from llmgateway.admin_base import LinesField
+from llmgateway.admin_base import LinesField, chosen_rows
 from llmgateway.key_secrets import MIN_CHOSEN_LENGTH
 from llmgateway.models import ApiKey, NetworkList
 from providers.models import ModelAlias
@@ -68,13 +69,27 @@ class KeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stub
         "With neither these nor network lists, the key works from anywhere.",
     )
 
+    tenant_teams = chosen_rows(
+        ApiKey._meta.get_field("tenants"),  # noqa: SLF001  # Django's documented model API
+        admin.site,
+        label="Tenants",
+        help_text="Further teams that requests may name as their `tenant`. That team's limits and budgets then count in "
+        "place of its own team's; those of the key itself always do.",
+    )
+
     class Meta:
         model = ApiKey
-        fields = ("name", "team", "user_id", "allowed_models", "allowed_ips", "enabled", "starts_at", "expires_at")
+        fields = (
+            "name", "team", "user_id", "allowed_models", "allowed_ips", "enabled", "starts_at", "expires_at", "priority",
+            "may_bypass_health",
+        )  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # On a page that may only be read the fields are not there.
+        tenants = self.fields.get("tenant_teams")
+        if tenants is not None and self.instance.pk:
+            tenants.initial = list(self.instance.tenants.all())
         models, networks = self.fields.get("allowed_models"), self.fields.get("network_lists")
         if isinstance(models, AllowedModelsField):
             models.offer(list(self.instance.allowed_models))

@@ -34,6 +34,9 @@ STATE_TONES = {
 }
 
 
+RANK = ("priority", "may_bypass_health", "tenant_teams")
+
+
 class StateFilter(admin.SimpleListFilter):
     title = "state"
     parameter_name = "state"
@@ -70,11 +73,13 @@ class ApiKeyAdmin(KeyPages, GatewayAdmin):
         (None, {"fields": ("name", "team", "secret")}),
         ("What it may call, and from where", {"fields": ("allowed_models", "network_lists", "allowed_ips")}),
         ("When", {"fields": ("enabled", "starts_at", "expires_at", "user_id")}),
+        ("Rank and reach", {"fields": RANK}),
     )
     fieldsets = (
         (None, {"fields": ("name", "team", "masked_key", "state", "previous_valid_until")}),
         ("What it may call, and from where", {"fields": ("allowed_models", "network_lists", "allowed_ips")}),
         ("When", {"fields": ("starts_at", "expires_at", "user_id", "created_at", "revoked_at")}),
+        ("Rank and reach", {"fields": RANK}),
     )
 
     @display(description="Key")  # type: ignore[untyped-decorator]
@@ -129,6 +134,7 @@ class ApiKeyAdmin(KeyPages, GatewayAdmin):
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
         services.key_set_networks(form.instance, form.cleaned_data["network_lists"])
+        services.key_set_tenants(form.instance, form.cleaned_data["tenant_teams"])
 
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:
         secret: str = request.fresh_secret  # type: ignore[attr-defined]  # set by `save_model`

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.template.response import TemplateResponse
 from django.urls import reverse
+from unfold.decorators import action
 
 from billing.money import pico_from_usd, pico_per_token, plain, usd, usd_per_million
 from llmgateway import conf as conf_module
-from llmgateway.admin_base import AmountField, GatewayAdmin
+from llmgateway import services
+from llmgateway.admin_base import AmountField, GatewayAdmin, ObjectField
 from llmgateway.models import AuthSource, BannedKey, GatewaySettings
 
 
@@ -43,6 +46,17 @@ def _default_price(kind: str) -> AmountField:
 
 
 class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
+    chars_per_token_by_provider = ObjectField(
+        label="Characters per token by adapter",
+        placeholder='{"openai": 4.2}',
+        help_text="In place of what is usual for an adapter's models, by the adapter's name.",
+    )
+    vendor_models = ObjectField(
+        label="Models of vendors",
+        placeholder='{"openai": "gpt-4o-mini"}',
+        help_text="The alias that a vendor's name stands for in the simple API. Those that are not named here: the first "
+        "alias that leads to the provider.",
+    )
     default_input_price = _default_price("Input")
     default_output_price = _default_price("Output")
     default_request_price = AmountField(
@@ -51,7 +65,10 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the
 
     class Meta:
         model = GatewaySettings
-        fields = ("default_input_price", "default_output_price", "default_request_price")
+        fields = (
+            "default_input_price", "default_output_price", "default_request_price", "chars_per_token_by_provider",
+            "vendor_models",
+        )  # fmt: skip
 
 
 @admin.register(GatewaySettings)
@@ -62,6 +79,19 @@ class GatewaySettingsAdmin(GatewayAdmin):
     fieldsets = (
         ("Requests", {"fields": ("request_body_limit_mb", "foreign_keys")}),
         ("Retries", {"fields": ("retry_attempts", "retry_initial_ms", "retry_max_ms", "retry_factor", "retry_jitter")}),
+        (
+            "Circuits",
+            {
+                "fields": (
+                    "circuit_mode",
+                    ("circuit_failures", "circuit_window_s"),
+                    ("circuit_open_s", "circuit_wait_s"),
+                )
+            },
+        ),
+        ("Load", {"fields": (("max_in_flight", "max_queued"), "queue_wait_s")}),
+        ("Kept answers", {"fields": ("cache_enabled", ("cache_ttl_s", "cache_max_mb"))}),
+        ("Simple API", {"fields": ("vendor_models",)}),
         (
             "Limits and budgets",
             {"fields": ("quota_status", "hold_wait_ms", "strict_min_output_tokens", "absent_cap_share")},
@@ -96,7 +126,35 @@ class GatewaySettingsAdmin(GatewayAdmin):
         "retry_max_ms": "MAX_BACKOFF",
         "retry_factor": "BACKOFF_FACTOR",
         "retry_jitter": "JITTER",
+        "cache_enabled": "CACHE_ENABLED",
+        "cache_ttl_s": "CACHE_TTL",
     }
+    actions_detail = ("forget_answers",)
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Forget kept answers", url_path="forget-answers", permissions=["change"], icon="delete_sweep"
+    )
+    def forget_answers(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        back = reverse("admin:llmgateway_gatewaysettings_change", args=[1])
+        if request.method == "POST":
+            services.forget_all_answers()
+            messages.success(request, "Every kept answer is forgotten; within a second no request gets one any more.")
+            return redirect(back)
+        question = "Forget every kept answer?"
+        context = {
+            **self.admin_site.each_context(request),
+            "title": question,
+            "question": question,
+            "explanation": "Of all aliases, on all workers, in memory and in Redis. The next question of each kind is "
+            "asked of a provider again.",
+            "opts": self.opts,
+            "confirm": "Forget them",
+            "variant": "danger",
+            "back": back,
+        }
+        return TemplateResponse(request, "gateway_admin/action.html", context)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

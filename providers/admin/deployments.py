@@ -11,13 +11,15 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import action, display
 
 from billing.admin.budgets import DeploymentBudgetInline, read_limit
 from billing.money import plain, usd
 from llmgateway.admin.limits import DeploymentLimitInline
-from llmgateway.admin_base import AmountField, GatewayAdmin
+from llmgateway.admin_base import AmountField, GatewayAdmin, badge
+from providers import services
 from providers.admin.catalogue import described, entry_of
 from providers.connection_check import check_connection
 from providers.models import Deployment
@@ -45,9 +47,9 @@ class DeploymentForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in t
 class DeploymentAdmin(GatewayAdmin):
     form = DeploymentForm
     empty_text = "A deployment is a model at a provider, reached with a credential."
-    list_display = ("name", "provider", "model", "credential", "enabled")
+    list_display = ("name", "provider", "model", "credential", "traffic", "enabled")
     list_select_related = ("provider", "credential__provider")
-    list_filter = (("provider", AutocompleteSelectFilter), "enabled")
+    list_filter = (("provider", AutocompleteSelectFilter), "enabled", "draining")
     search_fields = ("name", "model", "provider__name")
     autocomplete_fields = ("provider", "credential")
     fieldsets = (
@@ -58,10 +60,24 @@ class DeploymentAdmin(GatewayAdmin):
             "Timeouts in seconds",
             {"fields": (("connect_timeout_s", "first_token_timeout_s"), ("idle_timeout_s", "total_timeout_s"))},
         ),
+        (
+            "Health",
+            {
+                "fields": (
+                    "draining",
+                    "probe_enabled",
+                    "probe_path",
+                    ("probe_interval_s", "probe_timeout_s"),
+                    ("probe_unhealthy_after", "probe_healthy_after"),
+                ),
+                "description": "Times are in seconds. Requests that fail open a deployment's circuit whether or not it is "
+                "probed; the settings say when.",
+            },
+        ),
     )
     readonly_fields = ("catalogue",)
     inlines = (DeploymentLimitInline, DeploymentBudgetInline)
-    actions = ("test_selected",)
+    actions = ("test_selected", "drain_selected", "put_back_selected")
     actions_row = ("test_connection",)
     actions_detail = ("test_connection",)
 
@@ -71,6 +87,27 @@ class DeploymentAdmin(GatewayAdmin):
         return (
             described(entry_of(deployment.provider_id, deployment.model)) if deployment.pk else "known once it is saved"
         )
+
+    @display(description="Requests")  # type: ignore[untyped-decorator]
+    def traffic(self, deployment: Deployment) -> SafeString:
+        return badge("draining", "warning") if deployment.draining else badge("taken", "good")
+
+    @admin.action(description="Drain", permissions=["change"])
+    def drain_selected(self, request: HttpRequest, queryset: QuerySet[Deployment]) -> None:
+        self._drain(request, queryset, draining=True)
+
+    @admin.action(description="Put back", permissions=["change"])
+    def put_back_selected(self, request: HttpRequest, queryset: QuerySet[Deployment]) -> None:
+        self._drain(request, queryset, draining=False)
+
+    def _drain(self, request: HttpRequest, queryset: QuerySet[Deployment], *, draining: bool) -> None:
+        changed = [row.name for row in queryset if services.deployment_drain(row, draining=draining)]
+        if not changed:
+            messages.warning(request, f"Nothing to do: they are {'drained' if draining else 'in use'} already.")
+            return
+        end = "no new requests; what runs goes on." if draining else "requests again."
+        verb = "gets" if len(changed) == 1 else "get"
+        messages.success(request, f"Within a second {', '.join(changed)} {verb} {end}")
 
     @action(description="Test connection", url_path="test", permissions=["change"], icon="network_check")  # type: ignore[untyped-decorator]
     def test_connection(self, request: HttpRequest, object_id: str) -> HttpResponse:

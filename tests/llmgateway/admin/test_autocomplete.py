@@ -47,6 +47,7 @@ def test_what_is_no_id_in_a_row_below_is_a_mistake_too(owner: Client, world: Wor
         "name": "fresh", "strategy": "priority", "targets-TOTAL_FORMS": "1", "targets-INITIAL_FORMS": "0",
         "targets-0-deployment": "abc", "targets-0-weight": "1", "targets-0-position": "0", "limits-TOTAL_FORMS": "0",
         "limits-INITIAL_FORMS": "0", "budgets-TOTAL_FORMS": "0", "budgets-INITIAL_FORMS": "0",
+        "rules-TOTAL_FORMS": "0", "rules-INITIAL_FORMS": "0", "fallbacks-TOTAL_FORMS": "0", "fallbacks-INITIAL_FORMS": "0",
     }  # fmt: skip
 
     response = owner.post(_url(type(world.alias), "add"), form)

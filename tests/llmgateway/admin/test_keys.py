@@ -30,7 +30,7 @@ ADD = "/admin/llmgateway/apikey/add/"
 def _form(world: World, **values: Any) -> dict[str, Any]:
     """What the browser sends for a key, with nothing filled in but `values`."""
     empty = {f"{prefix}-{name}": "0" for prefix in ("limits", "budgets") for name in ("TOTAL_FORMS", "INITIAL_FORMS")}
-    return {"name": "new-key", "team": world.cast.platform.pk, "enabled": "on", **empty, **values}
+    return {"name": "new-key", "team": world.cast.platform.pk, "enabled": "on", "priority": "0", **empty, **values}
 
 
 def _page(key: ApiKey, name: str) -> str:
@@ -297,3 +297,29 @@ def test_a_change_is_recorded_with_who_did_it(owner: Client, world: World) -> No
 
     assert (change.actor, change.source, change.remote_address) == ("alice", "admin", "127.0.0.1")
     assert [(d.field, d.before, d.after) for d in change.differences] == [("enabled", "yes", "no")]
+
+
+def test_rank_and_tenants_are_saved_and_on_record(owner: Client, world: World) -> None:
+    research = world.cast.research
+    values = {"name": world.key.name, "priority": "7", "may_bypass_health": "on", "tenant_teams": [research.pk]}
+
+    owner.post(_page(world.key, "change"), _form(world, **values))
+
+    world.key.refresh_from_db()
+    assert (world.key.priority, world.key.may_bypass_health) == (7, True)
+    assert list(world.key.tenants.all()) == [research]
+    changes = owner.get(_page(world.key, "change")).context["changes"]
+    assert {difference.field for entry in changes for difference in entry.differences} >= {"priority", "team"}
+
+
+def test_a_key_is_no_tenant_of_its_own_team(owner: Client, world: World) -> None:
+    owner.post(_page(world.key, "change"), _form(world, name=world.key.name, tenant_teams=[world.key.team_id]))
+
+    assert not world.key.tenants.exists()
+
+
+@pytest.mark.parametrize("tenants", [["abc"], [10**30], [987_654]])
+def test_what_is_no_team_cannot_be_a_tenant(owner: Client, world: World, tenants: list[Any]) -> None:
+    response = owner.post(_page(world.key, "change"), _form(world, name=world.key.name, tenant_teams=tenants))
+
+    assert "tenant_teams" in _errors(response)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import pytest
@@ -14,6 +15,14 @@ from tests.llmgateway.admin.world import STORED_SECRET, World
 
 pytestmark = pytest.mark.django_db
 NO_RULES = {f"{prefix}-{name}": "0" for prefix in ("limits", "budgets") for name in ("TOTAL_FORMS", "INITIAL_FORMS")}
+PROBE = {
+    "probe_path": "/models", "probe_interval_s": "10", "probe_timeout_s": "5", "probe_unhealthy_after": "3",
+    "probe_healthy_after": "2",
+}  # fmt: skip
+ALIAS = {
+    "name": "coder", "strategy": "weighted", "enabled": "on", "cache_mode": "exact", "cache_similarity": "0.95",
+    "mirror_percent": "0",
+}  # fmt: skip
 NO_ROWS = {"credentials-TOTAL_FORMS": "0", "credentials-INITIAL_FORMS": "0", **NO_RULES}
 
 
@@ -127,6 +136,7 @@ def test_a_credential_of_another_provider_is_refused_by_its_field(owner: Client,
         {
             "name": "acme-small", "provider": other.pk, "credential": world.credential.pk, "model": "small-1",
             "connect_timeout_s": "5", "first_token_timeout_s": "60", "idle_timeout_s": "120", "total_timeout_s": "600", "drain_s": "0",
+            **PROBE,
         },
     )  # fmt: skip
 
@@ -134,18 +144,28 @@ def test_a_credential_of_another_provider_is_refused_by_its_field(owner: Client,
 
 
 def _targets(*rows: tuple[int, str]) -> dict[str, str]:
-    form = {"targets-TOTAL_FORMS": str(len(rows)), "targets-INITIAL_FORMS": "0", **NO_RULES}
+    form = {"targets-TOTAL_FORMS": str(len(rows)), "targets-INITIAL_FORMS": "0", **NO_RULES, **_rows("rules")}
+    form |= _rows("fallbacks")
     for number, (deployment, weight) in enumerate(rows):
         form |= {
             f"targets-{number}-deployment": str(deployment),
             f"targets-{number}-weight": weight,
+            f"targets-{number}-canary_percent": "0",
             f"targets-{number}-position": "0",
         }
     return form
 
 
+def _rows(prefix: str, *rows: dict[str, Any], initial: int = 0) -> dict[str, str]:
+    """The rows of one table of a form."""
+    form = {f"{prefix}-TOTAL_FORMS": str(len(rows)), f"{prefix}-INITIAL_FORMS": str(initial)}
+    for number, row in enumerate(rows):
+        form |= {f"{prefix}-{number}-{name}": str(value) for name, value in row.items()}
+    return form
+
+
 def test_an_alias_is_added_with_weighted_targets(owner: Client, world: World) -> None:
-    form = {"name": "coder", "strategy": "weighted", "enabled": "on", **_targets((world.deployment.pk, "5"))}
+    form = {**ALIAS, **_targets((world.deployment.pk, "5"))}
 
     owner.post(reverse("admin:providers_modelalias_add"), form)
 
@@ -155,7 +175,7 @@ def test_an_alias_is_added_with_weighted_targets(owner: Client, world: World) ->
 
 
 def test_an_alias_retires_in_favour_of_another(owner: Client, world: World) -> None:
-    form = {"name": "coder", "strategy": "weighted", "enabled": "on", "replacement": "coder", **_targets()}
+    form = {**ALIAS, "replacement": "coder", **_targets()}
     url = reverse("admin:providers_modelalias_add")
 
     refused = owner.post(url, form | {"retires_at_0": "2027-01-31", "retires_at_1": "00:00:00"})
@@ -171,12 +191,168 @@ def test_an_alias_retires_in_favour_of_another(owner: Client, world: World) -> N
 def test_targets_that_make_no_sense_are_refused(
     owner: Client, world: World, weights: tuple[str, ...], message: str
 ) -> None:
-    form = {"name": "coder", "strategy": "weighted", **_targets(*((world.deployment.pk, weight) for weight in weights))}
+    form = {**ALIAS, **_targets(*((world.deployment.pk, weight) for weight in weights))}
 
     response = owner.post(reverse("admin:providers_modelalias_add"), form)
 
     assert message in response.content.decode()
     assert not ModelAlias.objects.filter(name="coder").exists()
+
+
+def _as_shown(page: Any) -> dict[str, str]:
+    """What a browser would send back of a form that was opened."""
+    forms = [page.context["adminform"].form]
+    for formset in (each.formset for each in page.context["inline_admin_formsets"]):
+        forms += [formset.management_form, *formset.forms]
+    sent: dict[str, str] = {}
+    for form in forms:
+        for bound in form:
+            value = bound.value()
+            if value is True:
+                sent[bound.html_name] = "on"
+            elif value is not None and value is not False:
+                sent[bound.html_name] = str(value)
+    return sent
+
+
+class TestWhatAnAliasDecides:
+    def test_rules_fallbacks_canaries_and_parameters_are_saved(self, owner: Client, world: World) -> None:
+        cheap = ModelAlias.objects.create(name="cheap")
+        form = {
+            **ALIAS, **_targets((world.deployment.pk, "1")), "strategy": "lowest_latency", "sticky": "session",
+            "targets-0-canary_percent": "12.5", "parameter_defaults": '{"temperature": 0.2}', "parameter_overrides": "",
+            "first_token_timeout_s": "2", "retry_attempts": "0", "cache_ttl_s": "60", "hedge_max_pico_usd": "0.01",
+            "mirror_alias": str(cheap.pk), "mirror_percent": "5",
+            **_rows("rules", {"name": "long", "when": "request.input_tokens > 100", "use": cheap.pk, "position": 0,
+                              "enabled": "on"}),
+            **_rows("fallbacks", {"cause": "context_too_long", "use": cheap.pk, "position": 0}),
+        }  # fmt: skip
+
+        owner.post(reverse("admin:providers_modelalias_add"), form)
+
+        alias = ModelAlias.objects.get(name="coder")
+        assert (alias.strategy, alias.sticky, alias.retry_attempts) == ("lowest_latency", "session", 0)
+        assert (alias.parameter_defaults, alias.parameter_overrides) == ({"temperature": 0.2}, {})
+        assert (alias.first_token_timeout_s, alias.idle_timeout_s, alias.cache_ttl_s) == (2, None, 60)
+        assert (alias.hedge_max_pico_usd, alias.mirror_alias, alias.mirror_percent) == (10_000_000_000, cheap, 5)
+        assert alias.targets.get().canary_percent == 12.5
+        assert (alias.rules.get().when, alias.rules.get().use) == ("request.input_tokens > 100", cheap)
+        assert (alias.fallbacks.get().cause, alias.fallbacks.get().use) == ("context_too_long", cheap)
+        assert "acme-small 12.5 % first" in owner.get(reverse("admin:providers_modelalias_changelist")).content.decode()
+
+    def test_a_page_that_is_saved_as_it_was_shown_changes_nothing(self, owner: Client, world: World) -> None:
+        cheap = ModelAlias.objects.create(name="cheap")
+        world.alias.rules.create(name="r", when="request.stream", use=cheap)
+        ModelAlias.objects.filter(pk=world.alias.pk).update(
+            parameter_overrides={"seed": None}, hedge_max_pico_usd=5, cache_generation=3
+        )
+        before = ModelAlias.objects.filter(pk=world.alias.pk).values().get()
+        page = owner.get(_change(world.alias))
+
+        response = owner.post(_change(world.alias), _as_shown(page))
+
+        assert response.status_code == 302
+        assert ModelAlias.objects.filter(pk=world.alias.pk).values().get() == before
+        assert owner.get(_change(world.alias)).context["changes"] == page.context["changes"]
+
+    @pytest.mark.parametrize(
+        ("prefix", "row"),
+        [
+            ("fallbacks", {"cause": "error", "position": 0}),
+            ("rules", {"name": "r", "when": "true", "position": 0}),
+        ],
+    )
+    def test_a_circle_is_refused_at_the_row_that_closes_it(
+        self, owner: Client, world: World, prefix: str, row: dict[str, Any]
+    ) -> None:
+        cheap = ModelAlias.objects.create(name="cheap")
+        AliasTarget.objects.create(alias=cheap, target_alias=world.alias)
+        form = _as_shown(owner.get(_change(world.alias))) | _rows(prefix, {**row, "use": cheap.pk})
+
+        response = owner.post(_change(world.alias), form)
+
+        assert "small → cheap → small is a circle: no alias may lead back to itself." in response.content.decode()
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"parameter_defaults": "{temperature: 1}"}, "This is not JSON"),
+            ({"parameter_defaults": "[1]"}, "Write fields with their values"),
+            ({"parameter_defaults": '{"temperature": NaN}'}, "a value that JSON does not know"),
+            ({"parameter_defaults": r'{"stop": "\u0000"}'}, "no NUL among them"),
+            ({"parameter_overrides": '{"stream": true}'}, "stream cannot be set here"),
+            ({"cache_ttl_s": "60", "cache_mode": "semantic"}, "Choose the alias that turns questions into vectors"),
+            ({"hedge_max_pico_usd": "much"}, "much is not an amount"),
+            (_rows("rules", {"name": "r", "when": "request.nope", "position": 0}), "There is no `request.nope`"),
+            (_rows("targets", {"weight": 2, "canary_percent": 0, "position": 0}), "Choose a deployment or an alias"),
+        ],
+    )
+    def test_what_makes_no_sense_is_told(
+        self, owner: Client, world: World, values: dict[str, str], message: str
+    ) -> None:
+        form = {**ALIAS, **_targets(), **values}
+
+        response = owner.post(reverse("admin:providers_modelalias_add"), form)
+
+        assert message in html.unescape(response.content.decode())
+        assert not ModelAlias.objects.filter(name="coder").exists()
+
+    def test_canaries_get_all_requests_at_most(self, owner: Client, world: World) -> None:
+        other = ModelAlias.objects.create(name="other")
+        targets = (
+            {"deployment": world.deployment.pk, "target_alias": ""},
+            {"deployment": "", "target_alias": other.pk},
+        )
+        rows = [{**target, "weight": 1, "canary_percent": 60, "position": 0} for target in targets]
+
+        response = owner.post(
+            reverse("admin:providers_modelalias_add"), {**ALIAS, **_targets(), **_rows("targets", *rows)}
+        )
+
+        assert "The canaries get 120 percent of the requests together" in response.content.decode()
+
+    def test_an_alias_that_others_use_cannot_be_deleted(self, owner: Client, world: World) -> None:
+        cheap = ModelAlias.objects.create(name="cheap")
+        world.alias.fallbacks.create(use=cheap)
+
+        response = owner.post(reverse("admin:providers_modelalias_delete", args=[cheap.pk]), {"post": "yes"})
+
+        assert response.status_code == 200
+        assert ModelAlias.objects.filter(pk=cheap.pk).exists()
+
+    def test_kept_answers_are_forgotten_and_that_is_on_record(self, owner: Client, world: World) -> None:
+        chosen = {"action": "forget_answers", "_selected_action": [world.alias.pk]}
+
+        page = owner.post(reverse("admin:providers_modelalias_changelist"), chosen, follow=True)
+
+        assert "Kept answers of small are forgotten." in page.content.decode()
+        world.alias.refresh_from_db()
+        assert world.alias.cache_generation == 1
+        assert owner.get(_change(world.alias)).context["changes"][0].differences[0].field == "cache generation"
+
+
+class TestDraining:
+    def test_a_deployment_is_drained_and_put_back_from_the_list(self, owner: Client, world: World) -> None:
+        url = reverse("admin:providers_deployment_changelist")
+        chosen = {"_selected_action": [world.deployment.pk]}
+
+        drained = owner.post(url, {"action": "drain_selected", **chosen}, follow=True).content.decode()
+        again = owner.post(url, {"action": "drain_selected", **chosen}, follow=True).content.decode()
+        back = owner.post(url, {"action": "put_back_selected", **chosen}, follow=True).content.decode()
+
+        assert "Within a second acme-small gets no new requests; what runs goes on." in drained
+        assert "Nothing to do: they are drained already." in again
+        assert "Within a second acme-small gets requests again." in back
+        changes = owner.get(_change(world.deployment)).context["changes"]
+        assert [entry.differences[0].after for entry in changes[:2]] == ["no", "yes"]
+
+    def test_who_only_reads_cannot_drain(self, auditor: Client, world: World) -> None:
+        chosen = {"action": "drain_selected", "_selected_action": [world.deployment.pk]}
+
+        auditor.post(reverse("admin:providers_deployment_changelist"), chosen)
+
+        world.deployment.refresh_from_db()
+        assert not world.deployment.draining
 
 
 def test_a_deployment_in_use_cannot_be_deleted(owner: Client, world: World) -> None:

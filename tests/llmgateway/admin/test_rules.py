@@ -286,6 +286,34 @@ def test_the_settings_of_admission_and_estimation_are_edited(owner: Client, worl
     assert "write a number from 0.1 to 1000" in _errors(response)["chars_per_token_by_provider"]
 
 
+def test_the_settings_of_circuits_load_and_caches_are_edited(owner: Client, world: World) -> None:
+    url = reverse("admin:llmgateway_gatewaysettings_change", args=[1])
+    form = {name: value for name, value in _initial(owner, url).items() if value is not None}
+
+    owner.post(
+        url, form | {"circuit_mode": "log", "max_queued": "7", "cache_enabled": "on", "vendor_models": '{"x": "y"}'}
+    )
+
+    row = GatewaySettings.objects.get()
+    assert (row.circuit_mode, row.max_queued, row.cache_enabled, row.vendor_models) == ("log", 7, True, {"x": "y"})
+    assert "vendor_models" in _errors(owner.post(url, form | {"vendor_models": '{"x": 1}'}))
+    owner.post(url, form | {"vendor_models": "", "chars_per_token_by_provider": ""})
+    row.refresh_from_db()
+    assert (row.vendor_models, row.chars_per_token_by_provider) == ({}, {})
+
+
+def test_every_kept_answer_is_forgotten_by_one_button(owner: Client, auditor: Client, world: World) -> None:
+    url = reverse("admin:llmgateway_gatewaysettings_forget_answers", args=[1])
+
+    asked = owner.get(url).content.decode()
+    assert GatewaySettings.objects.get().cache_generation == 0
+    owner.post(url)
+
+    assert "Forget every kept answer?" in asked
+    assert GatewaySettings.objects.get().cache_generation == 1
+    assert auditor.post(url).status_code == 403
+
+
 def test_a_default_price_is_typed_in_dollars_and_is_whole(owner: Client, world: World) -> None:
     url = reverse("admin:llmgateway_gatewaysettings_change", args=[1])
     form = {name: value for name, value in _initial(owner, url).items() if value is not None}

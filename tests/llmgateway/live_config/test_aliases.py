@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -37,7 +38,7 @@ def _other(name: str = "other", **columns: object) -> ModelAlias:
     return ModelAlias.objects.create(name=name, **columns)
 
 
-def _sql(statement: str, *values: object) -> None:
+def _sql(statement: str, *values: Any) -> None:
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA ignore_check_constraints = ON")
         cursor.execute(statement, values)
