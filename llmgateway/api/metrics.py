@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from billing.money import usd
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.health import Status
+from llmgateway.api.health_metrics import health_metrics
 from llmgateway.api.merged_metrics import merged
 from llmgateway.conf import Conf
 from llmgateway.pipeline.errors import PermissionDeniedError
@@ -74,6 +75,7 @@ class _Figures:
         yield from self._gateway_itself()
         yield from self._gauges()
         yield from _load(self._gateway.turns)
+        yield from health_metrics(self._gateway.health)
         yield from self._webhooks()
         yield from self._cache()
         if self._gateway.telemetry.figures.shared_counters is not None:
