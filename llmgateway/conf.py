@@ -240,6 +240,29 @@ class Conf:
         "REQUEST_BODY_TIMEOUT_S", at_least_one, 300,
         "How long a whole request body may take to arrive, in seconds; then it is answered 408. A pause in it may last 30 s.",
     )  # fmt: skip
+    request_head_timeout_s = Setting(
+        "REQUEST_HEAD_TIMEOUT_S", at_least_one, 10,
+        "How long the headers of a request may take to arrive, in seconds from their first byte on; then it is answered 408.",
+    )  # fmt: skip
+    write_stall_s = Setting(
+        "WRITE_STALL_S", at_least_one, 60,
+        "How long a client may not read while an answer waits for it, in seconds; then it is cut off. Less than 1 KB a second "
+        "counts as not reading.",
+    )  # fmt: skip
+    keep_alive_s = Setting(
+        "KEEP_ALIVE_S", at_least_one, 75,
+        "How long a connection may stay open between requests, in seconds. Longer than load balancers keep theirs, so that "
+        "they close first.",
+    )  # fmt: skip
+    max_connections = Setting(
+        "MAX_CONNECTIONS", positive, 0,
+        "Clients' connections per process; `0` for as many as open files allow. When they are all in use, newcomers get 503; "
+        "health, metrics and the admin still answer.",
+    )  # fmt: skip
+    max_connections_per_address = Setting(
+        "MAX_CONNECTIONS_PER_ADDRESS", positive, 0,
+        "Connections per process from one address, TRUSTED_PROXIES left out; beyond them it gets 429. `0` for no limit.",
+    )  # fmt: skip
     max_retries = Setting(
         "MAX_RETRIES", optional(positive), None, "Further attempts on the same target. Unset: the settings row, 2."
     )

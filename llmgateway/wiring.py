@@ -28,6 +28,7 @@ from billing.windows import load_zone
 from llmgateway import conf as conf_module
 from llmgateway.answer_keeping import AnswerKeeping
 from llmgateway.api.app import DataPlane
+from llmgateway.api.connections import Connections
 from llmgateway.api.metrics import page_of
 from llmgateway.beginnings import Beginnings
 from llmgateway.conf import Conf
@@ -268,6 +269,7 @@ class Runtime:
             "journal_undrained_s": round(self.journal.undrained_s, 1),
             "requests_in_flight": len(self.gateway.exchanges),
             "requests_queued": self.gateway.turns.queued,
+            "connections": 0 if _connections is None else _connections.open,
             "counters": "ok" if self._shared is None else self._shared.mode,
             "workers": 1 if self._shared is None else self._shared.workers,
             "config_revision": self.gateway.snapshot.revision,
@@ -420,7 +422,14 @@ def _prepare(conf: Conf) -> tuple[Snapshot, Seeds, list[Orphan]]:
 
 
 _runtime: Runtime | None = None
+_connections: Connections | None = None
 _starting = asyncio.Lock()
+
+
+def watch(connections: Connections) -> None:
+    """Show the figures of the server's connections. To be called before `start`."""
+    global _connections  # noqa: PLW0603  # As above.
+    _connections = connections
 
 
 def current() -> Runtime | None:
@@ -441,6 +450,7 @@ async def start() -> Runtime:
             gc.collect()
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
+            runtime.gateway.telemetry.figures.connections = _connections
             sys.setswitchinterval(SWITCH_INTERVAL_S)
             _runtime = runtime
     return _runtime

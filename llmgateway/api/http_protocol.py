@@ -1,18 +1,21 @@
 """The server's side of HTTP/1.1: uvicorn's httptools protocol with an answer path of our own.
 
-Requests, upgrades, pipelining and limits stay uvicorn's. What differs saves 6 µs of an answer with 22 headers:
+Requests, upgrades and pipelining stay uvicorn's. What differs saves 6 µs of an answer with 22 headers:
 
 - Head and first piece of body leave in one write, as ASGI asks servers to do.
 - A header's name is examined once per process, and all values together by counting line breaks, where uvicorn runs
   two regular expressions for each header.
-- A connection has one keep-alive timer that looks at its clock, not one that is made and cancelled for each request.
 - What several requests say in one turn of the event loop is sent one after the other at its end.
 - A body that arrived whole with its head is handed over in the scope, so that nobody has to wait for it.
+
+And what a client may take without giving is bounded: how large a head may be, how long it may take (`connections`), how
+many requests may wait behind another, and what is kept for a connection between its requests, which is next to nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import re
 import urllib.parse
 from collections.abc import Iterable, Sequence
@@ -21,13 +24,28 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, service_unavailable
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from llmgateway.api import early_refusals
 from llmgateway.api.asgi_types import WHOLE_BODY, Message, Scope
+from llmgateway.api.connections import Bounds, Connections, Verdict
+from llmgateway.api.early_refusals import Refusal
 from llmgateway.pipeline.header_lines import HeaderLines
 from llmgateway.pipeline.outbox import Departing
 
 MAX_REMEMBERED = 1000
 """Header names of which we remember what they mean."""
+
+MAX_HEAD_BYTES = 65_536
+MAX_HEADERS = 200
+MAX_WAITING = 100
+"""Requests that a client may send before the first of them is answered."""
+FRAMING = 16
+"""Bytes around each byte of a chunked body that a client may send, besides `MAX_HEAD_BYTES` of them: `1 CRLF x CRLF` are 5."""
+OPERATORS = ("/health", "/metrics", "/admin/", "/manage/", "/static/")
+"""Beginnings of paths that are answered when there is no room for anybody else."""
+
+HEAD_TOO_LARGE = early_refusals.head_too_large(MAX_HEADERS, MAX_HEAD_BYTES)
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PLAIN, _LENGTH, _ENCODING, _CONNECTION = range(4)
@@ -209,18 +227,85 @@ class Exchange(RequestResponseCycle):
         self.on_response()
 
 
+class Stage(enum.IntEnum):
+    """How much of a request has arrived."""
+
+    NOTHING = 0
+    HEAD = 1
+    BODY = 2
+    WHOLE = 3
+
+
+class _Nowhere(list[tuple[bytes, bytes]]):
+    """Where headers go that come after the body: nobody reads them."""
+
+    def append(self, header: tuple[bytes, bytes]) -> None:
+        """Nothing is kept."""
+
+
+_nowhere = _Nowhere()
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """A client's WebSocket, once it has been a request."""
+
+    all: Connections | None = None
+    """Among which it counts."""
+    address = ""
+    verdict = Verdict.WELCOME
+
+    @property
+    def unread(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def end(self, reason: str) -> None:
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.all is not None:
+            self.all.leave(self, self.address, self.verdict)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.all is not None:
+            self.all.stalls(self)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.all is not None:
+            self.all.flows(self)
+
+
 class GatewayProtocol(HttpToolsProtocol):
     """A client's connection."""
 
-    _idle_since = 0.0
-    """When the last answer ended, by the event loop's clock; 0: a request is on its way."""
     _answering: RequestResponseCycle | None = None
     """The request that is being answered; `cycle` is the one that came last."""
     _departing: Departing
+    _stage = Stage.NOTHING
+    _is_idle = True
+    _is_slow = False
+    """It stands among the connections whose head has not come yet."""
+    _arrival = _first = 0
+    """Bytes that came together, now and when the present request began."""
+    _came = 0
+    """Bytes that came since, whoseever those of its first arrival are."""
+    _body_came = 0
+    _verdict = Verdict.WELCOME
+    _address = ""
+
+    def __init__(self, *arguments: Any, connections: Connections | None = None, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._connections = connections or Connections(Bounds(keep_alive_s=self.timeout_keep_alive))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         self._departing = Departing(transport)
         super().connection_made(cast("asyncio.Transport", self._departing))
+        self._address = self.client[0] if self.client else ""
+        self._verdict = self._connections.enter(self, self._address)
+        if self._verdict is Verdict.TURNED_AWAY:
+            self._refuse(early_refusals.FULL)
 
     def eof_received(self) -> None:
         """The event loop closes the connection next; what was said before must be on its way."""
@@ -228,11 +313,27 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self.transport = self._departing.laid_off()
+        self._connections.forget(self)
         super().handle_websocket_upgrade()
+        socket = self.transport.get_protocol()
+        if isinstance(socket, SocketProtocol):
+            socket.all, socket.address, socket.verdict = self._connections, self._address, self._verdict
+
+    def _should_upgrade(self) -> bool:
+        return self._verdict is Verdict.WELCOME and super()._should_upgrade()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._stage, self._body_came = Stage.HEAD, 0
+        self._first, self._came = self._arrival, -self._arrival
 
     def on_headers_complete(self) -> None:
         """As in uvicorn, with `Exchange` in place of its own cycle."""
         parser, scope = self.parser, cast("Scope", self.scope)
+        self._stage = Stage.BODY
+        if self._is_slow:
+            self._is_slow = False
+            self._connections.heads.pop(self, None)
         http_version = parser.get_http_version()
         scope["method"] = parser.get_method().decode("ascii")
         if http_version != "1.1":
@@ -246,6 +347,7 @@ class GatewayProtocol(HttpToolsProtocol):
         scope["raw_path"] = self.root_path.encode("ascii") + raw_path
         scope["query_string"] = url.query or b""
         scope["extensions"] = {}
+        app, keep_alive = self._app_for(path), http_version != "1.0" and parser.should_keep_alive()
         before = self.cycle
         self.cycle = Exchange(
             scope=self.scope,
@@ -257,19 +359,38 @@ class GatewayProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=cast("asyncio.Event", Arrival()),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=http_version != "1.0" and parser.should_keep_alive(),
+            keep_alive=keep_alive and self._verdict is Verdict.WELCOME,
             on_response=self.on_response_complete,
         )
-        app = service_unavailable if self._is_full() else self.app
+        self.headers = _nowhere
         if before is None or before.response_complete:
             self._begin(self.cycle, app)
+        elif len(self.pipeline) >= MAX_WAITING:
+            self._departing.abort()
         else:
             # A client that does not wait for the answer before its next request.
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, cast("Any", app)))
 
+    def _app_for(self, path: str) -> Any:
+        if self._is_head_too_large():
+            return HEAD_TOO_LARGE
+        if self._is_full():
+            return service_unavailable
+        if self._verdict is Verdict.WELCOME or path.startswith(OPERATORS):
+            return self.app
+        return early_refusals.TOO_MANY if self._verdict is Verdict.TOO_MANY else early_refusals.FULL
+
+    def _is_head_too_large(self) -> bool:
+        if len(self.headers) > MAX_HEADERS:
+            return True
+        if self._first + self._arrival + max(0, self._came) <= MAX_HEAD_BYTES:
+            return False  # Less than this has come altogether.
+        return len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers]) > MAX_HEAD_BYTES
+
     def connection_lost(self, exc: Exception | None) -> None:
         """uvicorn tells the request that came last; where others wait behind it, another is being answered."""
+        self._connections.leave(self, self._address, self._verdict)
         answering = self._answering
         if answering is not None and not answering.response_complete:
             answering.disconnected = True
@@ -286,10 +407,20 @@ class GatewayProtocol(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
+    def on_body(self, body: bytes) -> None:
+        self._body_came += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._stage = Stage.WHOLE
         super().on_message_complete()
-        cycle = self.cycle
-        if cycle is not None and not cycle.more_body and len(cycle.body) <= HIGH_WATER_LIMIT:
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is None:
+            return  # It becomes a WebSocket.
+        if cycle.response_complete:
+            self._connections.leftovers.pop(self, None)
+            self._rest()
+        elif not cycle.more_body and len(cycle.body) <= HIGH_WATER_LIMIT:
             cast("Scope", cycle.scope)["extensions"][WHOLE_BODY] = bytes(cycle.body)
 
     def on_response_complete(self) -> None:
@@ -299,29 +430,73 @@ class GatewayProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._begin(*self.pipeline.pop())
-            return
-        self._idle_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._close_if_idle_after(self.timeout_keep_alive)
+        elif self._stage is Stage.WHOLE:
+            self._rest()
+        elif self._stage is Stage.BODY:
+            self._connections.leftovers[self] = self.loop.time()
+        else:
+            self._wait_for_head()
+
+    def _rest(self) -> None:
+        """No request is on its way. What the last one was is not kept."""
+        self._stage = Stage.NOTHING
+        self.cycle = self._answering = self.scope = self.headers = None  # type: ignore[assignment]  # as in uvicorn's beginning
+        self._is_idle = True
+        self._connections.idle[self] = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
-        self._idle_since = 0.0
+        if self._is_idle:
+            self._is_idle = False
+            self._connections.idle.pop(self, None)
+        self._arrival = len(data)
         super().data_received(data)
+        if self._stage is not Stage.WHOLE and not self._is_idle and not self.transport.is_closing():
+            self._look_at_what_came()
 
-    def _unset_keepalive_if_required(self) -> None:
-        """For every arrival uvicorn takes the timer down; ours finds out by itself. At the end it goes."""
-        if self.transport.is_closing():
-            super()._unset_keepalive_if_required()
+    def _look_at_what_came(self) -> None:
+        """The present request is incomplete; it may be too much or too slow."""
+        self._came += self._arrival
+        if self._stage is Stage.BODY:
+            if self._came > MAX_HEAD_BYTES + self._body_came * (1 + FRAMING):
+                self._refuse(early_refusals.FRAMED_TOO_MUCH)
+        elif self._came > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
+            self._refuse(HEAD_TOO_LARGE)
+        elif self._answering is None or self._answering.response_complete:
+            self._wait_for_head()
 
-    def _close_if_idle_after(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+    def _wait_for_head(self) -> None:
+        self._is_slow = True
+        self._connections.heads.setdefault(self, self.loop.time())
 
-    def timeout_keep_alive_handler(self) -> None:
-        self.timeout_keep_alive_task = None
-        if not self._idle_since or self.transport.is_closing():
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer in the application's stead, and close."""
+        if self._answering is not None and not self._answering.response_complete:
+            self._departing.abort()  # Amid another answer nothing can be said.
             return
-        remaining = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if remaining > 0:
-            self._close_if_idle_after(remaining)
+        self.transport.write(refusal.raw())
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Refusal(400, "invalid_value", msg))
+
+    # What `Connections` asks for.
+
+    @property
+    def unread(self) -> int:
+        return self._departing.get_write_buffer_size()
+
+    def end(self, reason: str) -> None:
+        if reason == "slow_head":
+            self._refuse(early_refusals.head_too_slow(self._connections.bounds.head_s))
+        elif reason in {"stalled", "unread_body"}:
+            self._departing.abort()
         else:
             self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._connections.stalls(self)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._connections.flows(self)

@@ -20,7 +20,7 @@ from llmgateway.conf import Conf
 from llmgateway.pipeline.errors import PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.snapshot import Networks, parse_address
-from llmgateway.pipeline.telemetry import Buckets, Histogram, SharedCounters
+from llmgateway.pipeline.telemetry import Buckets, Histogram, OpenConnections, SharedCounters
 from llmgateway.pipeline.turns import Turns
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -78,6 +78,8 @@ class _Figures:
         yield from health_metrics(self._gateway.health)
         yield from self._webhooks()
         yield from self._cache()
+        if self._gateway.telemetry.figures.connections is not None:
+            yield from _connections(self._gateway.telemetry.figures.connections)
         if self._gateway.telemetry.figures.shared_counters is not None:
             yield from _shared(self._gateway.telemetry.figures.shared_counters)
 
@@ -224,6 +226,19 @@ class _Figures:
             ("llmgateway_webhook_oldest_seconds", "How long the oldest event that waits has waited.", "oldest_age_s"),
         ):
             yield GaugeMetricFamily(name, text, value=facts[fact])
+
+
+def _connections(connections: OpenConnections) -> Iterable[Metric]:
+    by_state = GaugeMetricFamily("llmgateway_connections", "Clients' connections.", labels=("state",))
+    by_state.add_metric(("idle",), connections.resting)
+    by_state.add_metric(("busy",), connections.open - connections.resting)
+    yield by_state
+    for name, text, counts in (
+        ("llmgateway_connections_ended", "Connections that the gateway ended, by reason.", connections.ended),
+        ("llmgateway_connections_refused", "Connections beyond a bound, by which.", connections.refused),
+    ):
+        totals: dict[tuple[str, ...], float] = {(reason,): count for reason, count in counts.items()}
+        yield _counter(name, text, ("reason",), totals)
 
 
 def _load(turns: Turns) -> Iterable[Metric]:

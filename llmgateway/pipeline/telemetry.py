@@ -81,6 +81,26 @@ class Buckets(Protocol):
     def total(self) -> float: ...
 
 
+class OpenConnections(Protocol):
+    """What the server knows of its clients' connections."""
+
+    @property
+    def open(self) -> int: ...
+
+    @property
+    def resting(self) -> int:
+        """Those without a request."""
+        ...
+
+    @property
+    def ended(self) -> Mapping[str, int]:
+        """Those that were ended, by reason."""
+        ...
+
+    @property
+    def refused(self) -> Mapping[str, int]: ...
+
+
 class SharedCounters(Protocol):
     """What a store outside this process knows of itself."""
 
@@ -140,6 +160,8 @@ class Figures:
     """What hits would have cost."""
     kept_answers: KeptAnswers | None = None
     """None: none are kept here."""
+    connections: OpenConnections | None = None
+    """Of clients; None: the server does not count them."""
     shared_counters: SharedCounters | None = None
     """None: the counters are this process's alone."""
 

@@ -35,6 +35,14 @@ class Pipe(asyncio.Transport):
         super().__init__({"peername": ("192.0.2.1", 5000), "sockname": ("192.0.2.9", 4000)})
         self.writes: list[bytes] = []
         self.closed = False
+        self.aborted = False
+        self.unread = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def abort(self) -> None:
+        self.aborted = self.closed = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))

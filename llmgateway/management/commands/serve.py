@@ -6,15 +6,17 @@ import os
 import socket
 from argparse import ArgumentParser
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
 from llmgateway import conf as conf_module
-from llmgateway.api.http_protocol import GatewayProtocol
+from llmgateway.api.connections import Bounds, Connections, allow_more_files
+from llmgateway.api.http_protocol import GatewayProtocol, SocketProtocol
 from llmgateway.management.preparation import (
     FirstAdmin,
     collect_static_if_changed,
@@ -62,15 +64,19 @@ class Command(BaseCommand):
             self.prepare(options["config"])
         # Only now: loading it reads the tables.
         from llmgateway.asgi import application
+        from llmgateway.wiring import watch
 
         conf = conf_module.conf
+        allow_more_files()
+        connections = Connections(Bounds.of(conf))
+        watch(connections)
         config = uvicorn.Config(
             application,
             host=conf.host,
             port=conf.port,
             loop="uvloop",
-            http=GatewayProtocol,
-            ws="websockets-sansio",
+            http=cast("Any", partial(GatewayProtocol, connections=connections)),
+            ws=SocketProtocol,
             lifespan="on",
             log_config=None,
             access_log=False,
@@ -78,8 +84,7 @@ class Command(BaseCommand):
             date_header=False,
             proxy_headers=False,
             backlog=2048,
-            # Longer than what load balancers keep an idle connection, so that they close first.
-            timeout_keep_alive=75,
+            timeout_keep_alive=conf.keep_alive_s,
             timeout_graceful_shutdown=conf.shutdown_grace_s,
         )
         sockets = [socket.socket(fileno=options["fd"])] if options["fd"] is not None else None
