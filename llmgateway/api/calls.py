@@ -63,6 +63,7 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
         strict=inbound.strict,
         timeout_s=requested_timeout_s(inbound),
         cache=inbound.cache,
+        bypass_health=inbound.bypass_health,
     )
     if dialect.refers_to_kept:
         try:

@@ -55,6 +55,8 @@ class Inbound(msgspec.Struct):
     """`x-request-timeout-ms`, as it was sent."""
     strict: bool = False
     """`x-gateway-strict: true`: refuse what a provider's dialect cannot say, rather than leave it out."""
+    bypass_health: bool = False
+    """`x-gateway-bypass-health: true`: send it where others are not sent at present, if its key may ask for that."""
     cache: str = ""
     """`x-gateway-cache`: what becomes of kept answers."""
 
@@ -81,6 +83,8 @@ class InboundReader:
                     inbound.model = value.decode("utf-8", "replace")[:200]
                 elif name == b"x-gateway-strict":
                     inbound.strict = value.strip().lower() in {b"true", b"1"}
+                elif name == b"x-gateway-bypass-health":
+                    inbound.bypass_health = value.strip().lower() in {b"true", b"1"}
                 elif name == b"x-gateway-cache":
                     inbound.cache = value.strip().lower().decode("utf-8", "replace")[:40]
             elif name in self._key_headers:

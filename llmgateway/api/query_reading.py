@@ -91,6 +91,7 @@ def question(exchange: HttpExchange, choice: Choice, fields: Question) -> ModelR
         provider=choice.provider,
         timeout_s=_shortest(getattr(fields, "timeout", None), requested_timeout_s(inbound)),
         cache=inbound.cache,
+        bypass_health=inbound.bypass_health,
         task_type=fields.task_type or "",
     )
 

@@ -133,6 +133,7 @@ class RealtimeSurface:
             authenticated=self._gateway.clock.monotonic(),
             provider=provider,
             input_estimate=0,
+            bypass_health=inbound.bypass_health,
         )
 
 

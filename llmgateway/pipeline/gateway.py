@@ -214,6 +214,7 @@ class Gateway:
             try:
                 routed = self.route(request, key)
             except (BudgetsNeededError, AllOutError):
+                presence.watch()  # Nobody waits for a target on behalf of a client that has left.
                 routed = await self.routed(request, key)
         done = self.clock.monotonic()
         if routed.alias.parameters is not None:
