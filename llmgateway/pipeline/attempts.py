@@ -1,4 +1,6 @@
-"""One target after the other, and those worth it again after a wait, until one answers or time is over."""
+"""One target after the other, those worth it again after a wait, then those of other aliases: until one answers, or
+time is over.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,15 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.errors import NoTargetAvailableError
 from llmgateway.pipeline.failures import Failure
+from llmgateway.pipeline.hedging import Hedging
 from llmgateway.pipeline.obtaining import obtain
+from llmgateway.pipeline.route_rules import FallbackCause
 from llmgateway.pipeline.snapshot import Deployment, Retries
 from llmgateway.pipeline.streaming import Answer
 from llmgateway.pipeline.upstream import FailureCause
@@ -28,53 +34,124 @@ class Attempts:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._hedging = Hedging(gateway)
 
     def first_answer(self, call: Call) -> Awaitable[Answer | Failure]:
-        """The first answer of those that may give one; if there is none, why the first of them did not.
+        """The first answer of those that may give one; if there is none, why the alias's own targets gave none.
 
         Raises:
             NoTargetAvailableError: not one of them may be asked now.
             LedgerUnavailableError: an attempt could not be written down, so it was not made.
         """
-        return self._rounds(call, call.admission.in_order, call.alias.retries)
+        candidates = call.admission.in_order
+        if call.reached.fallbacks:
+            return self._with_others(call, candidates)
+        return self._rounds(call, candidates)
 
-    async def _rounds(
-        self, call: Call, candidates: tuple[Deployment, ...], most_retries: int | None
-    ) -> Answer | Failure:
+    # ── other aliases ──
+
+    async def _with_others(self, call: Call, candidates: tuple[Deployment, ...]) -> Answer | Failure:
+        """If they fail too, the client is told why the first ones did: that is what it asked for."""
+        first: Failure | NoTargetAvailableError
+        cause: FallbackCause | None = FallbackCause.ERROR
+        try:
+            result = await self._rounds(call, candidates)
+        except NoTargetAvailableError as error:
+            first = error
+        else:
+            if isinstance(result, Answer):
+                return result
+            first, cause = result, result.fallback_cause
+        answer = await self._of_others(call, cause)
+        if answer is not None:
+            return answer
+        if isinstance(first, Failure):
+            return first
+        raise first
+
+    async def _of_others(self, call: Call, cause: FallbackCause | None) -> Answer | None:
+        """The answer of the fallbacks of a cause, or of those of the cause for which these fail in turn."""
+        asked = set[FallbackCause]()
+        while cause is not None and cause not in asked and self._may_go_on(call):
+            asked.add(cause)
+            others = self._others(call, cause)
+            if not others:
+                return None
+            self._gateway.telemetry.figures.fallbacks[cause.value] += 1
+            try:
+                result = await self._rounds(call, others)
+            except NoTargetAvailableError:
+                return None
+            if isinstance(result, Answer):
+                call.fallback = call.deciding(call.progress.target)[0].name
+                return result
+            cause = result.fallback_cause
+        return None
+
+    def _others(self, call: Call, cause: FallbackCause) -> tuple[Deployment, ...]:
+        gateway, admission = self._gateway, call.admission
+        tried = {each.id for each in admission.ask.candidates}
+        routed = gateway.router.fallbacks(
+            gateway.snapshot, call.key, call.request, call.reached, cause, now=call.wall_time(), tried=tried
+        )
+        if routed is None:
+            return ()
+        others = gateway.desk.extend(admission, call.request, routed)
+        call.via = admission.rules.via
+        return others
+
+    @staticmethod
+    def _may_go_on(call: Call) -> bool:
+        """A strict budget has paid for one attempt only, and nobody waits for ever."""
+        if call.has_spent and call.reservation.granted_pico_usd is not None:
+            return False
+        return call.exchange.left_s(call.now()) > 0
+
+    # ── the targets of one alias ──
+
+    async def _rounds(self, call: Call, candidates: tuple[Deployment, ...]) -> Answer | Failure:
         """Go through the candidates in order, then again through those worth it, after a wait.
 
         The first one's counters are taken already; another is passed over if its own have no room.
         """
-        retries = self._gateway.snapshot.retries
-        most = retries.attempts if most_retries is None else most_retries
+        retries = _retries(call, candidates[0], self._gateway.snapshot.retries)
         last: Failure | None = None
         ready, later = list(candidates), list[tuple[float, Deployment]]()
         for rounds in itertools.count():
             call.retry = rounds
-            for deployment in ready:
-                if last is not None and call.exchange.left_s(call.now()) <= 0:
-                    break
+            while ready and (last is None or self._may_go_on(call)):
+                deployment = ready.pop(0)
                 if not await self._may_ask(call, deployment):
                     continue
-                result = await self._attempt(call, deployment)
-                if isinstance(result, Answer) or self._is_final(call, result):
+                result = await self._attempt(call, deployment, ready)
+                if isinstance(result, Answer):
                     return result
-                last = result
-                if result.worth_a_retry and (result.retry_after_s or 0.0) <= retries.max_ms / 1000:
-                    later.append((result.retry_after_s or 0.0, deployment))
+                for failure in result:
+                    last = failure
+                    if not failure.worth_another_target:
+                        return failure
+                    if failure.worth_a_retry and (failure.retry_after_s or 0.0) <= retries.max_ms / 1000:
+                        later.append((failure.retry_after_s or 0.0, failure.deployment))
             if last is None:
                 call.withdraw_attempt()
                 raise self._gateway.health.refusal(call.alias.name, candidates)
-            if not later or rounds >= most:
-                return last
-            pause_s = max(backoff_s(retries, rounds + 1), min([asked_s for asked_s, _ in later]))
-            if pause_s >= call.exchange.left_s(call.now()):
+            pause_s = self._pause_s(call, retries, rounds, later)
+            if pause_s is None:
                 return last
             call.exchange.wait(call.now(), pause_s + 1)
             await asyncio.sleep(pause_s)
             ready = [deployment for asked_s, deployment in later if asked_s <= pause_s]
             later = [(asked_s - pause_s, deployment) for asked_s, deployment in later if asked_s > pause_s]
         raise AssertionError("counting never ends")
+
+    def _pause_s(
+        self, call: Call, retries: Retries, rounds: int, later: list[tuple[float, Deployment]]
+    ) -> float | None:
+        """Seconds until the next round, in which one of them at least may be asked again; None: there is none."""
+        if not later or rounds >= retries.attempts or not self._may_go_on(call):
+            return None
+        pause_s = max(backoff_s(retries, rounds + 1), min([asked_s for asked_s, _ in later]))
+        return pause_s if pause_s < call.exchange.left_s(call.now()) else None
 
     async def _may_ask(self, call: Call, deployment: Deployment) -> bool:
         """Whether a deployment is well enough and has room; its counters are taken then."""
@@ -92,21 +169,27 @@ class Attempts:
         call.held_pico_usd = max(call.held_pico_usd, call.admission.held_pico_usd)
         return True
 
-    @staticmethod
-    def _is_final(call: Call, failure: Failure) -> bool:
-        """Whether nobody else of the same alias is asked: it makes no sense, or a strict budget has paid for one only."""
-        if not failure.worth_another_target:
-            return True
-        return call.has_spent and call.reservation.granted_pico_usd is not None
+    async def _attempt(
+        self, call: Call, deployment: Deployment, others: list[Deployment]
+    ) -> Answer | tuple[Failure, ...]:
+        """One upstream call, up to the first words of its answer: the last moment at which another target can help.
 
-    async def _attempt(self, call: Call, deployment: Deployment) -> Answer | Failure:
-        """One upstream call, up to the first words of its answer: the last moment at which another target can help."""
-        gateway, progress = self._gateway, call.progress
-        if not call.running or progress.deployment is not deployment:
+        Where the first is slow, one of the `others` may be asked too, and is taken out of them then.
+        """
+        gateway = self._gateway
+        if not call.running or call.progress.deployment is not deployment:
             call.withdraw_attempt()
             gateway.ledger.attempt(call.request.id, call.begin_attempt(deployment))
+            gateway.telemetry.figures.retries += call.retry > 0
+        after_s = self._hedging.after_s(call, deployment) if others else None
+        result: Answer | Failure
+        also: Failure | None = None
         try:
-            result = await obtain(call, deployment, gateway.upstream, progress, output_cap=call.admission.output_cap)
+            if after_s is None:
+                cap = call.admission.output_cap
+                result = await obtain(call, deployment, gateway.upstream, call.progress, output_cap=cap)
+            else:
+                result, also = await self._hedging.race(call, deployment, others, after_s)
         except asyncio.CancelledError:
             if not call.take_timeout():
                 gateway.health.release(deployment)
@@ -115,24 +198,37 @@ class Attempts:
         except BaseException:
             gateway.health.release(deployment)
             raise
-        self._note(call, deployment, result)
-        if isinstance(result, Failure):
-            call.end_attempt(result.status, result.label, spent=result.spent)
-        return result
-
-    def _note(self, call: Call, deployment: Deployment, result: Answer | Failure) -> None:
-        """What an attempt says of its deployment."""
-        gateway = self._gateway
         if isinstance(result, Answer):
-            gateway.health.record(deployment, ok=True)
-            if result.rest is not None or call.request.dialect.operation is Operation.EMBEDDINGS:
-                gateway.traffic.first_token(deployment, call.now() - call.progress.attempt_started)
-            return
-        gateway.health.record(
-            deployment, ok=not result.blames_provider, kind=result.label, retry_after_s=result.retry_after_s
+            self._note_answer(call, result)
+            return result
+        self._note_failure(result)
+        call.end_attempt(result.status, result.label, spent=result.spent)
+        return (result,) if also is None else (result, also)
+
+    def _note_answer(self, call: Call, answer: Answer) -> None:
+        """What an attempt says of its deployment, which another may have taken the place of."""
+        deployment = call.progress.target
+        self._gateway.health.record(deployment, ok=True)
+        if answer.rest is not None or call.request.dialect.operation is Operation.EMBEDDINGS:
+            self._gateway.traffic.first_token(deployment, call.now() - call.progress.attempt_started)
+
+    def _note_failure(self, failure: Failure) -> None:
+        self._gateway.health.record(
+            failure.deployment,
+            ok=not failure.blames_provider,
+            kind=failure.label,
+            retry_after_s=failure.retry_after_s,
         )
-        if result.blames_provider:
-            gateway.traffic.failed(deployment)
+        if failure.blames_provider:
+            self._gateway.traffic.failed(failure.deployment)
+
+
+def _retries(call: Call, first: Deployment, retries: Retries) -> Retries:
+    """Everyone's, but as many as the nearest alias says that says anything."""
+    for alias in call.deciding(first):
+        if alias.retries is not None:
+            return replace(retries, attempts=alias.retries)
+    return retries
 
 
 def timed_out(call: Call, deployment: Deployment) -> Failure:

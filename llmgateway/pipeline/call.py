@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from llmgateway.pipeline.metering import (
 )
 from llmgateway.pipeline.protocols import Record, Reservation, Tokens
 from llmgateway.pipeline.requests import ModelRequest, Presence
-from llmgateway.pipeline.route_rules import Patience
+from llmgateway.pipeline.route_rules import HedgeRule, Patience
 from llmgateway.pipeline.rules import NO_VIA
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Timeouts
 from llmgateway.pipeline.upstream import has_reached_provider
@@ -78,6 +78,10 @@ class Call:
         self.outcome = Metered()
         self.via = via
         """By id of a deployment: the aliases between the one asked for and it."""
+        self.reached = alias
+        """The alias whose fallbacks count: the one asked for, unless its rules led to another."""
+        self.stands_in_for = ""
+        """The alias that was asked for, where another was admitted in its place."""
         self.retry = 0
         """How often targets have been gone through before."""
         self.fallback = ""
@@ -100,10 +104,25 @@ class Call:
 
     def timeouts(self, deployment: Deployment) -> Timeouts:
         """Those of the deployment, as far as the aliases that led there say nothing else. The nearest one decides."""
-        for alias in (*reversed(self.via.get(deployment.id, ())), self.alias) if self.via else (self.alias,):
+        for alias in self.deciding(deployment):
             if alias.patience is not None:
                 return _with_patience(deployment.timeouts, alias.patience)
         return deployment.timeouts
+
+    def deciding(self, deployment: Deployment) -> Sequence[Alias]:
+        """The aliases that led to a deployment, the nearest first, the one asked for last."""
+        if not self.via:
+            return (self.alias,)
+        return (*reversed(self.via.get(deployment.id, ())), self.alias)
+
+    def hedge_rule(self, deployment: Deployment) -> HedgeRule | None:
+        """What the nearest alias says that says anything of a second target."""
+        return next((alias.hedge for alias in self.deciding(deployment) if alias.hedge is not None), None)
+
+    @property
+    def cost_pico_usd(self) -> int:
+        """Of all attempts so far."""
+        return self.outcome.cost_pico_usd + self._lost_pico_usd
 
     @property
     def has_spent(self) -> bool:
@@ -163,7 +182,7 @@ class Call:
 
     def end_attempt(self, status: int, cause: str, *, spent: Metered | None = None) -> None:
         """Note how the present attempt ended, which brought no answer: `status` is the provider's, 0 if it gave none."""
-        self._end(status, cause, 0 if spent is None else spent.cost_pico_usd)
+        self._end(status, cause, spent)
         if spent is not None:
             self.lose(spent)
 
@@ -172,14 +191,51 @@ class Call:
         self._lost = spent
         self._lost_pico_usd += spent.cost_pico_usd
 
-    def _end(self, status: int, cause: str, cost_pico_usd: int) -> None:
+    def _end(self, status: int, cause: str, spent: Metered | None) -> None:
         self.running = False
         progress = self.progress
         if progress.deployment is not None:
             self._gateway.traffic.ended(progress.deployment)
-        progress.attempts.append(self.attempt_entry(progress, status, cause, cost_pico_usd=cost_pico_usd))
+        progress.attempts.append(self.attempt_entry(progress, status, cause, spent=spent))
 
-    def attempt_entry(self, progress: Progress, status: int, cause: str, *, cost_pico_usd: int) -> Record:
+    # ── the other attempt of a race ──
+
+    def begin_hedge(self, progress: Progress, admission: Admission) -> Record:
+        """Another deployment is being asked too; what the journal must know of it."""
+        deployment, now = admission.deployment, self.now()
+        progress.begin(deployment, in_force(deployment.prices, self._gateway.clock.time()), now)
+        progress.is_hedge = True
+        self._gateway.traffic.began(deployment)
+        timeouts = self.timeouts(deployment)
+        self.exchange.wait(now, timeouts.first_token_s if self.request.head.stream else timeouts.total_s)
+        return attempt_record(
+            deployment,
+            progress.price,
+            strict_pico_usd=admission.reservation.granted_pico_usd,
+            units=admission.ask.units,
+        ) | {"hedge": True}
+
+    def end_hedge(self, progress: Progress, status: int, cause: str, spent: Metered | None) -> None:
+        """The other attempt is over without an answer."""
+        self._gateway.traffic.ended(progress.target)
+        self.progress.attempts.append(self.attempt_entry(progress, status, cause, spent=spent))
+        if spent is not None:
+            self.lose(spent)
+
+    def take_over(
+        self, progress: Progress, admission: Admission, *, status: int, cause: str, spent: Metered | None
+    ) -> None:
+        """The other attempt has brought the answer; from now on it is the present one, and the first is over."""
+        former = self.progress
+        self._gateway.traffic.ended(former.target)
+        former.attempts.append(self.attempt_entry(former, status, cause, spent=spent))
+        if spent is not None:
+            self.lose(spent)
+        progress.attempts, progress.sent = former.attempts, former.sent
+        self.rival = Rival(self.reservation, self.held_pico_usd)
+        self.progress, self.admission, self.held_pico_usd = progress, admission, admission.held_pico_usd
+
+    def attempt_entry(self, progress: Progress, status: int, cause: str, *, spent: Metered | None) -> Record:
         """What the row says of an attempt."""
         deployment = progress.target
         attempt: Record = {
@@ -189,10 +245,14 @@ class Call:
             "status": status,
             "cause": cause,
             "duration_us": int((self.now() - progress.attempt_started) * 1e6),
-            "cost_pico_usd": cost_pico_usd,
+            "cost_pico_usd": 0 if spent is None else spent.cost_pico_usd,
         }
+        if spent is not None and spent.source == "estimated":
+            attempt["estimated"] = True
         if self.via and (aliases := self.via.get(deployment.id)):
             attempt["alias"] = aliases[-1].name
+        if self.stands_in_for:
+            attempt.setdefault("alias", self.alias.name)
         if self.retry:
             attempt["retry"] = self.retry
         if progress.is_hedge:
@@ -261,8 +321,8 @@ class Call:
         self.settled = True
         gateway, progress = self._gateway, self.progress
         if self.running:
-            self._end(progress.upstream_status, error_type or status, self.outcome.cost_pico_usd)
-        cost = self.outcome.cost_pico_usd + self._lost_pico_usd
+            self._end(progress.upstream_status, error_type or status, self.outcome)
+        cost = self.cost_pico_usd
         if self._lost_pico_usd and self.outcome.source == "none":
             self.outcome = self._lost
         usage, granted = self.outcome.usage, self.reservation.granted_pico_usd

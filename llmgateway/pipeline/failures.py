@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import orjson
 
@@ -133,7 +134,7 @@ def _moment(text: bytes) -> float | None:
 
 def kind_of_event(adapter: Adapter, error: JSONObject) -> ErrorKind:
     """What an error means that came inside a stream, where no status says more."""
-    code = error.get("code")
+    code: Any = error.get("code")
     known = _KINDS_BY_CODE.get(str(code)) or _KINDS_BY_NAME.get(str(error.get("type")))
     if known is not None:
         return known

@@ -7,10 +7,12 @@ from a snapshot that is swapped under it; a request keeps the one it began with.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
+from llmgateway.pipeline import stand_ins
 from llmgateway.pipeline.admission import Admission, AdmissionDesk
 from llmgateway.pipeline.attempts import Attempts
 from llmgateway.pipeline.authentication import Authenticator
@@ -216,11 +218,37 @@ class Gateway:
             except (BudgetsNeededError, AllOutError):
                 presence.watch()  # Nobody waits for a target on behalf of a client that has left.
                 routed = await self.routed(request, key)
+        try:
+            return await self._admitted_as(routed, request, key, presence)
+        except stand_ins.REFUSALS as refusal:
+            if not routed.reached.fallbacks:
+                raise
+            return await self._admitted_instead(routed, request, key, presence, refusal)
+
+    async def _admitted_as(self, routed: Routed, request: ModelRequest, key: Key, presence: Presence) -> Call:
         done = self.clock.monotonic()
         if routed.alias.parameters is not None:
             request = with_parameters(request, (routed.alias,))
         rules = self.rules(request, key, routed.alias, routed.via)
-        return await self.admit(request, rules, routed.candidates, presence, routed=done)
+        call = await self.admit(request, rules, routed.candidates, presence, routed=done)
+        call.reached = routed.reached
+        return call
+
+    async def _admitted_instead(
+        self, routed: Routed, request: ModelRequest, key: Key, presence: Presence, refusal: GatewayError
+    ) -> Call:
+        """As the first of the fallbacks that has room; raises the refusal if there is none."""
+        cause, now = stand_ins.cause_of(refusal), self.clock.time()
+        others = None
+        if cause is not None:
+            others = self.router.fallbacks(self.snapshot, key, request, routed.reached, cause, now=now)
+        for other in stand_ins.each_alias(others) if others is not None else ():
+            with contextlib.suppress(*stand_ins.REFUSALS):  # What is told in the end is why the first had none.
+                call = await self._admitted_as(other, request, key, presence)
+                call.stands_in_for, call.fallback = routed.alias.name, other.alias.name
+                self.telemetry.figures.fallbacks[str(cause)] += 1
+                return call
+        raise refusal
 
     def route(
         self, request: ModelRequest, key: Key, *, budget_used: BudgetUsed | None = None, dry_run: bool = False

@@ -26,7 +26,8 @@ def gateway_lines(call: Call) -> HeaderLines:
         b"%bx-gateway-attempts: %d\r\n%b"
         b"server-timing: auth;dur=%.3f, route;dur=%.3f, admit;dur=%.3f, ledger;dur=%.3f, upstream;dur=%.3f\r\n%b"
     ) % (
-        origin_lines(call.alias.name, provider, name) + retirement_lines(call.alias),
+        origin_lines(call.stands_in_for or call.alias.name, provider, name, call.fallback)
+        + retirement_lines(call.alias),
         len(progress.attempts) + call.running,
         limit_lines(call.reservation),
         phases["auth"] * 1000,
@@ -39,8 +40,10 @@ def gateway_lines(call: Call) -> HeaderLines:
 
 
 @lru_cache(maxsize=4096)
-def origin_lines(alias: str, provider: str, deployment: str) -> HeaderLines:
+def origin_lines(alias: str, provider: str, deployment: str, fallback: str = "") -> HeaderLines:
     lines = line(b"x-gateway-model", alias.encode())
+    if fallback:
+        lines += line(b"x-gateway-fallback", fallback.encode())
     if deployment:
         lines += line(b"x-gateway-provider", provider.encode()) + line(b"x-gateway-deployment", deployment.encode())
     return lines
@@ -60,7 +63,7 @@ def _sunset_lines(retires_at: float, replacement: str) -> HeaderLines:
 def usage_lines(call: Call) -> HeaderLines:
     """Tokens and cost; only on answers that are complete when their headers are sent."""
     waited = (call.progress.first_chunk or call.now()) - call.request.received
-    return token_lines(call.outcome.usage, call.outcome.cost_pico_usd, waited)
+    return token_lines(call.outcome.usage, call.cost_pico_usd, waited)
 
 
 def token_lines(usage: Usage, cost_pico_usd: int, waited_s: float) -> HeaderLines:

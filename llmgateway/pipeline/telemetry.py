@@ -162,6 +162,16 @@ class Figures:
     """None: none are kept here."""
     connections: OpenConnections | None = None
     """Of clients; None: the server does not count them."""
+    retries: int = 0
+    """Attempts that were made after a wait, because those before had failed."""
+    fallbacks: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Times that other aliases were asked, by cause."""
+    hedges: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Second attempts: `begun`, `won`, `lost`, `refused` by a limit or budget."""
+    hedge_cost_pico_usd: int = 0
+    """What the attempts cost that lost."""
+    mirrors: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Copies of requests: `asked`, `dropped` because too many ran, `refused`, `failed`."""
     shared_counters: SharedCounters | None = None
     """None: the counters are this process's alone."""
 

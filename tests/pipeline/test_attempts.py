@@ -31,7 +31,7 @@ def house(
     return House(
         ScriptedUpstream(*replies),
         snapshot(
-            to or alias("gpt", A), who=key(budgets=(DAILY,)), retries=retries, circuit=CircuitRules(mode=circuits)
+            to or alias("gpt", A), who=key(budgets=(DAILY,)), retries=retries, circuit=CircuitRules(mode=circuits, wait_s=0.0)
         ),
     )
 
