@@ -30,7 +30,7 @@ async def ask_within_limits(gateway: Gateway, exchange: HttpExchange) -> None:
     request = msgspec.structs.replace(question(exchange, choice, fields), spending=fields.spending)
     if fields.dry_run:
         exchange.head = request.head
-        answer = _rehearsed(gateway, request, key, choice, output_tokens=fields.expected_output)
+        answer = await _rehearsed(gateway, request, key, choice, output_tokens=fields.expected_output)
         exchange.is_listing = True
         await exchange.responder.whole(200, orjson.dumps(answer), [JSON])
         return
@@ -47,12 +47,14 @@ async def ask_within_limits(gateway: Gateway, exchange: HttpExchange) -> None:
     await tell(exchange, collected, outcome)
 
 
-def _rehearsed(gateway: Gateway, request: ModelRequest, key: Key, choice: Choice, *, output_tokens: int) -> JSONObject:
+async def _rehearsed(
+    gateway: Gateway, request: ModelRequest, key: Key, choice: Choice, *, output_tokens: int
+) -> JSONObject:
     """Everything up to limits and budgets, which are not asked; nothing is sent, taken or written down."""
-    routed = gateway.route(request, key)
+    routed = await gateway.routed(request, key, dry_run=True)
     candidates, now = routed.candidates, gateway.clock.time()
     if request.spending is not None:
-        rules = gateway.rules(request, key, routed.alias)
+        rules = gateway.rules(request, key, routed.alias, routed.via)
         candidates = gateway.desk.terms.ask(request, rules, candidates, gateway.snapshot.admission, now=now).candidates
     return {
         "dry_run": True,
@@ -72,7 +74,7 @@ async def estimate_cost(gateway: Gateway, exchange: HttpExchange) -> None:
     choice = choices_of(gateway, key).choose(fields.model, fields.model_version)
     request = question(exchange, choice, fields)
     exchange.head = request.head
-    routed = gateway.route(request, key)
+    routed = await gateway.routed(request, key, dry_run=True)
     found = quote(
         request,
         routed.candidates[0],

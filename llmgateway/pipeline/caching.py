@@ -88,7 +88,7 @@ class Caching:
     async def complete(self, request: ModelRequest, key: Key, client: Client, presence: Presence) -> None:
         """As `Gateway.complete`."""
         gateway = self._gateway
-        routed = gateway.route(request, key)
+        routed = await gateway.routed(request, key)
         visit = Visit(request, key, client, presence, routed, gateway.clock.monotonic())
         plan = self._plan(request, key, routed)
         if plan is None:

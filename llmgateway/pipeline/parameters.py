@@ -12,7 +12,10 @@ import msgspec
 from llmgateway.pipeline.errors import BadRequestError
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Alias
+from providers.adapters.body import RequestHead
+from providers.adapters.dialects.base import Dialect
 from providers.adapters.errors import MalformedBodyError
+from providers.adapters.types import Operation
 
 
 def with_parameters(request: ModelRequest, aliases: Iterable[Alias]) -> ModelRequest:
@@ -51,13 +54,13 @@ def as_each_gets_it(request: ModelRequest, via: Mapping[int, tuple[Alias, ...]])
 
 def _changed(request: ModelRequest, alias: Alias) -> ModelRequest:
     parameters, dialect = alias.parameters, request.dialect
-    if parameters is None:
+    if parameters is None or not request.body or not _can_be_set(dialect):
         return request
     try:
         body = dialect.with_parameters(request.body, parameters.defaults, parameters.overrides)
         if body is request.body:
             return request
-        head = dialect.read_head(body, model=request.head.model, stream=request.head.stream)
+        head = _head(request, body)
     except MalformedBodyError as error:
         raise BadRequestError(
             f"What the model '{alias.name}' sets does not fit this request: {error.message} "
@@ -65,3 +68,16 @@ def _changed(request: ModelRequest, alias: Alias) -> ModelRequest:
             param=error.param or None,
         ) from None
     return msgspec.structs.replace(request, body=body, head=head)
+
+
+def _can_be_set(dialect: Dialect) -> bool:
+    """Forms, and calls that nobody here understands, go on as they are."""
+    return dialect.json_requests and dialect.operation is not Operation.PASSTHROUGH
+
+
+def _head(request: ModelRequest, body: bytes) -> RequestHead:
+    dialect = request.dialect
+    try:
+        return dialect.read_head(body)
+    except MalformedBodyError:  # It is the path that names the model.
+        return dialect.read_head(body, model=request.head.model, stream=request.head.stream)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
+from providers.adapters.dialects._parameters import CHAT, with_parameters
 from providers.adapters.dialects.base import Dialect, StreamScanner, WireError
 from providers.adapters.errors import MalformedUsageError
 from providers.adapters.sse import UsageScanner, json_usage
@@ -15,6 +19,9 @@ MAX_COUNT = 10**9
 
 class OpenAIWire(Dialect):
     """Bodies with a top-level `model`, errors in `{"error": {…}}`, usage as `prompt_tokens` and `completion_tokens`."""
+
+    def with_parameters(self, body: bytes, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> bytes:
+        return with_parameters(body, defaults, overrides, CHAT)
 
     def scanner(self, *, strip_usage: bool) -> StreamScanner:
         return UsageScanner(strip_usage)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -15,6 +16,7 @@ from providers.adapters.dialects._messages_scanner import MessagesScanner
 from providers.adapters.dialects._messages_stream import MessagesReader
 from providers.adapters.dialects._messages_stream_writer import MessagesWriter
 from providers.adapters.dialects._messages_writing import write_request
+from providers.adapters.dialects._parameters import MESSAGES, with_parameters
 from providers.adapters.dialects.base import (
     Dialect,
     Limits,
@@ -75,6 +77,9 @@ class AnthropicMessages(Dialect):
         if fields.get("container") or fields.get("max_tokens") == 0:
             return None
         return {name: value for name, value in fields.items() if name not in {"model", "stream", "metadata"}}
+
+    def with_parameters(self, body: bytes, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> bytes:
+        return with_parameters(body, defaults, overrides, MESSAGES)
 
     def with_output_cap(self, body: bytes, fields: tuple[str, ...], cap: int) -> bytes:
         # Zero asks for no answer at all, only for the cache to be filled.

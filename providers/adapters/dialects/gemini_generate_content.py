@@ -5,7 +5,8 @@ The path says which model, and whether the answer is a stream; the body says nei
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from providers.adapters.body import RequestHead
 from providers.adapters.dialects._gemini_fields import DIALECT
@@ -17,6 +18,7 @@ from providers.adapters.dialects._gemini_stream_reader import GeminiStreamReader
 from providers.adapters.dialects._gemini_stream_writer import GeminiStreamWriter
 from providers.adapters.dialects._gemini_wire import GeminiWire
 from providers.adapters.dialects._gemini_writing import RequestWriter
+from providers.adapters.dialects._parameters import GENERATE, with_parameters
 from providers.adapters.dialects.base import (
     Limits,
     StreamReader,
@@ -44,6 +46,9 @@ class GeminiGenerateContent(GeminiWire):
         if fields.get("cachedContent") or fields.get("cached_content"):
             return None
         return {name: value for name, value in fields.items() if name not in {"model", "labels"}}
+
+    def with_parameters(self, body: bytes, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> bytes:
+        return with_parameters(body, defaults, overrides, GENERATE)
 
     def with_output_cap(self, body: bytes, fields: tuple[str, ...], cap: int) -> bytes:
         return capped(body, cap)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
 from providers.adapters.body import RequestHead, read_head
 from providers.adapters.dialects._openai_wire import OpenAIWire
+from providers.adapters.dialects._parameters import RESPONSES, with_parameters
 from providers.adapters.dialects._responses_parts import DIALECT
 from providers.adapters.dialects._responses_reply import read_reply, read_usage, write_reply
 from providers.adapters.dialects._responses_request import read_request, write_request
@@ -76,6 +78,9 @@ class OpenAIResponses(OpenAIWire):
     translates = True
     refers_to_kept = True
     output_cap_fields = ("max_output_tokens",)
+
+    def with_parameters(self, body: bytes, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> bytes:
+        return with_parameters(body, defaults, overrides, RESPONSES)
 
     def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:
         head = read_head(body)
