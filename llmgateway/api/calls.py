@@ -64,6 +64,8 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
         timeout_s=requested_timeout_s(inbound),
         cache=inbound.cache,
         bypass_health=inbound.bypass_health,
+        session=inbound.session,
+        task_type=inbound.task_type,
     )
     if dialect.refers_to_kept:
         try:

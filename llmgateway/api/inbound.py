@@ -57,6 +57,10 @@ class Inbound(msgspec.Struct):
     """`x-gateway-strict: true`: refuse what a provider's dialect cannot say, rather than leave it out."""
     bypass_health: bool = False
     """`x-gateway-bypass-health: true`: send it where others are not sent at present, if its key may ask for that."""
+    session: str = ""
+    """`x-gateway-session-id`: which requests belong together, for aliases that send them to the same target."""
+    task_type: str = ""
+    """`x-gateway-task-type`: what kind of task it is, for rules of aliases."""
     cache: str = ""
     """`x-gateway-cache`: what becomes of kept answers."""
 
@@ -79,14 +83,8 @@ class InboundReader:
                     inbound.forwarded_for = value
                 elif name == b"access-control-request-headers":
                     inbound.requested_headers = value
-                elif name == b"x-gateway-model":
-                    inbound.model = value.decode("utf-8", "replace")[:200]
-                elif name == b"x-gateway-strict":
-                    inbound.strict = value.strip().lower() in {b"true", b"1"}
-                elif name == b"x-gateway-bypass-health":
-                    inbound.bypass_health = value.strip().lower() in {b"true", b"1"}
-                elif name == b"x-gateway-cache":
-                    inbound.cache = value.strip().lower().decode("utf-8", "replace")[:40]
+                else:
+                    _note_own(inbound, name, value)
             elif name in self._key_headers:
                 keys[name] = value
             else:
@@ -109,6 +107,22 @@ class InboundReader:
             return b"", None
         found = parse_qs(query.decode("latin-1")).get("key")
         return b"", found[0].encode("latin-1", "replace") if found else None
+
+
+def _note_own(inbound: Inbound, name: bytes, value: bytes) -> None:
+    """What is said to the gateway alone."""
+    if name == b"x-gateway-model":
+        inbound.model = value.decode("utf-8", "replace")[:200]
+    elif name == b"x-gateway-strict":
+        inbound.strict = value.strip().lower() in {b"true", b"1"}
+    elif name == b"x-gateway-bypass-health":
+        inbound.bypass_health = value.strip().lower() in {b"true", b"1"}
+    elif name == b"x-gateway-cache":
+        inbound.cache = value.strip().lower().decode("utf-8", "replace")[:40]
+    elif name == b"x-gateway-session-id":
+        inbound.session = value.strip().decode("utf-8", "replace")[:200]
+    elif name == b"x-gateway-task-type":
+        inbound.task_type = value.strip().decode("utf-8", "replace")[:200]
 
 
 def _note(inbound: Inbound, name: bytes, value: bytes) -> None:

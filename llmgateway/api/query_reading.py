@@ -92,7 +92,8 @@ def question(exchange: HttpExchange, choice: Choice, fields: Question) -> ModelR
         timeout_s=_shortest(getattr(fields, "timeout", None), requested_timeout_s(inbound)),
         cache=inbound.cache,
         bypass_health=inbound.bypass_health,
-        task_type=fields.task_type or "",
+        session=inbound.session,
+        task_type=fields.task_type or inbound.task_type,
     )
 
 

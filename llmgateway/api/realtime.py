@@ -134,6 +134,8 @@ class RealtimeSurface:
             provider=provider,
             input_estimate=0,
             bypass_health=inbound.bypass_health,
+            session=inbound.session,
+            task_type=inbound.task_type,
         )
 
 
