@@ -124,13 +124,17 @@ class Connections:
 
     def enter(self, connection: Connection, address: str) -> Verdict:
         """A client has connected. Whatever the verdict, it `leave`s."""
-        bounds = self.bounds
         self.open += 1
         self._by_address[address] += 1
         if self._timer is None:
             self._loop = asyncio.get_running_loop()
             self._timer = self._loop.call_later(self._pause_s, self._tick)
+        verdict = self._verdict(address)
         self.idle[connection] = self._loop.time()
+        return verdict
+
+    def _verdict(self, address: str) -> Verdict:
+        bounds = self.bounds
         if 0 < bounds.most_per_address < self._by_address[address] and parse_address(address) not in bounds.not_counted:
             self.refused["address"] += 1
             return Verdict.TOO_MANY if self._may_be_heard() else Verdict.TURNED_AWAY

@@ -340,14 +340,16 @@ class GatewayProtocol(HttpToolsProtocol):
             scope["http_version"] = http_version
         if parser.should_upgrade() and self._should_upgrade():
             return
-        url = httptools.parse_url(self.url)
+        is_too_large = self._is_head_too_large()
+        url = httptools.parse_url(b"/" if is_too_large else self.url)
         raw_path = url.path
         path = raw_path.decode("ascii")
         scope["path"] = self.root_path + (urllib.parse.unquote(path) if "%" in path else path)
         scope["raw_path"] = self.root_path.encode("ascii") + raw_path
         scope["query_string"] = url.query or b""
         scope["extensions"] = {}
-        app, keep_alive = self._app_for(path), http_version != "1.0" and parser.should_keep_alive()
+        app = HEAD_TOO_LARGE if is_too_large else self._app_for(path)
+        keep_alive = http_version != "1.0" and parser.should_keep_alive()
         before = self.cycle
         self.cycle = Exchange(
             scope=self.scope,
@@ -373,8 +375,6 @@ class GatewayProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((self.cycle, cast("Any", app)))
 
     def _app_for(self, path: str) -> Any:
-        if self._is_head_too_large():
-            return HEAD_TOO_LARGE
         if self._is_full():
             return service_unavailable
         if self._verdict is Verdict.WELCOME or path.startswith(OPERATORS):
