@@ -27,6 +27,11 @@ _NOT_FORWARDED = frozenset(
         b"x-end-user-id", b"x-request-timeout-ms", b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key",
         # They change what is asked after it was admitted: a read becomes a call, an answer keeps its usage to itself.
         b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-goog-fieldmask",
+        # They change who pays, or at which price: the operator's credential and price list decide both. Where a header
+        # alone unlocks a feature (`anthropic-beta`), usage tells what it cost, so that one goes on.
+        b"openai-organization", b"openai-project", b"x-goog-user-project", b"x-vertex-ai-llm-request-type",
+        b"x-vertex-ai-llm-shared-request-type", b"x-amzn-bedrock-service-tier",
+        b"x-amzn-bedrock-performanceconfig-latency",
     }
 )  # fmt: skip
 _NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-gateway-", b"sec-", b"access-control-")

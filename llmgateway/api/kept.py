@@ -19,6 +19,7 @@ import msgspec
 from llmgateway.api.calls import Named, call_model
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body
+from llmgateway.api.inbound_json import as_object
 from llmgateway.api.native import climbs, forwarded_query, plain_path
 from llmgateway.api.routes import Route
 from llmgateway.pipeline.batch_results import Bill, bill_of
@@ -44,8 +45,6 @@ _REFERENCE = re.compile(r"(?:file|batch|vs|ftjob|upload|part)[-_][\w-]+")
 _NAMED_FILES = ("output_file_id", "error_file_id")
 _CONTENT = re.compile(r"/files/([^/]+)/content", re.IGNORECASE)
 _VERSION = re.compile(r"^/v\d\w*(?=/)", re.IGNORECASE)
-_decode = msgspec.json.Decoder().decode
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class KeptSurface:
@@ -185,7 +184,7 @@ class _Settlement:
         """What the client gets of an answer."""
         if _CONTENT.fullmatch(self._path):
             return content
-        answer = _object(content)
+        answer = as_object(content)
         if answer is None:
             return content
         if isinstance(answer.get("data"), list) and not _ids_in_path(self._path):
@@ -238,7 +237,7 @@ def _ids_in_path(path: str) -> list[str]:
 
 def _references(body: bytes) -> list[str]:
     """Ids of objects that a JSON body mentions, wherever they stand."""
-    answer = _object(body)
+    answer = as_object(body)
     return [] if answer is None else list(dict.fromkeys(_mentioned(answer)))
 
 
@@ -261,13 +260,3 @@ def _ids_of(item: dict[str, Any]) -> Iterator[str]:
     for each in (*names, *(files if isinstance(files, list) else ())):
         if isinstance(each, str) and 0 < len(each) <= 200:
             yield each
-
-
-def _object(content: bytes) -> dict[str, Any] | None:
-    if not content[:64].lstrip().startswith(b"{"):
-        return None
-    try:
-        value = _decode(content)
-    except _UNREADABLE:
-        return None
-    return value if isinstance(value, dict) else None

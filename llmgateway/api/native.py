@@ -14,11 +14,13 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from llmgateway.api.array_stream import ArrayResponder
 from llmgateway.api.calls import Named, call_model
 from llmgateway.api.exchange import HttpExchange
+from llmgateway.api.native_kept import NativeFamily, NativeObjects, family_of
 from llmgateway.api.routes import Route
 from llmgateway.pipeline.errors import NotFoundError, PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
+from llmgateway.pipeline.protocols import Owner
 from llmgateway.pipeline.requests import Verbatim
-from llmgateway.pipeline.snapshot import Deployment, Snapshot
+from llmgateway.pipeline.snapshot import Deployment, ForeignKey, Snapshot
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import NativeCall
@@ -63,7 +65,8 @@ class NativeSurface:
             return kept
         call = _understood(deployment, rest)
         dialect = OPAQUE if call is None else get_dialect(call.dialect)
-        return Route(METHODS, _Endpoint(deployment, call), dialect, label)
+        family = family_of(deployment.adapter.keeps_natively, plain_path(rest))
+        return Route(METHODS, _Endpoint(deployment, call, family), dialect, label)
 
     def serves(self, path: str) -> bool:
         return _split(path)[0] in self._of(self._gateway.snapshot)
@@ -87,9 +90,10 @@ class NativeSurface:
 class _Endpoint:
     """Answers one path below a provider's prefix."""
 
-    def __init__(self, deployment: Deployment, call: NativeCall | None) -> None:
+    def __init__(self, deployment: Deployment, call: NativeCall | None, family: NativeFamily | None = None) -> None:
         self._provider = deployment.provider
         self._call = call
+        self._family = family
         self._is_address = call is not None and _says_no_more(deployment, call)
 
     async def __call__(self, gateway: Gateway, exchange: HttpExchange) -> None:
@@ -122,7 +126,13 @@ class _Endpoint:
             )
         _, path = _split(exchange.raw_path)
         target = quote(path, safe=string.punctuation) + forwarded_query(exchange.query)
-        verbatim = Verbatim(target, method=exchange.method, content_type=inbound.content_type)
+        kept = None
+        if self._family is not None:
+            mine = Owner(self._provider, key.team_id, key.id)
+            kept = NativeObjects(gateway.responses.book, mine, self._family, exchange.method)
+            if not isinstance(key, ForeignKey):
+                await kept.check()
+        verbatim = Verbatim(target, method=exchange.method, content_type=inbound.content_type, settlement=kept)
         await call_model(gateway, exchange, Named(inbound.model, None, self._provider, verbatim, is_native=True))
 
 

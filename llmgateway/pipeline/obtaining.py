@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator
 
@@ -32,6 +33,8 @@ from providers.adapters.types import JSONObject, Operation
 
 HELD_BACK_BYTES = 65_536
 """A stream that says nothing for so long is passed on as it is."""
+TRANSLATED_ASIDE_BYTES = 65_536
+"""Larger bodies are translated in a thread."""
 _TELLS = {Operation.CHAT, Operation.TEXT_COMPLETION}
 """Operations whose streams can be told apart from roles, comments and keep-alive events."""
 
@@ -42,7 +45,12 @@ async def obtain(
     """Call `deployment` and read up to the first words of its answer. How far it has come is noted in `progress`."""
     request = call.request_for(deployment)
     try:
-        sent = outgoing(request, deployment, output_cap=output_cap)
+        is_translated = deployment.adapter.dialect_for(request.dialect) is not request.dialect
+        if is_translated and len(request.body) > TRANSLATED_ASIDE_BYTES:
+            # A body of ten thousand parts takes a tenth of a second, in which nobody else would get a word.
+            sent = await asyncio.to_thread(outgoing, request, deployment, output_cap=output_cap)
+        else:
+            sent = outgoing(request, deployment, output_cap=output_cap)
     except (InexpressibleError, MalformedBodyError) as error:
         return Failure(FailureCause.INEXPRESSIBLE, deployment, detail=error.message, param=error.param)
     try:

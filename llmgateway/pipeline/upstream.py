@@ -47,6 +47,11 @@ LARGEST_PROBE = 2**20
 """Bytes of an answer to a probe that are read."""
 
 
+TOKEN_S = 15.0
+"""How long a request waits for the short-lived token that its credential needs, others who wait for it included."""
+MOST_TOKEN_BYTES = 64 * 2**10
+
+
 class FailureCause(enum.StrEnum):
     """Why an attempt brought no answer."""
 
@@ -225,11 +230,13 @@ class Upstream:
             UpstreamError: the token could not be had.
         """
         if signer.token_request(time.time()) is not None:
-            async with self._token_locks.setdefault(signer, asyncio.Lock()):
-                try:
+            try:
+                async with asyncio.timeout(TOKEN_S), self._token_locks.setdefault(signer, asyncio.Lock()):
                     await self._fetch_token(signer)
-                finally:
-                    was_sent.set(False)  # It went to those who give tokens; no model has worked yet.
+            except TimeoutError:
+                raise UpstreamError(FailureCause.NO_TOKEN, f"no token came within {TOKEN_S} s") from None
+            finally:
+                was_sent.set(False)  # It went to those who give tokens; no model has worked yet.
         return signer.headers(method, url, body, time.time())
 
     async def _fetch_token(self, signer: Signer) -> None:
@@ -240,9 +247,16 @@ class Upstream:
         answer = await self._transport.handle_async_request(
             httpx.Request("POST", needed.url, headers=list(needed.headers), content=needed.body)
         )
-        content = await answer.aread()
+        content = bytearray()
         try:
-            signer.take_token(answer.status_code, content, time.time())
+            async for piece in answer.aiter_bytes():
+                content += piece
+                if len(content) > MOST_TOKEN_BYTES:
+                    raise UpstreamError(FailureCause.NO_TOKEN, f"what came is larger than {MOST_TOKEN_BYTES} bytes")
+        finally:
+            await answer.aclose()
+        try:
+            signer.take_token(answer.status_code, bytes(content), time.time())
         except ValueError as error:
             raise UpstreamError(FailureCause.NO_TOKEN, str(error)) from None
 

@@ -14,6 +14,7 @@ _COUNT = "anthropic.count_tokens"
 
 class Anthropic(Adapter):
     name = "anthropic"
+    keeps_natively = frozenset({"files", "messages/batches", "skills"})
     vendor = "claude"
     trial_model = "claude-haiku-4-5"
     base_url = "https://api.anthropic.com/v1"

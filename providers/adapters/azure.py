@@ -23,6 +23,9 @@ class Azure(OpenAICompatible):
     chars_per_token = 5.0
     operations = OpenAICompatible.operations | MEDIA | {Operation.REALTIME}
     keeps = frozenset({"files", "batches", "fine_tuning", "vector_stores"})
+    keeps_natively = frozenset(
+        {"assistants", "chat/completions", "containers", "conversations", "evals", "threads", "videos"}
+    )
     lacks = frozenset({"openai.image_variations"})
     chat_output_caps = ("max_completion_tokens", "max_tokens")
     error_codes: ClassVar[dict[str, ErrorKind]] = {

@@ -46,6 +46,8 @@ class Adapter:
     """The field of its usage object in which the provider says what the call cost in US dollars; empty: it does not."""
     keeps: ClassVar[frozenset[str]] = frozenset()
     """What it keeps for callers in OpenAI's form: `files`, `batches`, `fine_tuning`, `vector_stores`, `uploads`."""
+    keeps_natively: ClassVar[frozenset[str]] = frozenset()
+    """What it keeps in forms of its own: the segments of paths behind which an id stands, such as `messages/batches`."""
     trial_model: ClassVar[str] = ""
     """A cheap model with tools, for `./gateway test --live`; empty: whoever tries it names one."""
     max_image_tokens: ClassVar[int] = 50_000

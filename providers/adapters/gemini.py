@@ -23,6 +23,7 @@ _CALL = re.compile(r"(/v\d\w*/models/|/models/)([^/?]+)(:\w+)")
 
 class Gemini(Adapter):
     name = "gemini"
+    keeps_natively = frozenset({"batches", "cachedContents", "corpora", "files", "fileSearchStores", "tunedModels"})
     vendor = "gemini"
     trial_model = "gemini-2.5-flash-lite"
     base_url = "https://generativelanguage.googleapis.com/v1beta"

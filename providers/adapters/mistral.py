@@ -13,6 +13,7 @@ class Mistral(OpenAICompatible):
     vendor = "mistral"
     trial_model = "mistral-small-latest"
     keeps = frozenset({"files", "fine_tuning"})
+    keeps_natively = frozenset({"agents", "batch/jobs", "conversations", "libraries"})
     base_url = "https://api.mistral.ai/v1"
     provider_name = "mistral_ai"
     operations: ClassVar[frozenset[Operation]] = frozenset(

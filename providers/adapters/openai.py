@@ -16,6 +16,9 @@ class OpenAI(OpenAICompatible):
     chat_output_caps = ("max_completion_tokens", "max_tokens")
     speaks_responses = True
     keeps = KEPT
+    keeps_natively = frozenset(
+        {"assistants", "chat/completions", "containers", "conversations", "evals", "skills", "threads", "videos"}
+    )
     operations = OpenAICompatible.operations | MEDIA | {Operation.REALTIME, Operation.MODERATION}
     extensions = frozenset({"custom", "developer", "service_tier", "metadata", "prompt_cache_key"})
 

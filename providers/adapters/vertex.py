@@ -20,6 +20,7 @@ _CALL = re.compile(r"(.*/publishers/google/models/)([^/:]+)(:(?:g|streamG)enerat
 
 class Vertex(Adapter):
     name = "vertex"
+    keeps_natively = frozenset({"batchPredictionJobs", "cachedContents", "tuningJobs"})
     provider_name = "gcp.vertex_ai"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})
     api_key_variables = ("VERTEX_SERVICE_ACCOUNT",)

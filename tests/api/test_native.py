@@ -307,3 +307,26 @@ async def test_claude_on_vertex_is_understood_by_its_own_path() -> None:
     assert answer.status_code == 200
     assert place.upstream.bodies == [{"max_tokens": 9, "messages": [], "anthropic_version": "vertex-2023-10-16"}]
     assert place.row["cost_pico_usd"] == 1000 * 2 + 2000 * 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openai-organization",
+        "openai-project",
+        "x-goog-user-project",
+        "x-vertex-ai-llm-request-type",
+        "x-vertex-ai-llm-shared-request-type",
+        "x-amzn-bedrock-service-tier",
+        "x-amzn-bedrock-performanceconfig-latency",
+    ],
+)
+async def test_who_pays_and_how_much_is_not_the_caller_s_to_say(name: str) -> None:
+    place = house(Reply.json(CHAT))
+    headers = {"authorization": f"Bearer {SECRET}", name: "priority", "anthropic-beta": "kept"}
+
+    await place.request("POST", "/v1/chat/completions", b'{"model": "gpt", "messages": []}', headers)
+
+    sent = place.upstream.requests[0].headers
+    assert name not in sent
+    assert sent["anthropic-beta"] == "kept"

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from llmgateway.http import httpx
+from llmgateway.pipeline import upstream
 from llmgateway.pipeline.departure import was_sent
 from llmgateway.pipeline.upstream import Upstream, UpstreamError, has_reached_provider
 from providers.adapters.dialects.registry import get_dialect
@@ -85,3 +86,22 @@ async def test_a_token_that_was_asked_for_is_no_work_of_a_model() -> None:
         await Upstream(Tokens()).send(signed, get_dialect("openai.chat"), body=b"{}", headers=(), streamed=False)
 
     assert not has_reached_provider()
+
+
+async def test_those_who_give_tokens_are_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "TOKEN_S", 0.05)
+    place = house(*[Reply(200, {"content-type": "text/plain"}, (b"t-1",), delay_s=60)] * 3)
+
+    answers = await asyncio.wait_for(asyncio.gather(*(place.chat() for _ in range(3))), 5)
+
+    assert [answer.status_code for answer in answers] == [502] * 3
+    assert [row["cost_pico_usd"] for row in place.ledger.closed] == [0] * 3
+
+
+async def test_a_token_is_no_larger_than_a_token_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "MOST_TOKEN_BYTES", 100)
+    place = house(Reply(200, {"content-type": "text/plain"}, (b"t" * 60, b"t" * 60, AssertionError("read on"))))
+
+    answer = await place.chat()
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_authentication_failed")

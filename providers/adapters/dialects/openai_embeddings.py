@@ -135,7 +135,10 @@ def _numbers(embedding: str | list[float]) -> list[float]:
 
 
 def _encoded(vector: list[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    try:
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    except (OverflowError, struct.error) as error:
+        raise MalformedAnswerError(f"a vector has a number that 32 bits cannot hold: {error}") from None
 
 
 def _as_they_are(vector: list[float]) -> list[float]:

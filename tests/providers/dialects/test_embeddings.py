@@ -184,3 +184,10 @@ def test_usage_is_read_where_gemini_tells_it() -> None:
 
     assert raw is not None
     assert SEVERAL.usage(raw) == Usage(input=7)
+
+
+def test_a_number_that_32_bits_cannot_hold_is_no_vector() -> None:
+    asked = EmbeddingRequest("alias", ("a",), encoding="base64")
+
+    with pytest.raises(MalformedAnswerError, match="32 bits"):
+        OPENAI.write_reply(EmbeddingReply("m", ([1e308],), None), asked)
