@@ -29,6 +29,10 @@ def _list(title: str, icon: str, model: str) -> dict[str, Any]:
     }
 
 
+def _is_of_deployments(request: HttpRequest) -> bool:
+    return request.path.startswith(str(reverse_lazy("admin:providers_deployment_changelist")))
+
+
 def _asset(name: str) -> Callable[[HttpRequest], str]:
     return lambda _request: static(name)
 
@@ -64,7 +68,17 @@ NAVIGATION: list[dict[str, Any]] = [
         "separator": True,
         "items": [
             _list("Model aliases", "alt_route", "providers_modelalias"),
-            _list("Deployments", "rocket_launch", "providers_deployment"),
+            {
+                **_list("Deployments", "rocket_launch", "providers_deployment"),
+                # The page of their health is below theirs.
+                "active": lambda request: _is_of_deployments(request) and not request.path.endswith("/health/"),
+            },
+            {
+                "title": "Health",
+                "icon": "monitor_heart",
+                "link": reverse_lazy("admin:providers_deployment_health"),
+                "permission": _may_view("providers_deployment"),
+            },
             _list("Catalogue", "menu_book", "providers_catalogueentry"),
             _list("Providers", "hub", "providers_provider"),
             _list("Credentials", "encrypted", "providers_credential"),

@@ -20,6 +20,15 @@ def deployment_drain(deployment: Deployment, *, draining: bool) -> bool:
 
 
 @transaction.atomic
+def deployment_forget_health(deployment: Deployment) -> None:
+    """Close its circuit and forget what probes have found, in every worker: what they know is of a generation."""
+    row = Deployment.objects.select_for_update().get(pk=deployment.pk)
+    row.health_generation += 1
+    row.save(update_fields=["health_generation"])
+    deployment.health_generation = row.health_generation
+
+
+@transaction.atomic
 def alias_forget_answers(alias: ModelAlias) -> None:
     """Forget every answer that was kept for an alias: they are found under its generation, which is raised."""
     row = ModelAlias.objects.select_for_update().get(pk=alias.pk)

@@ -74,6 +74,16 @@ _ALL = (
         frozenset(),
         in_one_team=False,
     ),
+    Scope(
+        "health:read", "see how deployments are doing", ("providers.view_deployment",), frozenset(), in_one_team=False
+    ),
+    Scope(
+        "health:write",
+        "drain deployments, put them back and reset their circuits",
+        ("providers.change_deployment",),
+        frozenset(),
+        in_one_team=False,
+    ),
 )
 
 SCOPES = {scope.name: scope for scope in _ALL}

@@ -7,6 +7,7 @@ from rest_framework.routers import SimpleRouter
 
 from llmgateway.management_api.aliases import ModelViewSet
 from llmgateway.management_api.budgets import BudgetViewSet
+from llmgateway.management_api.health import HealthViewSet
 from llmgateway.management_api.keys import KeyViewSet
 from llmgateway.management_api.limits import LimitViewSet
 from llmgateway.management_api.pages import DocsView, NotFoundView, SchemaView
@@ -24,6 +25,7 @@ router.register("prices", PriceViewSet, "management-price")
 router.register("reporters", ReporterViewSet, "management-reporter")
 router.register("usage", UsageViewSet, "management-usage")
 router.register("models", ModelViewSet, "management-model")
+router.register("health", HealthViewSet, "management-health")
 
 urlpatterns = [
     path("schema", SchemaView.as_view(), name="management-api-schema"),

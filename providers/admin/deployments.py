@@ -18,9 +18,10 @@ from unfold.decorators import action, display
 from billing.admin.budgets import DeploymentBudgetInline, read_limit
 from billing.money import plain, usd
 from llmgateway.admin.limits import DeploymentLimitInline
-from llmgateway.admin_base import AmountField, GatewayAdmin, badge
+from llmgateway.admin_base import AmountField, badge
 from providers import services
 from providers.admin.catalogue import described, entry_of
+from providers.admin.health import HealthPage
 from providers.connection_check import check_connection
 from providers.models import Deployment
 
@@ -44,7 +45,7 @@ class DeploymentForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in t
 
 
 @admin.register(Deployment)
-class DeploymentAdmin(GatewayAdmin):
+class DeploymentAdmin(HealthPage):
     form = DeploymentForm
     empty_text = "A deployment is a model at a provider, reached with a credential."
     list_display = ("name", "provider", "model", "credential", "traffic", "enabled")

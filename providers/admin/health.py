@@ -1,0 +1,90 @@
+"""The page that shows how deployments are doing, and lets people drain them, put them back and reset their circuits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+
+from llmgateway.admin_base import GatewayAdmin, badge
+from providers import services
+from providers.health import DeploymentHealth, deployments_health
+from providers.models import Deployment
+
+URL_NAME = "providers_deployment_health"
+
+_TONES = {
+    "healthy": "good",
+    "half_open": "warning",
+    "draining": "warning",
+    "open": "bad",
+    "unhealthy": "bad",
+}
+_WORDS = {
+    "half_open": "trying",
+    "open": "circuit open",
+    "unhealthy": "probes fail",
+}
+
+
+def _drain(deployment: Deployment) -> str:
+    services.deployment_drain(deployment, draining=True)
+    return f"Within a second {deployment.name} gets no new requests; what runs goes on."
+
+
+def _put_back(deployment: Deployment) -> str:
+    services.deployment_drain(deployment, draining=False)
+    return f"Within a second {deployment.name} gets requests again."
+
+
+def _reset(deployment: Deployment) -> str:
+    services.deployment_forget_health(deployment)
+    return f"Within a second all workers have forgotten what failed at {deployment.name}."
+
+
+_ACTIONS: dict[str, Callable[[Deployment], str]] = {"drain": _drain, "put_back": _put_back, "reset": _reset}
+
+
+class HealthPage(GatewayAdmin):
+    """For the admin of deployments: the page beside their list."""
+
+    def get_urls(self) -> list[Any]:
+        # Before Django's own, which would take the word for the id of a row.
+        return [path("health/", self.admin_site.admin_view(self.health_view), name=URL_NAME), *super().get_urls()]
+
+    def health_view(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        if request.method == "POST":
+            return self._act(request)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Health",
+            "opts": self.opts,
+            "rows": [(each, _badge(each)) for each in deployments_health()],
+            "may_change": self.has_change_permission(request),
+            "now": timezone.now(),
+        }
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, "gateway_admin/health.html", context)
+
+    def _act(self, request: HttpRequest) -> HttpResponse:
+        number = request.POST.get("deployment", "")
+        deployment = get_object_or_404(Deployment, pk=number if number.isdecimal() and len(number) < 19 else None)
+        action = _ACTIONS.get(request.POST.get("action", ""))
+        if action is None or not self.has_change_permission(request, deployment):
+            raise PermissionDenied
+        messages.success(request, action(deployment))
+        return redirect(reverse(f"admin:{URL_NAME}"))
+
+
+def _badge(row: DeploymentHealth) -> SafeString:
+    return badge(_WORDS.get(row.state, row.state), _TONES.get(row.state, "neutral"))
