@@ -101,7 +101,7 @@ def scope_of(request: ModelRequest, key: Key, routed: Routed, settings: CacheSet
         tenant_of(key),
         settings.generation,
         [_terms_of(alias) for alias in _aliases(routed)],
-        sorted([each.id, each.provider, each.base_url, each.model] for each in routed.candidates),
+        sorted([each.id, each.provider, each.base_url, each.model] for each in routed.reached.deployments),
         sorted(
             [name.decode("latin-1"), value.decode("latin-1")]
             for name, value in request.headers
@@ -116,9 +116,14 @@ def digest_of(scope: list[Any], asked: Any) -> bytes:
 
 
 def _aliases(routed: Routed) -> list[Alias]:
-    found = {alias.name: alias for alias in (routed.alias, *routed.hops)}
-    for passed in routed.via.values():
-        found |= {alias.name: alias for alias in passed}
+    """All whose parameters and generations may count, whether or not their deployments are well just now."""
+    found: dict[str, Alias] = {}
+    open_ones = [routed.alias, *routed.hops]
+    while open_ones:
+        alias = open_ones.pop(0)
+        if alias.name not in found:
+            found[alias.name] = alias
+            open_ones += [target.alias for target in alias.targets if target.alias is not None]
     return [found[name] for name in (routed.alias.name, *sorted(found.keys() - {routed.alias.name}))]
 
 

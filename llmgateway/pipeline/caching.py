@@ -7,8 +7,9 @@ store cannot do in time is a miss, never an error. Used from the event loop alon
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,15 +17,16 @@ import msgspec
 from llmgateway.pipeline.cache_keys import deciding_fields, digest_of, scope_of, wish_of
 from llmgateway.pipeline.cached_answers import AnswerStore, KeptAnswer, Standing, VectorStore
 from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.conditions import BudgetsNeededError
 from llmgateway.pipeline.errors import APITimeoutError
-from llmgateway.pipeline.exchanges import Exchange
+from llmgateway.pipeline.exchanges import Exchange, total_s
 from llmgateway.pipeline.flights import Flight, Flights
 from llmgateway.pipeline.hits import HitDesk, Visit
 from llmgateway.pipeline.recorder import Recorder
 from llmgateway.pipeline.replays import Verdict, judged, replay
 from llmgateway.pipeline.requests import Client, ModelRequest, Presence
 from llmgateway.pipeline.route_rules import CacheRule
-from llmgateway.pipeline.routing import Routed
+from llmgateway.pipeline.routing import AllOutError, Routed
 from llmgateway.pipeline.similar_questions import Question, SimilarQuestions
 from llmgateway.pipeline.snapshot import Key, Snapshot
 
@@ -88,7 +90,14 @@ class Caching:
     async def complete(self, request: ModelRequest, key: Key, client: Client, presence: Presence) -> None:
         """As `Gateway.complete`."""
         gateway = self._gateway
-        routed = await gateway.routed(request, key)
+        try:
+            routed = gateway.route(request, key)
+        except AllOutError as error:
+            if await self._served_while_out(request, key, client, presence, error):
+                return
+            routed = await gateway.routed(request, key)
+        except BudgetsNeededError:
+            routed = await gateway.routed(request, key)
         visit = Visit(request, key, client, presence, routed, gateway.clock.monotonic())
         plan = self._plan(request, key, routed)
         if plan is None:
@@ -97,6 +106,21 @@ class Caching:
             await self._look_up(visit, plan)
         else:
             await self._ask(visit, plan, "refresh")
+
+    async def _served_while_out(
+        self, request: ModelRequest, key: Key, client: Client, presence: Presence, error: AllOutError
+    ) -> bool:
+        """Nobody can be asked now: what is kept is given at once, without a wait for somebody to be well again."""
+        if error.alias.rules:
+            return False  # Where they lead is not known.
+        routed = Routed(error.alias, error.deployments)
+        plan = self._plan(request, key, routed)
+        if plan is None or not plan.reads:
+            return False
+        visit = Visit(request, key, client, presence, routed, self._gateway.clock.monotonic())
+        with self._waiting(visit) as exchange:
+            await self._served(visit, plan, await self._store.find(plan.digest), exchange)
+        return visit.has_begun
 
     def _plan(self, request: ModelRequest, key: Key, routed: Routed) -> Plan | None:
         """None: nothing is looked up or kept."""
@@ -120,11 +144,30 @@ class Caching:
             scope=scope,
         )
 
-    async def _look_up(self, visit: Visit, plan: Plan) -> None:
-        exchange = self._gateway.exchanges.begin(
-            visit.request.id, visit.presence, total_s=max([each.timeouts.total_s for each in visit.routed.candidates])
-        )
+    @contextlib.contextmanager
+    def _waiting(self, visit: Visit) -> Iterator[Exchange]:
+        """While no provider is asked: the client is watched, and the request ends in time.
+
+        Raises APITimeoutError: it has not been answered by then.
+        """
+        request, routed, exchanges = visit.request, visit.routed, self._gateway.exchanges
+        left_s = total_s(request, routed.alias, routed.candidates, now=visit.routed_at)
+        exchange = exchanges.begin(request.id, visit.presence, total_s=left_s)
         try:
+            yield exchange
+        except asyncio.CancelledError:
+            if not exchange.take_timeout():
+                raise
+            if visit.has_begun:
+                return  # Too late to say so: what is missing must not be taken for the end.
+            raise APITimeoutError(f"The model '{routed.alias.name}' did not answer in time. Try again.") from None
+        finally:
+            exchanges.end(exchange)
+
+    async def _look_up(self, visit: Visit, plan: Plan) -> None:
+        outcome: KeptAnswer | Standing = Standing.ALONE
+        question: Question | None = None
+        with self._waiting(visit) as exchange:
             if await self._served(visit, plan, await self._store.find(plan.digest), exchange):
                 return
             question = await self._question(visit, plan)
@@ -138,14 +181,8 @@ class Caching:
                 if await self._served(visit, plan, outcome, exchange):
                     return
                 outcome = Standing.ALONE
-        except asyncio.CancelledError:
-            if not exchange.take_timeout():
-                raise
-            if visit.has_begun:
-                return
-            raise APITimeoutError(f"The model '{visit.routed.alias.name}' did not answer in time. Try again.") from None
-        finally:
-            self._gateway.exchanges.end(exchange)
+        if visit.has_begun:
+            return
         if outcome is Standing.LEAD:
             await self._lead(visit, plan, flight, deadline=exchange.deadline, question=question)
         else:
@@ -254,7 +291,12 @@ class Caching:
     ) -> tuple[Verdict, KeptAnswer | None]:
         """What is kept of an answer that went out, if it is one to be given again."""
         deployment, body = call.progress.deployment, recorder.body
-        if recorder.status != 200 or body is None or deployment is None or deployment not in visit.routed.candidates:
+        if (
+            recorder.status != 200
+            or body is None
+            or deployment is None
+            or deployment not in visit.routed.reached.deployments
+        ):
             return Verdict.BROKEN, None
         verdict = judged(body, visit.request, capped=call.admission.output_cap is not None)
         if verdict is not Verdict.FINE:

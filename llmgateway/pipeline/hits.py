@@ -129,7 +129,7 @@ class HitDesk:
     def _saved(self, visit: Visit, answer: KeptAnswer) -> int:
         """What it would cost now; what it did cost, where its deployment or price is gone."""
         now = self._gateway.clock.time()
-        for deployment in visit.routed.candidates:
+        for deployment in visit.routed.reached.deployments:
             if deployment.id == answer.deployment_id and (price := in_force(deployment.prices, now)) is not None:
                 return cost(price, answer.usage)
         return answer.cost_pico_usd

@@ -18,7 +18,13 @@ def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
 
 USAGE_EVENT = b"data: " + json.dumps(HEAD | {"choices": [], "usage": CHAT["usage"]}).encode() + b"\n\n"
 DONE = b"data: [DONE]\n\n"
-EVENTS = (chunk({"role": "assistant", "content": "Hel"}), chunk({"content": "lo"}), chunk({}, "stop"), USAGE_EVENT, DONE)
+EVENTS = (
+    chunk({"role": "assistant", "content": "Hel"}),
+    chunk({"content": "lo"}),
+    chunk({}, "stop"),
+    USAGE_EVENT,
+    DONE,
+)
 WITHOUT_USAGE = b"".join((*EVENTS[:3], DONE))
 
 

@@ -54,14 +54,15 @@ def digest(
     *,
     who: Key | None = None,
     name: Alias | None = None,
-    candidates: tuple[Deployment, ...] | None = None,
+    targets: tuple[Deployment, ...] = (),
     settings: CacheSettings = CacheSettings(),  # noqa: B008
 ) -> bytes | None:
     caller = who or key()
     fields = deciding_fields(asked, caller)
     if fields is None:
         return None
-    routed = Routed(name or alias("gpt", deployment()), candidates or (deployment(),))
+    asked_of = name or alias("gpt", *(targets or (deployment(),)))
+    routed = Routed(asked_of, asked_of.deployments)
     return digest_of(scope_of(asked, caller, routed, settings), fields)
 
 
@@ -139,9 +140,9 @@ def test_headers_of_a_vendor_make_a_difference_and_those_of_libraries_none() -> 
         {"name": alias("gpt-other", deployment())},
         {"name": replace(alias("gpt", deployment()), parameters=Parameters(defaults={"temperature": 0}))},
         {"name": replace(alias("gpt", deployment()), parameters=Parameters(overrides={"top_p": None}))},
-        {"candidates": (deployment(model="gpt-next"),)},
-        {"candidates": (deployment(number=2),)},
-        {"candidates": (deployment(), deployment("second", 2))},
+        {"targets": (deployment(model="gpt-next"),)},
+        {"targets": (deployment(number=2),)},
+        {"targets": (deployment(), deployment("second", 2))},
         {"settings": CacheSettings(generation=1)},
     ],
     ids=str,
@@ -153,7 +154,29 @@ def test_another_tenant_model_route_or_generation_has_another_key(changes: dict[
 def test_the_order_of_targets_makes_no_difference() -> None:
     one, two = deployment(), deployment("second", 2)
 
-    assert digest(request(), candidates=(one, two)) == digest(request(), candidates=(two, one))
+    assert digest(request(), targets=(one, two)) == digest(request(), targets=(two, one))
+
+
+def test_a_target_that_is_out_just_now_makes_no_difference() -> None:
+    both = alias("gpt", deployment(), deployment("second", 2))
+    fields = deciding_fields(request(), key())
+
+    well, ailing = (
+        digest_of(scope_of(request(), key(), Routed(both, candidates), CacheSettings()), fields)
+        for candidates in (both.deployments, both.deployments[1:])
+    )
+
+    assert well == ailing
+
+
+def test_where_a_rule_leads_makes_a_difference() -> None:
+    asked_of, other = alias("gpt", deployment()), alias("other", deployment("second", 2))
+    redirected = Routed(asked_of, other.deployments, hops=(other,))
+
+    assert (
+        digest_of(scope_of(request(), key(), redirected, CacheSettings()), deciding_fields(request(), key()))
+        != REFERENCE
+    )
 
 
 def test_a_team_and_a_key_of_one_number_are_told_apart() -> None:

@@ -9,13 +9,14 @@ import pytest
 
 from llmgateway.key_secrets import digest
 from llmgateway.pipeline.caching import Caching
-from llmgateway.pipeline.route_rules import CacheRule, CacheSettings
-from llmgateway.pipeline.snapshot import Alias, Key, KeyDigest, Snapshot
+from llmgateway.pipeline.route_rules import CacheRule, CacheSettings, CircuitRules, Fallback
+from llmgateway.pipeline.snapshot import Alias, Key, KeyDigest, Retries, Snapshot
 from llmgateway.stores.cache_memory import MemoryAnswers
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, PEPPER, PRICE, SECRET, House, alias, deployment, key, snapshot
 from tests.pipeline.streams import EVENTS, events
 
+NONE = Retries(attempts=0)
 OTHER = "sk-gw-bobbobbobb-0123456789abcdef"
 COST = 11 * PRICE.input + 5 * PRICE.output
 
@@ -348,3 +349,31 @@ class TestPurging:
         swap(house, revision=7)
 
         assert (await house.chat()).headers["x-gateway-cache"] == "hit"
+
+
+class TestOutages:
+    async def test_while_every_target_is_out_kept_answers_are_given(self) -> None:
+        house = caching_house(Reply.json(CHAT), circuit=CircuitRules(failures=1, wait_s=0.0))
+        await house.chat()
+        house.upstream.then(*[Reply.json({"error": {"message": "down"}}, status=500)] * 9)
+
+        other = await house.chat({"seed": 1})
+        refused = await house.chat({"seed": 2})
+        sent = len(house.upstream.requests)
+        kept = await house.chat()
+
+        assert other.status_code == 500
+        assert refused.status_code == 503
+        assert (kept.status_code, kept.headers["x-gateway-cache"]) == (200, "hit")
+        assert len(house.upstream.requests) == sent
+
+    async def test_what_another_alias_answered_is_not_kept_as_this_ones(self) -> None:
+        first = replace(alias("gpt", deployment()), cache=CacheRule(60), fallbacks=(Fallback("spare"),))
+        spare = alias("spare", deployment("spare", 2))
+        down = [Reply.json({"error": {"message": "down"}}, status=500)]
+        house = caching_house(*down, Reply.json(CHAT), *down, Reply.json(CHAT), aliases=(first, spare), retries=NONE)
+
+        answers = [await house.chat(), await house.chat()]
+
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert [answer.headers["x-gateway-cache"] for answer in answers] == ["miss", "miss"]

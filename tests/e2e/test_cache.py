@@ -1,0 +1,233 @@
+"""Kept answers on a real server, as OpenAI's SDK sees them."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from llmgateway.http import httpx
+from tests.e2e.harness import (
+    INPUT_PRICE,
+    KEY,
+    OUTPUT_PRICE,
+    Product,
+    Provider,
+    running_product,
+    running_provider,
+    wait_for,
+)
+from tests.e2e.test_live_configuration import Shell
+from tests.stores.redis_server import RedisServer
+
+ON = {"x-gateway-cache": "on"}
+GUEST = "sk-gw-guestguest-0123456789abcdefghij"
+MORE = f"  guest: {{team: platform, secret: {GUEST}}}\n"
+READ = "from billing.models import UsageRecord"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Product, Provider]]:
+    folder = tmp_path_factory.mktemp("cache")
+    with (
+        running_provider(folder) as provider,
+        running_product(folder, provider, more=MORE, CACHE_ENABLED="true") as product,
+    ):
+        yield product, provider
+
+
+@pytest.fixture
+def product(both: tuple[Product, Provider]) -> Product:
+    return both[0]
+
+
+@pytest.fixture
+def provider(both: tuple[Product, Provider]) -> Provider:
+    both[1].reset()
+    return both[1]
+
+
+@pytest.fixture
+def client(product: Product, provider: Provider) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{product.url}/v1", api_key=KEY, max_retries=0, default_headers=ON) as client:
+        yield client
+
+
+def asked(text: str) -> Any:
+    return [{"role": "user", "content": text}]
+
+
+def test_the_second_chat_is_a_hit_that_costs_nothing(
+    product: Product, provider: Provider, client: openai.OpenAI
+) -> None:
+    create = client.chat.completions.with_raw_response.create
+    first = create(model="chat", messages=asked("What is a cache?"))
+    second = create(model="chat", messages=asked("What is a cache?"), user="somebody")
+
+    assert (first.headers["x-gateway-cache"], second.headers["x-gateway-cache"]) == ("miss", "hit")
+    assert first.parse().model_dump() == second.parse().model_dump()
+    assert first.headers["x-request-id"] != second.headers["x-request-id"]
+    assert int(second.headers["age"]) < 10
+    assert second.headers["x-gateway-cost-usd"] == "0"
+    assert len(provider.sent) == 1
+    used = first.parse().usage
+    assert used is not None
+    cost = used.prompt_tokens * INPUT_PRICE + used.completion_tokens * OUTPUT_PRICE
+    told = product.log_line(second.headers["x-request-id"])
+    assert (told["cache"], told["status"], told["cost_pico_usd"]) == ("hit", "completed", 0)
+    row = stored(product, second.headers["x-request-id"])
+    assert (row["cache"], row["cost_pico_usd"], row["saved_pico_usd"]) == ("hit", 0, cost)
+    assert stored(product, first.headers["x-request-id"])["cache"] == "miss"
+
+
+def stored(product: Product, request_id: str) -> dict[str, Any]:
+    code = f"import json; {READ}; print('ROW', json.dumps(UsageRecord.objects.filter(id={request_id!r}).values('cache', 'cost_pico_usd', 'saved_pico_usd').first()))"
+
+    def look() -> dict[str, Any] | None:
+        line = next(line for line in product.manage("shell", "-c", code).splitlines() if line.startswith("ROW "))
+        row: dict[str, Any] | None = json.loads(line[4:])
+        return row
+
+    row: dict[str, Any] = wait_for(look, "the row")
+    return row
+
+
+def test_a_stream_is_given_again_as_a_stream(provider: Provider, client: openai.OpenAI) -> None:
+    def chunks(**options: Any) -> list[Any]:
+        with client.chat.completions.create(
+            model="chat", messages=asked("Tell me a story."), stream=True, **options
+        ) as stream:
+            return [chunk.model_dump() for chunk in stream]
+
+    first, second = chunks(), chunks()
+    with_usage = chunks(stream_options={"include_usage": True})
+
+    assert first == second
+    assert len(provider.sent) == 1
+    assert with_usage[-1]["usage"]["completion_tokens"] > 0
+    assert text(with_usage) == text(first) != ""
+
+
+def text(chunks: list[Any]) -> str:
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+
+
+def test_a_whole_answer_serves_a_stream_and_a_stream_a_whole_answer(provider: Provider, client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="chat", messages=asked("Whole first?"))
+    with client.chat.completions.create(model="chat", messages=asked("Whole first?"), stream=True) as stream:
+        assert text([chunk.model_dump() for chunk in stream]) == whole.choices[0].message.content
+
+    with client.chat.completions.create(model="chat", messages=asked("Stream first?"), stream=True) as stream:
+        streamed = text([chunk.model_dump() for chunk in stream])
+    again = client.chat.completions.create(model="chat", messages=asked("Stream first?"))
+
+    assert again.choices[0].message.content == streamed
+    assert again.usage is not None
+    assert again.usage.completion_tokens > 0
+    assert len(provider.sent) == 2
+
+
+def test_a_hundred_at_once_are_one_call(product: Product, provider: Provider) -> None:
+    provider.script(delay_ms=300)
+    statuses: list[tuple[int, str]] = []
+    with httpx.Client(base_url=product.url, headers={"authorization": f"Bearer {KEY}", **ON}, timeout=20) as client:
+
+        def call() -> None:
+            answer = client.post("/v1/chat/completions", json={"model": "chat", "messages": asked("All at once?")})
+            statuses.append((answer.status_code, answer.headers["x-gateway-cache"]))
+
+        threads = [threading.Thread(target=call) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert len(provider.sent) == 1
+    assert statuses.count((200, "hit")) == 99
+    assert statuses.count((200, "miss")) == 1
+
+
+@pytest.fixture
+def shell(product: Product) -> Iterator[Shell]:
+    second_process = Shell(product)
+    yield second_process
+    second_process.close()
+
+
+def test_a_purge_and_a_revoked_key(product: Product, provider: Provider, shell: Shell) -> None:
+    body = {"model": "chat", "messages": asked("May I?")}
+    with httpx.Client(base_url=product.url, headers={"authorization": f"Bearer {GUEST}", **ON}) as client:
+
+        def call() -> httpx.Response:
+            return client.post("/v1/chat/completions", json=body)
+
+        assert [call().headers["x-gateway-cache"], call().headers["x-gateway-cache"]] == ["miss", "hit"]
+        shell.run("from django.db.models import F; from llmgateway.models import ApiKey, GatewaySettings")
+        shell.run("GatewaySettings.objects.get_or_create(id=1)")
+        shell.run("GatewaySettings.objects.update(cache_generation=F('cache_generation') + 1)")
+        wait_for(lambda: call().headers["x-gateway-cache"] == "miss", "the purge", within_s=5)
+        assert call().headers["x-gateway-cache"] == "hit"
+        shell.run("ApiKey.objects.filter(name='guest').update(enabled=False)")
+
+        refused = wait_for(lambda: answer if (answer := call()).status_code == 403 else None, "the ban", within_s=5)
+
+    assert refused.json()["error"]["code"] == "key_disabled"
+    assert "x-gateway-cache" not in refused.headers
+
+
+@pytest.mark.postgres
+def test_when_the_leading_host_dies_another_takes_over(postgres_url: str, tmp_path: Path) -> None:
+    redis = RedisServer(str(tmp_path))
+    redis.start()
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    settings = {
+        "CACHE_ENABLED": "true",
+        "DATABASE_URL": postgres_url,
+        "REDIS_URL": redis.url,
+        "REDIS_TIMEOUT_MS": "5000",
+    }
+    body = {"model": "chat", "messages": asked("Who answers?")}
+    headers = {"authorization": f"Bearer {KEY}", **ON}
+    answers: list[httpx.Response] = []
+    with (
+        running_provider(tmp_path) as provider,
+        running_product(one, provider, **settings) as leader,
+        running_product(two, provider, **settings) as follower,
+    ):
+        provider.script(delay_ms=60_000)
+
+        def ask_leader() -> None:
+            with pytest.raises(httpx.TransportError):
+                httpx.post(f"{leader.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+
+        def ask_follower() -> None:
+            answers.append(httpx.post(f"{follower.url}/v1/chat/completions", json=body, headers=headers, timeout=60))
+
+        leading = threading.Thread(target=ask_leader)
+        leading.start()
+        wait_for(lambda: len(provider.sent) == 1, "the leader's call")
+        following = [threading.Thread(target=ask_follower) for _ in range(5)]
+        for thread in following:
+            thread.start()
+        threading.Event().wait(1)
+        assert len(provider.sent) == 1
+        assert not answers
+
+        killed = time.monotonic()
+        leader.kill()
+        for thread in (leading, *following):
+            thread.join()
+
+        assert time.monotonic() - killed < 15
+        assert [answer.status_code for answer in answers] == [200] * 5
+        assert sorted(answer.headers["x-gateway-cache"] for answer in answers) == ["hit"] * 4 + ["miss"]
+        assert len(provider.sent) == 2
+    redis.kill()
