@@ -273,7 +273,7 @@ class Runtime:
             "counters": "ok" if self._shared is None else self._shared.mode,
             "workers": 1 if self._shared is None else self._shared.workers,
             "config_revision": self.gateway.snapshot.revision,
-            "config_problems": len(self.gateway.snapshot.problems),
+            "config_problems": len(self.gateway.problems),
             "webhooks": self._webhooks.facts(),
         }
 

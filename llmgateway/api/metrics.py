@@ -17,6 +17,7 @@ from llmgateway.api.health import Status
 from llmgateway.api.health_metrics import health_metrics
 from llmgateway.api.merged_metrics import merged
 from llmgateway.conf import Conf
+from llmgateway.pipeline.conditions import Conditions
 from llmgateway.pipeline.errors import PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.snapshot import Networks, parse_address
@@ -75,6 +76,7 @@ class _Figures:
         yield from self._gateway_itself()
         yield from self._gauges()
         yield from _load(self._gateway.turns)
+        yield _rule_failures(self._gateway.router.conditions)
         yield from health_metrics(self._gateway.health)
         yield from self._webhooks()
         yield from self._cache()
@@ -239,6 +241,15 @@ def _connections(connections: OpenConnections) -> Iterable[Metric]:
     ):
         totals: dict[tuple[str, ...], float] = {(reason,): count for reason, count in counts.items()}
         yield _counter(name, text, ("reason",), totals)
+
+
+def _rule_failures(conditions: Conditions) -> Metric:
+    return _counter(
+        "llmgateway_routing_rule_failures",
+        "Routing rules that could not be evaluated, so that they did not apply.",
+        ("alias", "rule"),
+        {(alias, rule): count for (alias, rule), count in conditions.failures.items()},
+    )
 
 
 def _load(turns: Turns) -> Iterable[Metric]:

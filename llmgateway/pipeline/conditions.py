@@ -5,6 +5,7 @@ docs/routing.md has the table of variables for operators; tests hold the two tog
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -18,8 +19,10 @@ import msgspec
 from billing.windows import load_zone
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.route_rules import RoutingRule
-from llmgateway.pipeline.snapshot import Estimation, Key
+from llmgateway.pipeline.snapshot import Alias, ConfigProblem, Estimation, Key
 from providers.adapters.body import estimate_input_tokens
+
+logger = logging.getLogger(__name__)
 
 BUDGET_USED = "budget_used"
 """The one variable that must be asked for: the counters may be elsewhere."""
@@ -134,8 +137,13 @@ class Conditions:
     def __init__(self) -> None:
         self.failures: Counter[tuple[str, str]] = Counter()
         """By alias and rule: how often an evaluation failed."""
-        self.reasons: dict[tuple[str, str], str] = {}
-        """By alias and rule: why the last of them did."""
+        self._latest: dict[tuple[str, str], tuple[RoutingRule, str]] = {}
+        """By the same, why the last of them did."""
+
+    @property
+    def reasons(self) -> dict[tuple[str, str], str]:
+        """By alias and rule: why it could not be evaluated the last time that it could not."""
+        return {place: reason for place, (_, reason) in self._latest.items()}
 
     def hold(self, alias: str, rule: RoutingRule, facts: Facts) -> bool:
         """Whether a rule of `alias` applies. One that cannot be evaluated does not."""
@@ -149,9 +157,28 @@ class Conditions:
             return False
         return found
 
+    def problems(self, aliases: Mapping[str, Alias]) -> tuple[ConfigProblem, ...]:
+        """The rules among those in force that could not be evaluated for some request."""
+        return tuple(
+            ConfigProblem(
+                "providers_aliasrule",
+                "",
+                f"rule {rule.name} of {alias}",
+                f"it could not be evaluated ({reason}), so it did not apply. Correct its expression.",
+            )
+            for (alias, _), (rule, reason) in self._latest.items()
+            if alias in aliases and rule in aliases[alias].rules
+        )
+
     def _note(self, alias: str, rule: RoutingRule, reason: str) -> None:
-        self.failures[alias, rule.name] += 1
-        self.reasons[alias, rule.name] = reason[:300]
+        place = alias, rule.name
+        self.failures[place] += 1
+        known = self._latest.get(place)
+        self._latest[place] = rule, reason[:300]
+        if known is None or known[0] != rule:
+            logger.warning(
+                "rule %s of alias %s could not be evaluated, so it did not apply: %s", rule.name, alias, reason
+            )
 
 
 def check_expression(text: str) -> str | None:

@@ -33,7 +33,7 @@ from llmgateway.pipeline.requests import Client, ModelRequest, Presence
 from llmgateway.pipeline.response_state import ResponseState, held
 from llmgateway.pipeline.routing import AllOutError, Routed, Router
 from llmgateway.pipeline.rules import NO_VIA, BudgetIndex, RuleBook, Rules
-from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Snapshot
+from llmgateway.pipeline.snapshot import Alias, BudgetRule, ConfigProblem, Deployment, Key, Snapshot
 from llmgateway.pipeline.streaming import Answer, deliver
 from llmgateway.pipeline.telemetry import Telemetry
 from llmgateway.pipeline.traffic import Traffic
@@ -104,6 +104,11 @@ class Gateway:
         self.turns.use(snapshot.load)
         if self.caching is not None:
             self.caching.use(snapshot)
+
+    @property
+    def problems(self) -> tuple[ConfigProblem, ...]:
+        """What is configured and cannot be used as it stands."""
+        return self.snapshot.problems + self.router.conditions.problems(self.snapshot.aliases)
 
     @property
     def budget_index(self) -> BudgetIndex:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import cel
@@ -21,7 +22,7 @@ from llmgateway.pipeline.conditions import (
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.route_rules import RoutingRule
 from providers.adapters.dialects.registry import get_dialect
-from tests.gateways import key
+from tests.gateways import alias, deployment, key
 
 CHAT = {"model": "gpt", "messages": [{"role": "user", "content": "Hi"}]}
 NOON = 1_767_268_800.0
@@ -201,3 +202,16 @@ def test_a_request_has_everything_that_there_is() -> None:
 
     assert set(found) == VARIABLES
     assert {name: frozenset(found[name]) for name in FIELDS} == FIELDS
+
+
+def test_a_rule_that_could_not_be_evaluated_is_a_problem_until_it_is_changed(caplog: pytest.LogCaptureFixture) -> None:
+    conditions, broken, mended = Conditions(), rule("headers['x-team'] == 'red'"), rule("'x-team' in headers")
+    for _ in range(3):
+        conditions.hold("gpt", broken, Facts(asked(), key(), now=NOON))
+
+    (problem,) = conditions.problems({"gpt": replace(alias("gpt", deployment()), rules=(broken,))})
+
+    assert str(problem).startswith("rule cheap of gpt: it could not be evaluated (there is no 'x-team')")
+    assert conditions.problems({"gpt": replace(alias("gpt", deployment()), rules=(mended,))}) == ()
+    assert conditions.problems({}) == ()
+    assert len(caplog.records) == 1

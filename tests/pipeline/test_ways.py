@@ -171,8 +171,8 @@ class TestBudgetUsed:
         assert hosts(of) == "a"
 
 
-async def _away(_: BudgetRule) -> BudgetState:
-    raise CountersAwayError("Redis is away")
+async def _away(budget: BudgetRule) -> BudgetState:
+    raise CountersAwayError(budget.name)
 
 
 class TestWhatItCountsFor:
@@ -455,3 +455,14 @@ async def test_with_every_strategy_all_slots_and_holds_return(strategy: str) -> 
     assert (await state(of, POOL_DAY)).held_pico_usd == 0
     assert await of.store.limit_used(slot) == 0
     assert all(of.gateway.traffic.in_flight(each.id) == 0 for each in (A, B, C))
+
+
+async def test_a_rule_that_cannot_be_evaluated_is_counted_and_the_request_goes_on() -> None:
+    of = house(nested("gpt", A, rules=(rule("b", "headers['x-team'] == 'red'"),)), nested("b", B))
+
+    assert (await of.chat()).status_code == 200
+    page = (await of.request("GET", "/metrics", b"", {})).text
+
+    assert hosts(of) == "a"
+    assert 'llmgateway_routing_rule_failures_total{alias="gpt",rule="rule"} 1.0' in page
+    assert [problem.name for problem in of.gateway.problems] == ["rule rule of gpt"]
