@@ -48,7 +48,27 @@ class OpenRequest:
     def __init__(self, opened: Record) -> None:
         self.opened = opened
         self.attempts: list[Record] = [opened] if opened.get("provider") else []
+        self.answering: Record | None = None
+        """The attempt that a race of two went on with."""
         self.output_tokens = 0
+
+    def add(self, attempt: Record) -> None:
+        if attempt.get("won"):
+            self.answering = attempt
+        else:
+            self.answering = None
+            self.attempts.append(attempt)
+
+    @property
+    def running(self) -> list[int]:
+        """Which of the attempts can have been at work at the end: two, as long as they raced."""
+        last = len(self.attempts) - 1
+        if not self.attempts[last].get("hedge"):
+            return [last]
+        pair = [last - 1, last]
+        if self.answering is None:
+            return pair
+        return [number for number in pair if self.attempts[number]["deployment"] == self.answering["deployment"]][-1:]
 
 
 def open_requests(folder: Path, *, live: bool = False) -> dict[str, OpenRequest]:
@@ -63,7 +83,7 @@ def open_requests(folder: Path, *, live: bool = False) -> dict[str, OpenRequest]
         elif step.kind == ATTEMPT:
             attempt = from_json(step.payload)
             if attempt["id"] in found:
-                found[attempt["id"]].attempts.append(attempt)
+                found[attempt["id"]].add(attempt)
         elif step.kind == PROGRESS:
             for request_id, tokens in from_json(step.payload).items():
                 if request_id in found:
@@ -82,12 +102,13 @@ def interrupted(request: OpenRequest) -> Record:
     record |= {"status": "interrupted", "error_type": "process_died"}
     if not request.attempts:
         return record | {"counted": False}
-    last = request.attempts[-1]
-    strict = last.get("strict_pico_usd")
-    cost = _cost(request, last)
-    if strict is not None:
-        cost = min(cost, strict)  # The most that it can have cost.
-    attempts = [_attempt(attempt, 0) for attempt in request.attempts[:-1]] + [_attempt(last, cost)]
+    costs = _costs(request)
+    last = request.answering or request.attempts[request.running[-1]]
+    reserved = 0
+    for number in request.running:
+        strict = request.attempts[number].get("strict_pico_usd")
+        reserved += 0 if strict is None else strict - costs[number]
+    attempts = [_attempt(attempt, cost) for attempt, cost in zip(request.attempts, costs, strict=True)]
     return record | {
         **{name: last.get(name) for name in _TARGET},
         "priced": last.get("input_price") is not None and not last.get("default_price"),
@@ -95,24 +116,42 @@ def interrupted(request: OpenRequest) -> Record:
         "input": opened["input_estimate"],
         "output": request.output_tokens,
         "usage_source": "estimated",
-        "cost_pico_usd": cost,
+        "cost_pico_usd": sum(costs),
         "needs_review": True,
-        "reserved_pico_usd": 0 if strict is None else strict - cost,
+        "reserved_pico_usd": reserved,
         "attempts": attempts,
     }
 
 
-def _cost(request: OpenRequest, last: Record) -> int:
+def _costs(request: OpenRequest) -> list[int]:
+    """Pico-dollars for each attempt: of those that ended as they were told, of those that ran as they are estimated."""
+    attempts, running = request.attempts, request.running
+    costs = [0] * len(attempts)
+    # Nobody has noted whose the output is; of two it is taken for the dearer one's.
+    talks = max(running, key=lambda number: attempts[number].get("output_price") or 0)
+    for number in running:
+        cost = _cost(request, attempts[number], request.output_tokens if number == talks else 0)
+        strict = attempts[number].get("strict_pico_usd")
+        costs[number] = cost if strict is None else min(cost, strict)  # The most that it can have cost.
+    lost = (request.answering or attempts[running[-1]]).get("lost_pico_usd", 0)
+    ended = [number for number in range(len(attempts)) if number not in running]
+    costs[ended[-1] if ended else running[0]] += lost
+    return costs
+
+
+def _cost(request: OpenRequest, attempt: Record, output_tokens: int) -> int:
     """Pico-dollars for what was sent, what had come back by then, and the call itself."""
-    if last.get("input_price") is None:
+    if attempt.get("input_price") is None:
         return 0
-    cost: int = request.opened["input_estimate"] * last["input_price"]
-    return cost + request.output_tokens * (last.get("output_price") or 0) + (last.get("request_price") or 0)
+    cost: int = request.opened["input_estimate"] * attempt["input_price"]
+    return cost + output_tokens * (attempt.get("output_price") or 0) + (attempt.get("request_price") or 0)
 
 
 def _attempt(attempt: Record, cost: int) -> Record:
     target = {name: attempt.get(name) for name in ("provider", "deployment", "model")}
     record = {**target, "cause": "process_died", "cost_pico_usd": cost}
+    if attempt.get("hedge"):
+        record["hedge"] = True
     if attempt.get("default_price"):
         record["default_price"] = {name: attempt[f"{name}_price"] for name in ("input", "output", "request")}
     return record

@@ -20,6 +20,7 @@ from billing.models import JournalOffset, UsageRecord
 from billing.rollups import input_tokens, output_tokens
 from billing.standing import used, used_by
 from billing.usage_rows import completed
+from llmgateway.pipeline.hedging import SUFFIX as HEDGE_SUFFIX
 from llmgateway.pipeline.protocols import Clock, Record, Tokens
 from llmgateway.pipeline.snapshot import BudgetRule, Limit, Snapshot
 from llmgateway.seeding import Seeds, WindowLimit, seeds, window_limits
@@ -205,15 +206,19 @@ def orphans(rows: Iterable[Record]) -> list[Orphan]:
 
     Also of those that it had closed: it may have died before it told Redis, which then still holds what they took.
     """
-    return [
-        Orphan(
-            row["id"],
-            row["cost_pico_usd"],
-            Tokens(input_tokens(row), output_tokens(row)) if row["counted"] else None,
-            row.get("reserved_pico_usd", 0),
-        )
-        for row in rows
-    ]
+    return [orphan for row in rows for orphan in _orphans(row)]
+
+
+def _orphans(row: Record) -> Iterator[Orphan]:
+    yield Orphan(
+        row["id"],
+        row["cost_pico_usd"],
+        Tokens(input_tokens(row), output_tokens(row)) if row["counted"] else None,
+        row.get("reserved_pico_usd", 0),
+    )
+    if any(attempt.get("hedge") for attempt in row.get("attempts", ())):
+        # The other attempt of a race held something of its own; the row's cost is booked already.
+        yield Orphan(row["id"] + HEDGE_SUFFIX, 0, None)
 
 
 def _totals(found: Seeds, offsets: str = "", *, idle: bool = False) -> Totals:

@@ -167,12 +167,22 @@ class Call:
         timeouts = self.timeouts(deployment)
         # An answer that is no stream says nothing until it is complete.
         self.exchange.wait(now, timeouts.first_token_s if self.request.head.stream else timeouts.total_s)
-        return attempt_record(
-            deployment,
+        return self._attempt_record(progress, self.admission)
+
+    def _attempt_record(self, progress: Progress, admission: Admission) -> Record:
+        record = attempt_record(
+            progress.target,
             progress.price,
-            strict_pico_usd=self.reservation.granted_pico_usd,
-            units=self.admission.ask.units,
+            strict_pico_usd=admission.reservation.granted_pico_usd,
+            units=admission.ask.units,
         )
+        if self._lost_pico_usd:
+            record["lost_pico_usd"] = self._lost_pico_usd
+        return record
+
+    def race_record(self) -> Record:
+        """What the journal must know when one of two has won: the process may die while the answer comes."""
+        return self._attempt_record(self.progress, self.admission) | {"won": True}
 
     def withdraw_attempt(self) -> None:
         """The attempt that was begun, if there is one, is not made after all."""
@@ -208,12 +218,7 @@ class Call:
         self._gateway.traffic.began(deployment)
         timeouts = self.timeouts(deployment)
         self.exchange.wait(now, timeouts.first_token_s if self.request.head.stream else timeouts.total_s)
-        return attempt_record(
-            deployment,
-            progress.price,
-            strict_pico_usd=admission.reservation.granted_pico_usd,
-            units=admission.ask.units,
-        ) | {"hedge": True}
+        return self._attempt_record(progress, admission) | {"hedge": True}
 
     def end_hedge(self, progress: Progress, status: int, cause: str, spent: Metered | None) -> None:
         """The other attempt is over without an answer."""

@@ -251,6 +251,8 @@ class Hedging:
         figures = self._gateway.telemetry.figures
         figures.hedges["won" if winner.progress.is_hedge else "lost"] += 1
         figures.hedge_cost_pico_usd += 0 if spent is None else spent.cost_pico_usd
+        with contextlib.suppress(LedgerUnavailableError):  # Then a death of the process is estimated as if both ran on.
+            self._gateway.ledger.attempt(call.request.id, call.race_record())
         await self._shrink(call, 0 if spent is None else spent.cost_pico_usd)
 
     def _judge(self, loser: Runner, failure: Failure | None) -> None:

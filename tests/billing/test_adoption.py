@@ -15,8 +15,15 @@ from billing.adoption import adopt_orphans, open_requests, settle_interrupted
 from billing.journal_files import OPEN, Ownership, frame, segment_numbers, segment_path, to_json
 from billing.ledger import drain_orphans
 from billing.models import JournalOffset, UsageRecord, UsageRollup
+from llmgateway.pipeline.protocols import Record
+from llmgateway.recount import orphans
 from tests.billing.conftest import MakeJournal
 from tests.billing.records import opened, write
+
+TOKENS = (
+    "input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_input", "image_input",
+    "output", "reasoning", "audio_output",
+)  # fmt: skip
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -91,6 +98,87 @@ def test_the_last_attempt_is_charged(make_journal: MakeJournal) -> None:
     row = rows()["a"]
     assert (row.provider, row.deployment, row.price_id, row.cost_pico_usd) == ("spare", "s1", 6, 70)
     assert [(attempt["deployment"], attempt["cost_pico_usd"]) for attempt in row.attempts] == [("main", 0), ("s1", 70)]
+
+
+class TestRace:
+    """Two attempts of one request at the same time."""
+
+    FIRST = {"input_estimate": 10, "input_price": 3, "output_price": 5, "strict_pico_usd": 200}
+    SECOND = {
+        "provider": "spare", "deployment": "s1", "model": "m", "price_id": 6, "input_price": 7, "output_price": 1,
+        "strict_pico_usd": 300, "hedge": True,
+    }  # fmt: skip
+
+    @staticmethod
+    def adopted(make_journal: MakeJournal, first: Record, *attempts: Record, output: int = 0) -> UsageRecord:
+        journal = make_journal()
+        journal.open(opened("a", **first))
+        for attempt in attempts:
+            journal.attempt("a", attempt)
+        journal.progress([("a", output)])
+        journal.stop()
+        drain_orphans(journal.folder.parent)
+        return rows()["a"]
+
+    def test_both_are_charged_while_nobody_has_won(self, make_journal: MakeJournal) -> None:
+        row = self.adopted(make_journal, self.FIRST, self.SECOND)
+
+        assert [(each["deployment"], each["cost_pico_usd"]) for each in row.attempts] == [("main", 30), ("s1", 70)]
+        assert (row.cost_pico_usd, row.reserved_pico_usd) == (100, 500 - 100)
+        assert row.attempts[1]["hedge"] is True
+
+    def test_no_more_than_each_of_them_holds(self, make_journal: MakeJournal) -> None:
+        row = self.adopted(make_journal, {**self.FIRST, "strict_pico_usd": 20}, {**self.SECOND, "strict_pico_usd": 40})
+
+        assert (row.cost_pico_usd, row.reserved_pico_usd) == (60, 0)
+
+    def test_the_one_that_lost_costs_what_was_noted(self, make_journal: MakeJournal) -> None:
+        won = {**self.SECOND, "won": True, "lost_pico_usd": 44}
+        row = self.adopted(make_journal, self.FIRST, self.SECOND, won, output=6)
+
+        assert [each["cost_pico_usd"] for each in row.attempts] == [44, 70 + 6 * 1]
+        assert (row.deployment, row.cost_pico_usd, row.reserved_pico_usd) == ("s1", 120, 300 - 76)
+
+    def test_the_first_may_have_won(self, make_journal: MakeJournal) -> None:
+        won = {"provider": "openai", "deployment": "main", "model": "gpt-4o-mini", "price_id": 5, "input_price": 3,
+               "output_price": 5, "strict_pico_usd": 200, "won": True, "lost_pico_usd": 70}  # fmt: skip
+        row = self.adopted(make_journal, self.FIRST, self.SECOND, won, output=6)
+
+        assert [each["cost_pico_usd"] for each in row.attempts] == [30 + 6 * 5, 70]
+        assert (row.deployment, row.cost_pico_usd) == ("main", 130)
+
+    def test_after_both_have_failed_the_next_alone_is_charged(self, make_journal: MakeJournal) -> None:
+        third = {**self.SECOND, "deployment": "t1", "hedge": False}
+        row = self.adopted(make_journal, self.FIRST, self.SECOND, third)
+
+        assert [each["cost_pico_usd"] for each in row.attempts] == [0, 0, 70]
+
+    def test_what_it_held_beside_is_given_back_to_shared_counters(self, make_journal: MakeJournal) -> None:
+        row = self.adopted(make_journal, self.FIRST, self.SECOND)
+        record = {
+            name: getattr(row, name) for name in ("id", "cost_pico_usd", "counted", "reserved_pico_usd", "attempts")
+        }
+        tokens = dict.fromkeys(TOKENS, 0)
+
+        found = orphans([record | tokens])
+
+        assert [(each.id, each.cost_pico_usd, each.reserved_pico_usd) for each in found] == [
+            ("a", 100, 400),
+            ("a#h", 0, 0),
+        ]
+
+
+def test_what_an_attempt_cost_that_brought_nothing_is_kept(make_journal: MakeJournal) -> None:
+    journal = make_journal()
+    journal.open(opened("a", input_estimate=10))
+    spare = {"provider": "spare", "deployment": "s1", "model": "m", "price_id": 6, "input_price": 7, "output_price": 1}
+    journal.attempt("a", {**spare, "lost_pico_usd": 55})
+    journal.stop()
+
+    drain_orphans(journal.folder.parent)
+
+    assert [attempt["cost_pico_usd"] for attempt in rows()["a"].attempts] == [55, 70]
+    assert rows()["a"].cost_pico_usd == 125
 
 
 def test_a_request_that_reached_no_provider_costs_nothing(make_journal: MakeJournal) -> None:
