@@ -64,7 +64,13 @@ def test_every_header_of_an_answer_is_documented_and_the_documented_exist() -> N
     for name in re.findall(r'(?:b"|\\n|%b)(x-[a-z%-]+): ', code):
         sent |= {name.replace("%b", kind) for kind in ("requests", "tokens")}
     # Those that a caller sends.
-    sent |= {"x-gateway-strict", "x-gateway-model", "x-gateway-bypass-health"}
+    sent |= {
+        "x-gateway-strict",
+        "x-gateway-model",
+        "x-gateway-bypass-health",
+        "x-gateway-session-id",
+        "x-gateway-task-type",
+    }
     documented = set(re.findall(r"`(x-(?:gateway|llm|ratelimit|budget|should)-[a-z-]+)", text_of("api.md")))
 
     # Proxies read this one, not applications.

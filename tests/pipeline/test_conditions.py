@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cel
@@ -215,3 +217,14 @@ def test_a_rule_that_could_not_be_evaluated_is_a_problem_until_it_is_changed(cap
     assert conditions.problems({"gpt": replace(alias("gpt", deployment()), rules=(mended,))}) == ()
     assert conditions.problems({}) == ()
     assert len(caplog.records) == 1
+
+
+def test_the_documentation_names_every_variable() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
+    fields = {f"{name}.{field}" for name, each in FIELDS.items() for field in each}
+    table = text.partition("### Rules")[2].partition("### Parameters")[0]
+
+    documented = set(re.findall(r"`((?:request|key|time)\.[a-z_]+)`", table))
+
+    assert documented == fields
+    assert {name for name in VARIABLES - set(FIELDS) if f"`{name}`" in table} == VARIABLES - set(FIELDS)
