@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from llmgateway.api.model_choice import Choice
 from llmgateway.pipeline.errors import GatewayError
 from llmgateway.pipeline.header_lines import HeaderLines
 from llmgateway.pipeline.requests import ModelRequest
-from llmgateway.pipeline.snapshot import Alias, Deployment, Snapshot
+from llmgateway.pipeline.snapshot import Snapshot
 from providers.adapters.dialects.base import Dialect, WireError
 from providers.adapters.dialects.errors import error_message
 from providers.adapters.types import JSONObject, Operation
@@ -118,11 +117,11 @@ def answered(
     text, finish_reason, response_model = said
     told = collected.told()
     input_tokens, output_tokens = _count(told, b"x-llm-input-tokens"), _count(told, b"x-llm-output-tokens")
-    deployment = told.get(b"x-gateway-deployment", b"").decode()
+    deployment, instead = (told.get(name, b"").decode() for name in (b"x-gateway-deployment", b"x-gateway-fallback"))
     answer: JSONObject = {
         "response": text,
-        "model": choice.asked,
-        "model_version": _version(snapshot, choice, deployment) or response_model,
+        "model": instead or choice.asked,
+        "model_version": _version(snapshot, choice, instead or choice.model, deployment) or response_model,
         "provider": told.get(b"x-gateway-provider", b"").decode(),
         "response_time_ms": round(took_s * 1000),
         "timestamp": timestamp(now),
@@ -136,9 +135,7 @@ def answered(
         "finish_reason": finish_reason,
         **ids(request.id, request.client_request_id),
     }
-    if instead := _fallback(snapshot, choice, deployment):
-        answer |= {"model": instead, "original_model": choice.asked, "fallback_model": instead}
-    return answer
+    return answer | {"original_model": choice.asked, "fallback_model": instead} if instead else answer
 
 
 def failed(exchange: HttpExchange, choice: Choice, problem: Problem, *, now: float, took_s: float) -> JSONObject:
@@ -180,49 +177,10 @@ def _count(told: dict[bytes, bytes], name: bytes) -> int:
     return int(told.get(name, b"0"))
 
 
-def _version(snapshot: Snapshot, choice: Choice, deployment: str) -> str:
+def _version(snapshot: Snapshot, choice: Choice, alias: str, deployment: str) -> str:
+    """The provider's name of the model that has answered; empty: nobody knows."""
     if choice.provider:
         return choice.model
-    alias = snapshot.aliases.get(choice.model)
-    known: tuple[Deployment, ...] = (*snapshot.deployments, *(alias.deployments if alias else ()))
+    answering = snapshot.aliases.get(alias)
+    known = (*snapshot.deployments, *(answering.deployments if answering else ()))
     return next((each.model for each in known if each.name == deployment), "")
-
-
-def _fallback(snapshot: Snapshot, choice: Choice, deployment: str) -> str:
-    """The alias that has answered because the one that was asked for could not; empty: none did."""
-    asked = snapshot.aliases.get(choice.model)
-    if asked is None or not deployment:
-        return ""
-    regular = list(_ruled(snapshot, asked))
-    if any(_has(alias, deployment) for alias in regular):
-        return ""
-    return next((alias.name for alias in _fallbacks(snapshot, regular) if _has(alias, deployment)), "")
-
-
-def _ruled(snapshot: Snapshot, alias: Alias) -> Iterator[Alias]:
-    """`alias`, and those that its rules lead to."""
-    waiting, seen = [alias], {alias.name}
-    while waiting:
-        one = waiting.pop(0)
-        yield one
-        for name in [rule.use for rule in one.rules]:
-            if name in snapshot.aliases and name not in seen:
-                seen.add(name)
-                waiting.append(snapshot.aliases[name])
-
-
-def _fallbacks(snapshot: Snapshot, aliases: list[Alias]) -> Iterator[Alias]:
-    """Those that stand in for any of `aliases`, the nearest first."""
-    waiting, seen = list(aliases), {alias.name for alias in aliases}
-    while waiting:
-        for fallback in waiting.pop(0).fallbacks:
-            alias = snapshot.aliases.get(fallback.alias)
-            if alias is not None and alias.name not in seen:
-                seen.add(alias.name)
-                for each in _ruled(snapshot, alias):
-                    yield each
-                    waiting.append(each)
-
-
-def _has(alias: Alias, deployment: str) -> bool:
-    return any(each.name == deployment for each in alias.deployments)

@@ -111,6 +111,8 @@ class Hedging:
         rule, request = call.hedge_rule(deployment), call.request
         if rule is None or not rule.max_pico_usd or call.rival is not None or call.has_spent:
             return None
+        if request.spending is not None:
+            return None  # Both would be billed, and the caller's largest price pays for one.
         operation = request.dialect.operation
         if operation not in HEDGED or (request.state is not None and request.state.held_by):
             return None

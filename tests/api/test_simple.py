@@ -8,7 +8,6 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-import cel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,15 +15,9 @@ from hypothesis import strategies as st
 from billing.money import usd
 from billing.pricing import cost
 from billing.windows import load_zone
-from llmgateway.api.collecting import Collector
-from llmgateway.api.model_choice import Choice
-from llmgateway.api.query_answers import answered
 from llmgateway.http import httpx
-from llmgateway.pipeline.requests import ModelRequest
-from llmgateway.pipeline.route_rules import Fallback, RoutingRule
+from llmgateway.pipeline.route_rules import Fallback, HedgeRule
 from llmgateway.pipeline.snapshot import BudgetRule, Deployment, Retries, Snapshot
-from providers.adapters.body import RequestHead
-from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.registry import get_adapter, vendors
 from providers.adapters.types import Usage
 from tests.fakes import Reply, ScriptedUpstream
@@ -245,32 +238,16 @@ async def test_a_version_of_an_alias_with_several_models_goes_there_alone() -> N
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("who", "told"),
-    [
-        ("main", {"model": "gpt"}),
-        ("ruled", {"model": "gpt"}),
-        ("second", {"model": "other", "original_model": "gpt", "fallback_model": "other"}),
-        ("third", {"model": "last", "original_model": "gpt", "fallback_model": "last"}),
-    ],
-)
-async def test_a_fallback_is_told_and_what_a_rule_chose_is_none(who: str, told: dict[str, str]) -> None:
-    rule = RoutingRule("rule", "true", "ruled", cel.compile("true"))
-    leading = replace(alias("gpt", deployment()), fallbacks=(Fallback("other"),), rules=(rule,))
-    other = replace(alias("other", deployment("second", 2)), fallbacks=(Fallback("last"), Fallback("gpt")))
-    last, ruled = alias("last", deployment("third", 3)), alias("ruled", deployment("ruled", 4))
-    collected = Collector()
-    await collected.whole(200, json.dumps(CHAT).encode(), (), b"x-gateway-deployment: %b\r\n" % who.encode())
-    request = ModelRequest("r", "/", get_dialect("openai.chat"), b"", RequestHead("gpt"), (), "", "", "", 0.0, 0.0, 0.0)
+async def test_a_fallback_is_told() -> None:
+    leading = replace(alias("gpt", deployment()), fallbacks=(Fallback("other"),))
+    shot = snapshot(leading, alias("other", deployment("second", 2, model="other-model")), retries=ONCE)
+    place = house(httpx.ConnectError("refused"), Reply.json(CHAT), shot=shot)
 
-    answer = answered(
-        request, Choice("gpt", "gpt"), collected, snapshot(leading, other, last, ruled), now=0.0, took_s=0.0
-    )
+    answer = (await place.post("/api/query", ASKED)).json()
 
-    assert isinstance(answer, dict)
-    assert {
-        name: text for name, text in answer.items() if name in {"model", "original_model", "fallback_model"}
-    } == told
+    assert {name: answer[name] for name in ("model", "original_model", "fallback_model", "model_version", "num_retries")} == {
+        "model": "other", "original_model": "gpt", "fallback_model": "other", "model_version": "other-model", "num_retries": 1
+    }  # fmt: skip
 
 
 async def test_a_tenant_pays_and_is_limited() -> None:
@@ -316,6 +293,19 @@ async def test_a_largest_cost_caps_the_output() -> None:
     cap = place.upstream.bodies[0]["max_tokens"]
     assert cap == (most - place.row["input_bytes"] * PRICE.input) // PRICE.output > 100
     assert response.headers["x-gateway-output-cap"] == str(cap)
+
+
+async def test_what_has_a_largest_cost_is_asked_of_one_target_at_a_time() -> None:
+    raced = replace(
+        alias("gpt", deployment(), deployment("second", 2)), hedge=HedgeRule(max_pico_usd=10**9, after_s=0.01)
+    )
+    place = house(
+        Reply(pieces=Reply.json(CHAT).pieces, delay_s=0.1), Reply.json(CHAT), shot=snapshot(raced, retries=ONCE)
+    )
+
+    answer = (await place.post("/v1/gateway/query", {**ASKED, "max_cost_usd": 1})).json()
+
+    assert (answer["response"], len(place.upstream.requests)) == ("Hello", 1)
 
 
 async def test_estimated_and_actual_cost_stand_in_the_answer_exactly() -> None:
