@@ -18,6 +18,8 @@ from providers.adapters.types import Operation
 
 EXPLORED_ONE_IN = 20
 """Lowest latency: one request in so many goes to the target that was measured longest ago, or a slow one stays slow."""
+PRESUMED_S = 10.0
+"""What one counts as that is being measured: slower than nearly all that are known, quicker than those that fail."""
 _MILLION = 1_000_000
 
 Heads = Mapping[int, Deployment]
@@ -125,7 +127,7 @@ class LowestLatency:
     def _rank(self, deployment_id: int) -> tuple[float, int]:
         latency_s, in_flight = self._traffic.latency_s(deployment_id), self._traffic.in_flight(deployment_id)
         if latency_s is None:
-            latency_s = math.inf if in_flight else -1.0
+            latency_s = PRESUMED_S if in_flight else -1.0
         return latency_s, in_flight
 
 

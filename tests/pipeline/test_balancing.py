@@ -169,6 +169,13 @@ class TestLowestLatency:
 
         assert table.order() == "ab"
 
+    def test_one_that_is_being_measured_comes_before_one_that_fails(self) -> None:
+        table = Table("lowest_latency", 1, 1)
+        table.traffic.failed(table.deployments[0])
+        table.traffic.began(table.deployments[1])
+
+        assert table.order() == "ba"
+
     def test_while_nothing_is_known_the_least_busy_is_asked(self) -> None:
         table = Table("lowest_latency", 1, 1)
         table.traffic.began(table.deployments[0])
