@@ -229,6 +229,7 @@ class Runtime:
         for timer in self._timers:
             timer.cancel()
         self._note_progress()
+        await self.gateway.mirroring.stop()
         await self.gateway.reading_on.stop()
         await self._health.stop()
         await self.gateway.responses.stop()

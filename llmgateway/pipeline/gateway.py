@@ -25,6 +25,7 @@ from llmgateway.pipeline.failures import report
 from llmgateway.pipeline.health import Health
 from llmgateway.pipeline.kept_objects import MemoryBook
 from llmgateway.pipeline.metering import opening
+from llmgateway.pipeline.mirroring import Mirroring
 from llmgateway.pipeline.own_headers import gateway_lines
 from llmgateway.pipeline.parameters import with_parameters
 from llmgateway.pipeline.protocols import AdmissionStore, Clock, CountersAwayError, Ledger
@@ -85,6 +86,7 @@ class Gateway:
         self.router = Router(self.health, self.traffic, self.desk.terms)
         self.upstream = upstream
         self.attempts = Attempts(self)
+        self.mirroring = Mirroring(self)
         self.turns = Turns(clock, snapshot.load)
         self.caching: Caching | None = None
         """None: no answers are kept here."""
@@ -167,6 +169,8 @@ class Gateway:
             raise
         if began is not None:
             began(call)
+        if call.alias.mirror is not None:
+            self.mirroring.copy(call)
         try:
             result = await self.attempts.first_answer(call)
             if isinstance(result, Answer):

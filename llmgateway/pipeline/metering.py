@@ -144,6 +144,9 @@ def identity(request: ModelRequest, key: Key, alias: Alias, *, admitted_at: floa
         "alias": alias.name,
         "stream": bool(request.head.stream),
     }
+    if request.mirror_of:
+        who["mirror_of"] = request.mirror_of
+    return who
 
 
 def ledger_row(

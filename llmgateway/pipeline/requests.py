@@ -116,6 +116,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Where it goes at `provider`; None, and at any other provider: where the adapter knows."""
     strict: bool = False
     """Refuse what a provider's dialect cannot say, rather than leave it out and report it."""
+    mirror_of: str = ""
+    """The request that this one copies; nobody gets its answer."""
     timeout_s: float | None = None
     """How long the caller waits for all of the answer at most; None: as long as the gateway would."""
     input_estimate: int | None = None
