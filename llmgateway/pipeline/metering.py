@@ -128,7 +128,7 @@ class Progress(msgspec.Struct):
 
 def identity(request: ModelRequest, key: Key, alias: Alias, *, admitted_at: float) -> Record:
     """What the `open` and the `close` record of a request have in common: who asked for what, when, from where."""
-    return {
+    who = {
         "id": request.id,
         "started_at": request.started_at,
         "admitted_at": admitted_at,
