@@ -42,6 +42,8 @@ class KeptAnswer(msgspec.Struct, frozen=True):
     """What it cost when it was made."""
     dropped: bytes = b""
     """Of `x-gateway-dropped-params`."""
+    similarity: float | None = None
+    """It answers another question, which is so much like this one; None: this one."""
 
     @property
     def size(self) -> int:

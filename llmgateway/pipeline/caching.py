@@ -61,8 +61,8 @@ class Caching:
         self._flights = Flights()
         self._hits = HitDesk(gateway)
         self._similar = None if vectors is None else SimilarQuestions(gateway, vectors)
-        self._leads: dict[bytes, bytes] = {}
-        """Tokens by which this process leads, by digest."""
+        self._claimed: set[Flight] = set()
+        """Those for which this process leads among all."""
         self._generations: dict[str, int] = {}
         self._generation = 0
         figures = gateway.telemetry.figures
@@ -84,8 +84,8 @@ class Caching:
 
     def renew_leads(self) -> None:
         """Say to other processes that those who lead here are still there. Called every `RENEW_S`."""
-        for digest, token in self._leads.items():
-            self._store.renew(digest, token)
+        for flight in self._claimed:
+            self._store.renew(flight.digest, flight.claim)
 
     async def complete(self, request: ModelRequest, key: Key, client: Client, presence: Presence) -> None:
         """As `Gateway.complete`."""
@@ -170,13 +170,13 @@ class Caching:
         with self._waiting(visit) as exchange:
             if await self._served(visit, plan, await self._store.find(plan.digest), exchange):
                 return
-            question = await self._question(visit, plan)
-            if question is not None and await self._served_similar(visit, plan, question, exchange):
-                return
             flight = self._flights.of(plan.digest)
             outcome = await self._flights.board(flight)
             if outcome is Standing.LEAD:
-                outcome = await self._claimed(flight, plan)
+                outcome = await self._led(flight, plan)
+            if outcome is Standing.LEAD and self._similar is not None:
+                question, similar = await self._looked_around(visit, plan, flight, self._similar)
+                outcome = similar or outcome
             if isinstance(outcome, KeptAnswer):
                 if await self._served(visit, plan, outcome, exchange):
                     return
@@ -198,44 +198,50 @@ class Caching:
         await self._hits.serve(visit, found, exchange)
         return True
 
-    # Similar questions.
-
-    async def _question(self, visit: Visit, plan: Plan) -> Question | None:
-        """What is asked last, as a vector. None: only the same request is the same question."""
-        if self._similar is None or plan.rule is None or plan.rule.mode != "semantic":
-            return None
-        return await self._similar.question(visit, plan.rule, plan.scope)
-
-    async def _served_similar(self, visit: Visit, plan: Plan, question: Question, exchange: Exchange) -> bool:
-        if self._similar is None or plan.rule is None:
-            return False
-        nearest = await self._similar.nearest(question, plan.rule.similarity)
-        if nearest is None:
-            return False
-        answer = await self._store.find(nearest.digest)
-        if answer is None or not plan.takes(answer) or (found := replay(answer, visit.request)) is None:
-            return False
-        await self._hits.serve(visit, found, exchange, similarity=nearest.similarity)
-        return True
+    async def _looked_around(
+        self, visit: Visit, plan: Plan, flight: Flight, similar: SimilarQuestions
+    ) -> tuple[Question | None, KeptAnswer | None]:
+        """The question as a vector, and the answer of one like it. All who wait get it too."""
+        rule = plan.rule
+        if rule is None or rule.mode != "semantic":
+            return None, None
+        try:
+            question = await similar.question(visit, rule, plan.scope)
+            nearest = None if question is None else await similar.nearest(question, rule.similarity)
+            answer = None if nearest is None else await self._store.find(nearest.digest)
+        except BaseException:
+            self._leave(flight)
+            raise
+        # What is itself only like another question would lead further and further away.
+        if nearest is None or answer is None or not plan.takes(answer) or answer.similarity is not None:
+            return question, None
+        answer = msgspec.structs.replace(answer, similarity=nearest.similarity)
+        self._store.keep(plan.digest, answer, answer.stored_at + plan.ttl_s - self._gateway.clock.time())
+        self._land(flight, answer)
+        return question, answer
 
     # Asking the provider.
 
-    async def _claimed(self, flight: Flight, plan: Plan) -> KeptAnswer | Standing:
+    async def _led(self, flight: Flight, plan: Plan) -> KeptAnswer | Standing:
         """Lead among all processes, or wait for the answer that another one is getting."""
         token, pause_s = secrets.token_bytes(12), POLL_FIRST_S
         try:
-            while (outcome := await self._store.claim(flight.digest, token, plan.youngest)) is Standing.WAIT:
-                await asyncio.sleep(pause_s)
-                pause_s = min(1.5 * pause_s, POLL_MOST_S)
+            while not flight.claim:
+                outcome = await self._store.claim(flight.digest, token, plan.youngest)
+                if outcome is Standing.LEAD:
+                    flight.claim = flight.claim or token
+                    self._claimed.add(flight)
+                elif outcome is not Standing.WAIT:
+                    self._land(flight, outcome)
+                    return outcome
+                else:
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(1.5 * pause_s, POLL_MOST_S)
         except BaseException:
             self._store.release(flight.digest, token, alone=False)
-            self._flights.leave(flight)
+            self._leave(flight)
             raise
-        if outcome is Standing.LEAD:
-            self._leads[flight.digest] = token
-        else:
-            self._flights.land(flight, outcome)
-        return outcome
+        return Standing.LEAD
 
     async def _lead(
         self, visit: Visit, plan: Plan, flight: Flight, *, deadline: float, question: Question | None
@@ -254,8 +260,7 @@ class Caching:
             failed = True
             raise
         finally:
-            self._release(flight.digest, alone=False)
-            self._flights.leave(flight, failed=failed)
+            self._leave(flight, failed=failed)
 
     async def _ask(
         self,
@@ -308,10 +313,15 @@ class Caching:
         return verdict, answer
 
     def _land(self, flight: Flight, outcome: KeptAnswer | Standing) -> None:
-        self._release(flight.digest, alone=outcome is Standing.ALONE)
+        self._release(flight, alone=outcome is Standing.ALONE)
         self._flights.land(flight, outcome)
 
-    def _release(self, digest: bytes, *, alone: bool) -> None:
-        token = self._leads.pop(digest, None)
-        if token is not None:
-            self._store.release(digest, token, alone=alone)
+    def _leave(self, flight: Flight, *, failed: bool = False) -> None:
+        self._flights.leave(flight, failed=failed)
+        if not flight.leaders:
+            self._release(flight, alone=False)
+
+    def _release(self, flight: Flight, *, alone: bool) -> None:
+        if flight.claim and flight in self._claimed:
+            self._claimed.discard(flight)
+            self._store.release(flight.digest, flight.claim, alone=alone)

@@ -20,10 +20,12 @@ Turn = asyncio.Future["KeptAnswer | Standing"]
 class Flight:
     """One question that is being asked. Used from the event loop alone."""
 
-    __slots__ = ("digest", "leaders", "waiting", "width")
+    __slots__ = ("claim", "digest", "leaders", "waiting", "width")
 
     def __init__(self, digest: bytes) -> None:
         self.digest = digest
+        self.claim = b""
+        """The token by which this process leads among all; empty: it does not, or not yet."""
         self.leaders = 0
         self.width = 1
         self.waiting: deque[Turn] = deque()

@@ -52,7 +52,7 @@ class HitDesk:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def serve(self, visit: Visit, found: Replay, exchange: Exchange, *, similarity: float | None = None) -> None:
+    async def serve(self, visit: Visit, found: Replay, exchange: Exchange) -> None:
         """Raises GatewayError: a limit has no room, or the row cannot be written; the client has been told nothing."""
         gateway, request = self._gateway, visit.request
         oversized: list[Limit] = []
@@ -61,6 +61,7 @@ class HitDesk:
         reservation = await self._counted(visit, rules)
         for limit in (*oversized, *(reservation.shadowed if reservation else ())):
             gateway.telemetry.figures.shadow_refusals[limit.scope, limit.name] += 1
+        similarity = found.answer.similarity
         kind = "hit" if similarity is None else "semantic"
         self._record(visit, found.answer, kind, reservation)
         visit.has_begun = True

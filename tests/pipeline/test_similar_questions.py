@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -120,6 +121,37 @@ async def test_the_last_question_of_a_conversation_counts() -> None:
     await answering.chat(saying("Are you well?", "Yes", "Hi"))
 
     assert (await answering.chat(saying("Are you well?", "Yes", "Hello"))).headers["x-gateway-cache"] == "semantic"
+
+
+async def test_many_at_once_need_one_vector() -> None:
+    answering = house(vector(HI), Reply.json(CHAT), vector(HELLO))
+    await answering.chat(saying("Hi"))
+
+    answers = await asyncio.gather(*[answering.chat(saying("Hello there")) for _ in range(50)])
+
+    assert [answer.headers["x-gateway-cache"] for answer in answers] == ["semantic"] * 50
+    assert len(answering.upstream.requests) == 3
+
+
+async def test_asked_again_in_the_other_words_it_needs_no_vector_and_says_what_it_is() -> None:
+    answering = house(vector(HI), Reply.json(CHAT), vector(HELLO))
+    await answering.chat(saying("Hi"))
+    await answering.chat(saying("Hello there"))
+
+    again = await answering.chat(saying("Hello there"))
+
+    assert again.headers["x-gateway-cache-similarity"] == "0.9701"
+    assert len(answering.upstream.requests) == 3
+
+
+async def test_an_answer_found_by_similarity_grows_no_older_than_the_first() -> None:
+    answering = house(vector(HI), Reply.json(CHAT), vector(HELLO), vector(HELLO), Reply.json(CHAT))
+    await answering.chat(saying("Hi"))
+    answering.clock.advance(40)
+    await answering.chat(saying("Hello there"))
+    answering.clock.advance(20)
+
+    assert (await answering.chat(saying("Hello there"))).headers["x-gateway-cache"] == "miss"
 
 
 async def test_a_stream_is_served_too() -> None:
