@@ -107,15 +107,16 @@ def _print_start(worker: Worker) -> None:
 
 
 def _print_changes(worker: Worker) -> None:
-    _say(f"{'change':<26}{'visible':>10}{'longest gap':>14}{'own':>10}{'> 20 ms':>9}{'requests':>10}{'failed':>8}")
+    _say(
+        f"{'change':<26}{'visible':>10}{'longest gap':>14}{'own':>10}{'> 20 ms':>9}{'requests':>10}{'failed':>8}{'memory':>10}"
+    )
     for name, edit in edits().items():
         change = worker.change(name, edit)
         visible = "" if name == NOTHING else f"{change.visible_s:.2f} s"
         _say(
             f"{name:<26}{visible:>10}{change.gap_ms:>11.1f} ms{change.own_gap_ms:>7.1f} ms{change.gaps:>9}"
-            f"{change.requests:>10}{change.failed:>8}"
+            f"{change.requests:>10}{change.failed:>8}{worker.rss_mb():>7.0f} MB"
         )
-    _say(f"memory after it all {worker.rss_mb():.0f} MB")
     _say(f"goals: one key visible in {VISIBLE_WITHIN_S:.0f} s, no gap over {LONGEST_GAP_MS:.0f} ms")
 
 

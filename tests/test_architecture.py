@@ -57,7 +57,7 @@ RULES = (
     ),
     Rule(
         ("llmgateway.pipeline",),
-        ("llmgateway.pipeline", "providers.adapters", "billing.money", "billing.pricing", "billing.windows", "llmgateway.http"),
+        ("llmgateway.pipeline", "providers.adapters", "billing.money", "billing.pricing", "billing.windows", "llmgateway.http", "llmgateway.cel"),
         ("django", "rest_framework"),
     ),
     Rule(

@@ -63,11 +63,12 @@ def load_rules(
     before: Snapshot = NOTHING,
     pause: Callable[[], None],
 ) -> AccessRules:
-    """With `key_ids`, what concerns these keys alone. Budgets that are the same in `before` are taken from there."""
+    """With `key_ids`, what concerns these keys alone. Limits and budgets that are the same in `before` are taken
+    from there."""
     teams = load_teams(problems)
     return AccessRules(
         teams=teams,
-        limits=load_limits(problems, teams, key_ids, pause=pause),
+        limits=load_limits(problems, teams, key_ids, before=before.keys, pause=pause),
         budgets=load_budgets(problems, teams, key_ids, before=before.budgets, pause=pause),
         networks=NetworkCompiler(load_network_lists(problems)),
         ties=load_ties(key_ids, pause=pause),

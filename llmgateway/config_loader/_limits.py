@@ -21,7 +21,7 @@ from llmgateway.config_loader._quotas import (
 from llmgateway.config_loader._values import as_number, as_text, epoch, in_slices
 from llmgateway.limit_terms import limit_name, start_number
 from llmgateway.models import RateLimit
-from llmgateway.pipeline.snapshot import ConfigProblem, Limit
+from llmgateway.pipeline.snapshot import ConfigProblem, Key, KeyDigest, Limit
 from llmgateway.rate_limits import PERIODLESS
 
 METRICS = frozenset(RateLimit.Metric.values)
@@ -69,10 +69,25 @@ def load_limits(
     teams: TeamsById,
     key_ids: Collection[int] | None = None,
     *,
+    before: Mapping[bytes, KeyDigest],
     pause: Callable[[], None],
 ) -> Quotas[Limit]:
-    """Enabled limits of those who ask; with `key_ids`, of no other keys."""
-    return Quotas[Limit].of(_limits(of_callers(key_ids), teams, problems, pause))
+    """Enabled limits of those who ask; with `key_ids`, of no other keys. Those that the keys `before` have the same are
+    taken from there."""
+    found = _limits(of_callers(key_ids), teams, problems, pause)
+    if not before:
+        return Quotas[Limit].of(found)
+    owners = {f"key:{entry.key.id}": entry.key for entry in before.values()}
+    return Quotas[Limit].of(_known(owners.get(limit.owner), limit) for limit in found)
+
+
+def _known(key: Key | None, limit: Limit) -> Limit:
+    """The limit that the key had before, where it is the same: a hundred thousand keys' would not fit in memory twice."""
+    if key is not None:
+        for was in key.limits:
+            if was == limit:
+                return was
+    return limit
 
 
 def load_place_limits(problems: list[ConfigProblem]) -> PlaceQuotas[Limit]:

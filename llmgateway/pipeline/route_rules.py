@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import cel
+from llmgateway.cel import cel
 
 
 class FallbackCause(enum.StrEnum):

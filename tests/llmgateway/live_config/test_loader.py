@@ -193,6 +193,17 @@ class TestQuotas:
         assert changed == {world.strict.name}
         assert all(rule is before.budgets[row_id] for row_id, rule in after.budgets.items())
 
+    def test_the_limits_of_a_key_that_is_read_again_are_not_there_twice(self, world: World) -> None:
+        RateLimit.objects.create(key=world.strict, metric="tokens", per="day", amount=5)
+        before = load_snapshot()
+        RateLimit.objects.filter(key=world.strict, metric="requests").update(amount=77)
+
+        was, now = key_of(before, world.strict).limits, key_of(load_snapshot(before=before), world.strict).limits
+
+        assert [limit.amount for limit in now if limit not in was] == [77]
+        assert [limit for limit in now if limit.metric == "tokens"][0] in was
+        assert all(limit is was[was.index(limit)] for limit in now if limit in was and limit.owner.startswith("key:"))
+
     def test_disabled_rules_do_not_bind(self, world: World) -> None:
         RateLimit.objects.update(enabled=False)
         Budget.objects.update(enabled=False)
