@@ -201,7 +201,7 @@ class TestQuotas:
         was, now = key_of(before, world.strict).limits, key_of(load_snapshot(before=before), world.strict).limits
 
         assert [limit.amount for limit in now if limit not in was] == [77]
-        assert [limit for limit in now if limit.metric == "tokens"][0] in was
+        assert next(limit for limit in now if limit.metric == "tokens") in was
         assert all(limit is was[was.index(limit)] for limit in now if limit in was and limit.owner.startswith("key:"))
 
     def test_disabled_rules_do_not_bind(self, world: World) -> None:
