@@ -19,6 +19,7 @@ from providers.adapters.base import Adapter
 from providers.adapters.registry import adapter_names, api_key_variables, get_adapter
 from providers.catalogue import apply_catalogue_updates, catalogue_updates
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
+from providers.task_seeding import seed_tasks
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -46,6 +47,7 @@ def seed_from_environment() -> list[Seeded]:
     with acting_as(source="first start"):
         found = [_seed(get_adapter(name)) for name in sorted(adapter_names() - RESERVED_NAMES)]
         if any(found):
+            seed_tasks(get_adapter(seeded.provider) for seeded in found if seeded is not None)
             apply_catalogue_updates(catalogue_updates())
     return [seeded for seeded in found if seeded is not None]
 

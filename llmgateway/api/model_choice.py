@@ -77,7 +77,7 @@ class Choices:
     def _any(self) -> Choice:
         """The alias that is there to decide, else the first that can chat."""
         deciding = next((alias for alias in self._aliases if alias.name == AUTO), None)
-        found = deciding or next((alias for alias in self._aliases if self._chats(alias.deployments)), None)
+        found = deciding or _usual_first([alias for alias in self._aliases if self._chats(alias.deployments)])
         if found is None:
             raise _unknown("No model that can answer questions is set up for this key.", "model")
         return Choice(found.name, found.name)
@@ -85,9 +85,15 @@ class Choices:
     def _made_by(self, word: str) -> Choice:
         if word in self._snapshot.vendor_models:
             return Choice(word, self._snapshot.vendor_models[word])
-        for alias in self._aliases:
-            if self._chats(alias.deployments) and all(each.adapter.vendor == word for each in alias.deployments):
-                return Choice(word, alias.name)
+        found = _usual_first(
+            [
+                alias
+                for alias in self._aliases
+                if self._chats(alias.deployments) and all(each.adapter.vendor == word for each in alias.deployments)
+            ]
+        )
+        if found is not None:
+            return Choice(word, found.name)
         for deployment in self.deployments():
             if deployment.adapter.vendor == word and self._chats((deployment,)):
                 return self._natively(word, deployment)
@@ -136,6 +142,15 @@ class Choices:
 
     def _chats(self, deployments: Sequence[Deployment]) -> bool:
         return any(chats(deployment) for deployment in deployments)
+
+
+def _usual_first(aliases: Sequence[Alias]) -> Alias | None:
+    """The first that leads to a model which its adapter knows to be of use for most; else the first."""
+
+    def is_usual(alias: Alias) -> bool:
+        return any(each.model == each.adapter.trial_model for each in alias.deployments)
+
+    return next((alias for alias in aliases if is_usual(alias)), aliases[0] if aliases else None)
 
 
 def chats(deployment: Deployment) -> bool:

@@ -16,6 +16,7 @@ class Anthropic(Adapter):
     name = "anthropic"
     keeps_natively = frozenset({"files", "messages/batches", "skills"})
     vendor = "claude"
+    task_type = "summarization"
     trial_model = "claude-haiku-4-5"
     base_url = "https://api.anthropic.com/v1"
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT})

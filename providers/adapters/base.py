@@ -31,6 +31,8 @@ class Adapter:
     """OpenTelemetry's `gen_ai.provider.name`; empty: the same as `name`."""
     vendor: ClassVar[str] = ""
     """The word for its models in the simple API, where callers name no model but who made it; empty: there is none."""
+    task_type: ClassVar[str] = ""
+    """The kind of task that it is asked for when the gateway starts first, until somebody decides otherwise."""
     operations: ClassVar[frozenset[Operation]]
     api_key_variables: ClassVar[tuple[str, ...]] = ()
     """Environment variables that hold a key. Empty: `<NAME>_API_KEY`."""
@@ -49,7 +51,7 @@ class Adapter:
     keeps_natively: ClassVar[frozenset[str]] = frozenset()
     """What it keeps in forms of its own: the segments of paths behind which an id stands, such as `messages/batches`."""
     trial_model: ClassVar[str] = ""
-    """A cheap model with tools, for `./gateway test --live`; empty: whoever tries it names one."""
+    """A cheap model with tools, for `./gateway test --live` and the simple API; empty: whoever tries it names one."""
     max_image_tokens: ClassVar[int] = 50_000
     """The most that one image can count, on any model."""
     hidden_input_tokens: ClassVar[int] = 0

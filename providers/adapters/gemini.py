@@ -25,6 +25,7 @@ class Gemini(Adapter):
     name = "gemini"
     keeps_natively = frozenset({"batches", "cachedContents", "corpora", "files", "fileSearchStores", "tunedModels"})
     vendor = "gemini"
+    task_type = "sentiment_analysis"
     trial_model = "gemini-2.5-flash-lite"
     base_url = "https://generativelanguage.googleapis.com/v1beta"
     provider_name = "gcp.gemini"

@@ -11,6 +11,7 @@ from providers.adapters.types import Operation
 class Mistral(OpenAICompatible):
     name = "mistral"
     vendor = "mistral"
+    task_type = "question_answering"
     trial_model = "mistral-small-latest"
     keeps = frozenset({"files", "fine_tuning"})
     keeps_natively = frozenset({"agents", "batch/jobs", "conversations", "libraries"})

@@ -9,6 +9,7 @@ from providers.adapters.types import Operation
 class OpenAI(OpenAICompatible):
     name = "openai"
     vendor = "openai"
+    task_type = "text_generation"
     trial_model = "gpt-4o-mini"
     base_url = "https://api.openai.com/v1"
     chars_per_token = 5.0

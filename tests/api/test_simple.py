@@ -8,6 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import cel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from billing.money import usd
 from billing.pricing import cost
 from billing.windows import load_zone
 from llmgateway.http import httpx
-from llmgateway.pipeline.route_rules import Fallback, HedgeRule
+from llmgateway.pipeline.route_rules import Fallback, HedgeRule, RoutingRule
 from llmgateway.pipeline.snapshot import BudgetRule, Deployment, Retries, Snapshot
 from providers.adapters.registry import get_adapter, vendors
 from providers.adapters.types import Usage
@@ -209,6 +210,35 @@ async def test_without_a_model_the_alias_auto_decides_and_is_told_the_task() -> 
     answer = (await house(Reply.json(CHAT), shot=shot).post("/api/query", {"query": "a"})).json()
 
     assert answer["model"] == "auto"
+
+
+@pytest.mark.parametrize("said", ["field", "header"])
+async def test_the_kind_of_task_decides_by_the_rules_of_auto(said: str) -> None:
+    when = 'request.task_type == "summarization"'
+    rules = (RoutingRule("summaries", when, "short", cel.compile(when)),)
+    shot = snapshot(
+        alias("short", deployment("short", 2)), replace(alias("auto", deployment()), rules=rules), retries=ONCE
+    )
+    place = house(Reply.json(CHAT), Reply.json(CHAT), shot=shot)
+    fields = {"query": "a", "task_type": "summarization"} if said == "field" else {"query": "a"}
+    headers = {} if said == "field" else {"x_gateway_task_type": "summarization"}
+
+    summary = (await place.post("/api/query", fields, **headers)).json()
+    other = (await place.post("/api/query", {"query": "a", "task_type": "text_generation"})).json()
+
+    assert [summary["provider"], other["provider"]] == ["provider-short", "provider-main"]
+    assert "original_model" not in summary
+
+
+async def test_the_usual_model_of_a_vendor_comes_before_its_first() -> None:
+    old = made_by("openai", 2)
+    usual = deployment("usual", 3, adapter=get_adapter("openai"), model=get_adapter("openai").trial_model)
+    place = house(Reply.json(CHAT), Reply.json(CHAT), shot=several(old, usual))
+
+    named = (await place.post("/api/query", {"query": "a", "model": "openai"})).json()
+    unnamed = (await place.post("/api/query", {"query": "a"})).json()
+
+    assert {named["model_version"], unnamed["model_version"]} == {usual.model}
 
 
 async def test_an_exact_version_is_asked_for_and_never_replaced() -> None:

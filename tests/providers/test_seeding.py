@@ -10,6 +10,7 @@ from auditlog.models import LogEntry
 from billing.models import Price
 from llmgateway import conf as conf_module
 from llmgateway.conf import Conf
+from llmgateway.models import GatewaySettings
 from providers.adapters.registry import adapter_names, api_key_variables, get_adapter
 from providers.models import Credential, Deployment, ModelAlias, Provider
 from providers.seeding import seed_from_environment
@@ -58,7 +59,7 @@ def test_each_documented_variable_becomes_a_provider_with_its_models(
     assert target.deployment is not None
     assert (target.deployment.model, target.deployment.credential) == (model, credential)
     assert Price.objects.filter(provider=row, model=model, input__gt=0, output__gt=0).exists()
-    assert seeded[0].models == Deployment.objects.count() == ModelAlias.objects.count() > 5
+    assert seeded[0].models == Deployment.objects.count() == ModelAlias.objects.exclude(name="auto").count() > 5
 
 
 def test_every_seeded_model_has_a_price(environment: Environment) -> None:
@@ -100,7 +101,7 @@ def test_two_providers_with_a_model_of_one_name_get_an_alias_each(environment: E
 
     seed_from_environment()
 
-    assert Deployment.objects.count() == ModelAlias.objects.count()
+    assert Deployment.objects.count() == ModelAlias.objects.exclude(name="auto").count()
     assert not ModelAlias.objects.filter(targets=None).exists()
 
 
@@ -127,3 +128,30 @@ def test_the_rows_are_recorded_as_of_the_first_start(environment: Environment) -
 
     entry = LogEntry.objects.get_for_object(Provider.objects.get()).get()
     assert entry.additional_data["source"] == "first start"
+
+
+def test_kinds_of_task_and_words_for_vendors_lead_to_usual_models(environment: Environment) -> None:
+    environment(GROQ_API_KEY="sk-x", MISTRAL_API_KEY="sk-x", OPENAI_API_KEY="sk-x", ANTHROPIC_API_KEY="sk-x")
+
+    seed_from_environment()
+
+    auto = ModelAlias.objects.get(name="auto")
+    assert GatewaySettings.objects.get().vendor_models == {
+        "openai": "gpt-4o-mini", "claude": "claude-haiku-4-5", "mistral": "mistral-small-latest"
+    }  # fmt: skip
+    assert {rule.when: rule.use.name for rule in auto.rules.all()} == {
+        'request.task_type == "text_generation"': "gpt-4o-mini",
+        'request.task_type == "summarization"': "claude-haiku-4-5",
+        'request.task_type == "question_answering"': "mistral-small-latest",
+    }
+    targets = [target.deployment.model for target in auto.targets.all() if target.deployment]
+    assert targets == ["gpt-4o-mini", "claude-haiku-4-5", "mistral-small-latest"]
+
+
+def test_without_any_of_these_vendors_nothing_decides(environment: Environment) -> None:
+    environment(GROQ_API_KEY="sk-x")
+
+    seed_from_environment()
+
+    assert not ModelAlias.objects.filter(name="auto").exists()
+    assert not GatewaySettings.objects.exclude(vendor_models={}).exists()
