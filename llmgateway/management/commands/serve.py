@@ -25,6 +25,8 @@ from llmgateway.management.preparation import (
 )
 from llmgateway.setting_sources import changed_settings
 
+UNSENT_BYTES = 128 * 1024
+
 
 class GatewayServer(uvicorn.Server):
     """uvicorn that says when it is ready, and turns readiness off before it stops accepting connections."""
@@ -36,6 +38,9 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
+            for server in self.servers:
+                for listener in server.sockets:
+                    _keep_little_unsent(listener.fileno())
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -46,6 +51,13 @@ class GatewayServer(uvicorn.Server):
         super().handle_exit(sig, frame)
         # uvicorn raises captured signals again when it is done, which would end us by a signal after a clean stop.
         self._captured_signals.clear()
+
+
+def _keep_little_unsent(listener: int) -> None:
+    """Of each answer the kernel holds no more than this; what a client does not read would fill megabytes for each."""
+    with socket.socket(fileno=os.dup(listener)) as plug:
+        if hasattr(socket, "TCP_NOTSENT_LOWAT") and plug.family in {socket.AF_INET, socket.AF_INET6}:
+            plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 class Command(BaseCommand):
