@@ -5,7 +5,6 @@ time is over.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -117,32 +116,47 @@ class Attempts:
         retries = _retries(call, candidates[0], self._gateway.snapshot.retries)
         last: Failure | None = None
         ready, later = list(candidates), list[tuple[float, Deployment]]()
-        for rounds in itertools.count():
+        out, patience = list[Deployment](), _Patience(self._gateway.snapshot.circuit.wait_s)
+        rounds = 0
+        while True:
             call.retry = rounds
             while ready and (last is None or self._may_go_on(call)):
                 deployment = ready.pop(0)
-                if not await self._may_ask(call, deployment):
+                if not await self._may_ask(call, deployment, out):
                     continue
                 result = await self._attempt(call, deployment, ready)
                 if isinstance(result, Answer):
                     return result
-                for failure in result:
-                    last = failure
-                    if not failure.worth_another_target:
-                        return failure
-                    if failure.worth_a_retry and (failure.retry_after_s or 0.0) <= retries.max_ms / 1000:
-                        later.append((failure.retry_after_s or 0.0, failure.deployment))
-            if last is None:
-                call.withdraw_attempt()
-                raise self._gateway.health.refusal(call.alias.name, candidates)
+                last = next((each for each in result if not each.worth_another_target), result[-1])
+                if not last.worth_another_target:
+                    return last
+                later += _worth_a_retry(result, retries)
             pause_s = self._pause_s(call, retries, rounds, later)
             if pause_s is None:
+                if await self._is_back(call, out, patience):
+                    ready, out = out, []
+                    continue
+                if last is None:
+                    call.withdraw_attempt()
+                    raise self._gateway.health.refusal(call.alias.name, candidates)
                 return last
+            rounds += 1
             call.exchange.wait(call.now(), pause_s + 1)
             await asyncio.sleep(pause_s)
-            ready = [deployment for asked_s, deployment in later if asked_s <= pause_s]
+            ready = [*out, *[deployment for asked_s, deployment in later if asked_s <= pause_s]]
+            out = []
             later = [(asked_s - pause_s, deployment) for asked_s, deployment in later if asked_s > pause_s]
-        raise AssertionError("counting never ends")
+
+    async def _is_back(self, call: Call, out: list[Deployment], patience: _Patience) -> bool:
+        """Wait until one of those that were left alone may be asked; False: none may in time.
+
+        Where other aliases stand in, nobody waits.
+        """
+        if not out or call.reached.fallbacks or not self._may_go_on(call):
+            return False
+        left_s = min(patience.left_s(), call.exchange.left_s(call.now()))
+        call.exchange.wait(call.now(), left_s + 1)
+        return await self._gateway.health.wait_for_any(out, left_s)
 
     def _pause_s(
         self, call: Call, retries: Retries, rounds: int, later: list[tuple[float, Deployment]]
@@ -153,10 +167,11 @@ class Attempts:
         pause_s = max(backoff_s(retries, rounds + 1), min([asked_s for asked_s, _ in later]))
         return pause_s if pause_s < call.exchange.left_s(call.now()) else None
 
-    async def _may_ask(self, call: Call, deployment: Deployment) -> bool:
-        """Whether a deployment is well enough and has room; its counters are taken then."""
+    async def _may_ask(self, call: Call, deployment: Deployment, out: list[Deployment]) -> bool:
+        """Whether a deployment is well enough and has room; its counters are taken then. `out` gets those left alone."""
         health, bypass = self._gateway.health, call.key.may_bypass_health and call.request.bypass_health
         if not health.claim(deployment, bypass=bypass):
+            out.append(deployment)
             return False
         if deployment is call.admission.deployment or await self._moved(call, deployment):
             return True
@@ -179,7 +194,11 @@ class Attempts:
         gateway = self._gateway
         if not call.running or call.progress.deployment is not deployment:
             call.withdraw_attempt()
-            gateway.ledger.attempt(call.request.id, call.begin_attempt(deployment))
+            try:
+                gateway.ledger.attempt(call.request.id, call.begin_attempt(deployment))
+            except BaseException:
+                gateway.health.release(deployment)
+                raise
             gateway.telemetry.figures.retries += call.retry > 0
         after_s = self._hedging.after_s(call, deployment) if others else None
         result: Answer | Failure
@@ -201,7 +220,7 @@ class Attempts:
         if isinstance(result, Answer):
             self._note_answer(call, result)
             return result
-        self._note_failure(result)
+        self._note_failure(call, result)
         call.end_attempt(result.status, result.label, spent=result.spent)
         return (result,) if also is None else (result, also)
 
@@ -212,7 +231,10 @@ class Attempts:
         if answer.rest is not None or call.request.dialect.operation is Operation.EMBEDDINGS:
             self._gateway.traffic.first_token(deployment, call.now() - call.progress.attempt_started)
 
-    def _note_failure(self, failure: Failure) -> None:
+    def _note_failure(self, call: Call, failure: Failure) -> None:
+        if failure.cause is FailureCause.TIMEOUT and call.is_impatient:
+            self._gateway.health.release(failure.deployment)
+            return
         self._gateway.health.record(
             failure.deployment,
             ok=not failure.blames_provider,
@@ -221,6 +243,26 @@ class Attempts:
         )
         if failure.blames_provider:
             self._gateway.traffic.failed(failure.deployment)
+
+
+def _worth_a_retry(failures: tuple[Failure, ...], retries: Retries) -> list[tuple[float, Deployment]]:
+    """Those of whom another answer can be hoped for soon enough, and after how many seconds at the least."""
+    asked = [(failure.retry_after_s or 0.0, failure) for failure in failures if failure.worth_a_retry]
+    return [(asked_s, failure.deployment) for asked_s, failure in asked if asked_s <= retries.max_ms / 1000]
+
+
+class _Patience:
+    """How long one request waits in all for targets that are left alone."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until: float | None = None
+
+    def left_s(self) -> float:
+        """From the first call on the time runs."""
+        now = asyncio.get_running_loop().time()
+        self._until = self._until or now + self._seconds
+        return self._until - now
 
 
 def _retries(call: Call, first: Deployment, retries: Retries) -> Retries:

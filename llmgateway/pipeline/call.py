@@ -130,6 +130,11 @@ class Call:
         return self._lost_pico_usd > 0
 
     @property
+    def is_impatient(self) -> bool:
+        """The time that the caller itself has set is over, which may be less than any target needs."""
+        return self.request.timeout_s is not None and self.exchange.is_over
+
+    @property
     def reservation(self) -> Reservation:
         return self.admission.reservation
 

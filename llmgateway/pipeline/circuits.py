@@ -40,6 +40,8 @@ class Opening(msgspec.Struct, frozen=True):
     """How often it has been opened since it was closed: each time for longer."""
     kind: str
     """Of the failure that opened it, in one word."""
+    needs_trial: bool = True
+    """False: the provider has said itself when to come back, so it closes then."""
 
 
 class Circuit:
@@ -61,9 +63,12 @@ class Circuit:
         self._latest: deque[bool] = deque()
 
     def state(self, now: float) -> CircuitState:
-        if self.opening is None:
+        opening = self.opening
+        if opening is None:
             return CircuitState.CLOSED
-        return CircuitState.OPEN if now < self.opening.until else CircuitState.HALF_OPEN
+        if now < opening.until:
+            return CircuitState.OPEN
+        return CircuitState.HALF_OPEN if opening.needs_trial else CircuitState.CLOSED
 
     def is_trying(self, now: float) -> bool:
         return now < self.trial_until
@@ -82,6 +87,7 @@ class Circuit:
     def fail(self, rules: CircuitRules, now: float, kind: str, retry_after_s: float | None = None) -> bool:
         """Note a failure. True: it has opened the circuit, or has opened it again."""
         self.kind = kind
+        self.expire(now)
         if self.opening is not None:
             if now < self.opening.until:
                 return False
@@ -97,12 +103,18 @@ class Circuit:
 
     def succeed(self, rules: CircuitRules, now: float) -> bool:
         """Note that it works. True: that has closed the circuit."""
+        self.expire(now)
         if self.opening is None:
             self._note(rules, ok=True)
             self._forget_before(now - rules.window_s)
             return False
         self.close(now)
         return True
+
+    def expire(self, now: float) -> None:
+        """Close it, if nobody has to try it first."""
+        if self.opening is not None and self.state(now) is CircuitState.CLOSED:
+            self.close(self.opening.until)
 
     def close(self, now: float) -> None:
         self.opening = None
@@ -122,10 +134,9 @@ class Circuit:
 
     def _open(self, rules: CircuitRules, now: float, kind: str, retry_after_s: float | None, *, times: int) -> None:
         longest = max(rules.open_s, LONGEST_OPEN_S)
-        wait_s = min(longest, rules.open_s * 2.0 ** min(times - 1, 20))
-        if kind == ErrorKind.RATE_LIMITED and retry_after_s:
-            wait_s = min(longest, retry_after_s)
-        self.opening = Opening(now, now + wait_s, times, kind)
+        wait_s = rules.open_s * 2.0 ** min(times - 1, 20)
+        told = retry_after_s if kind == ErrorKind.RATE_LIMITED else None
+        self.opening = Opening(now, now + min(longest, told or wait_s), times, kind, needs_trial=not told)
         self.trial_until = 0.0
         self.changed_at = now
 

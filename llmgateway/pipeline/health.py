@@ -246,7 +246,7 @@ class Health:
             state = "draining"
         elif probe is not None and not probe.healthy:
             state, retry_at = "unhealthy", probe.back_at or None
-        elif circuit is not None and circuit.opening is not None:
+        elif circuit is not None and circuit.opening is not None and circuit.state(now) is not CircuitState.CLOSED:
             state, retry_at = circuit.state(now).value, circuit.opening.until
         return Standing(
             state,
@@ -351,7 +351,12 @@ class Health:
         if circuit is None or circuit.opening is None:
             return True
         now = self._clock.time()
-        if circuit.state(now) is CircuitState.OPEN or circuit.is_trying(now):
+        state = circuit.state(now)
+        if state is CircuitState.CLOSED:
+            circuit.expire(now)
+            self._note(number)
+            return True
+        if state is CircuitState.OPEN or circuit.is_trying(now):
             return False
         return self.sharing.may_try(number)
 

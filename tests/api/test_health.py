@@ -118,6 +118,49 @@ async def test_many_that_wait_are_all_answered_once_one_has_succeeded() -> None:
     assert [answer.status_code for answer in answers] == [200] * 50
 
 
+async def test_who_was_admitted_waits_too_when_another_was_quicker_to_try() -> None:
+    home = house(FAILED, replace(FINE, delay_s=0.05), FINE, wait_s=5.0)
+    await home.chat()
+    home.clock.advance(30)
+    admit = home.gateway.desk.admit
+
+    async def admit_slowly(*arguments: Any) -> Any:
+        await asyncio.sleep(0.01)  # As with counters in Redis: others go on meanwhile.
+        return await admit(*arguments)
+
+    home.gateway.desk.admit = admit_slowly  # type: ignore[assignment,method-assign]
+
+    answers = await asyncio.gather(home.chat(), home.chat())
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert len(home.upstream.requests) == 3
+    assert answers[1].headers["x-gateway-attempts"] == "1"
+
+
+async def test_all_that_were_limited_go_on_when_the_provider_said_that_they_may() -> None:
+    limited = replace(Reply.json({"error": {"message": "slow"}}, status=429, retry_after="0.05"), delay_s=0.01)
+    home = house(*[limited] * 3, *[FINE] * 3, who=key(), wait_s=0.01)
+    home.gateway.snapshot = replace(home.snapshot, aliases={"gpt": alias("gpt", A)})  # With retries.
+    asking = [asyncio.create_task(home.chat()) for _ in range(3)]
+    await asyncio.sleep(0.03)
+    assert home.gateway.health.state_of(A).state == "open"
+    home.clock.advance(0.05)
+
+    assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200, 200, 200]
+
+
+@pytest.mark.parametrize(("timeout_ms", "state"), [("10", "healthy"), ("", "open")])
+async def test_a_caller_that_would_not_wait_opens_no_circuit(timeout_ms: str, state: str) -> None:
+    home = house(replace(FINE, delay_s=0.2))
+    asking = asyncio.create_task(home.chat(x_request_timeout_ms=timeout_ms))
+    await asyncio.sleep(0.01)
+    home.clock.advance(601)
+    home.gateway.exchanges.tick()
+
+    assert (await asking).status_code == 504
+    assert home.gateway.health.state_of(A).state == state
+
+
 async def test_whoever_leaves_while_waiting_is_gone_at_once() -> None:
     home = house(FAILED, replace(FINE, delay_s=0.3), wait_s=30.0)
     await home.chat()

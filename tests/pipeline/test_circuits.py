@@ -76,6 +76,17 @@ def test_a_rate_limit_opens_it_for_as_long_as_the_provider_asks(asked_s: float, 
     assert circuit.fail(RULES, 1000.0, "rate_limited", asked_s)
     assert circuit.opening is not None
     assert circuit.opening.until == 1000.0 + open_s
+    assert circuit.state(1000.0 + open_s - 0.1) is CircuitState.OPEN
+    assert circuit.state(1000.0 + open_s) is CircuitState.CLOSED  # Nobody has to try it: the provider said so.
+
+
+def test_another_rate_limit_afterwards_opens_it_again() -> None:
+    circuit = Circuit()
+    circuit.fail(RULES, 1000.0, "rate_limited", 5.0)
+
+    assert circuit.fail(RULES, 1006.0, "rate_limited", 7.0)
+    assert circuit.opening is not None
+    assert (circuit.opening.until, circuit.opening.times) == (1013.0, 1)
 
 
 def test_a_rate_limit_without_a_time_is_a_failure_like_others() -> None:
