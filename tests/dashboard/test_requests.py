@@ -118,3 +118,13 @@ def test_what_clients_sent_is_shown_as_text(bob: Client, cast: Cast) -> None:
 
     for path in ("/teams/platform/", "/requests/?team=platform", "/requests/r1/"):
         assert b"<script>alert" not in bob.get(path).content
+
+
+def test_a_kept_answer_says_so_and_what_it_saved(bob: Client, cast: Cast) -> None:
+    kept = {"provider": "", "deployment": "", "model": "gpt-5", "cache": "hit", "saved_pico_usd": 20_000_000_000}
+    save([row(NOON, id="r1", team_id=cast.platform.id, attempts=[], cost_pico_usd=0, **kept)])
+
+    page = bob.get("/requests/r1/").content.decode()
+
+    assert "kept answer of gpt-5, which saved $0.02" in page
+    assert "nobody" not in page
