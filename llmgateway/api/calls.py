@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from llmgateway.api.commenting import CommentingResponder
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, requested_timeout_s, require_json
-from llmgateway.api.responses import DisconnectWatch
+from llmgateway.api.responses import DisconnectWatch, Responder
 from llmgateway.pipeline.errors import BadRequestError
 from llmgateway.pipeline.gateway import Gateway
-from llmgateway.pipeline.requests import ModelRequest, Verbatim
+from llmgateway.pipeline.requests import ModelRequest, Trailer, Verbatim
 from providers.adapters.body import RequestHead
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.errors import MalformedBodyError
@@ -66,6 +67,7 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
         bypass_health=inbound.bypass_health,
         session=inbound.session,
         task_type=inbound.task_type,
+        trailer=_trailer(exchange),
     )
     if dialect.refers_to_kept:
         try:
@@ -77,6 +79,15 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
         await gateway.complete(request, key, exchange.responder, watch)
     finally:
         watch.stop()
+
+
+def _trailer(exchange: HttpExchange) -> Trailer | None:
+    """What is told behind a stream of events, if the caller asks for it; lists and other formats have no room for it."""
+    if not exchange.inbound.usage_comment or type(exchange.responder) is not Responder:
+        return None
+    trailer = Trailer()
+    exchange.responder = CommentingResponder(exchange.responder, trailer)
+    return trailer
 
 
 def parse_head(dialect: Dialect, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:

@@ -64,6 +64,8 @@ class Inbound(msgspec.Struct):
     """`x-gateway-bypass-health: true`: send it where others are not sent at present, if its key may ask for that."""
     session: str = ""
     """`x-gateway-session-id`: which requests belong together, for aliases that send them to the same target."""
+    usage_comment: bool = False
+    """`x-gateway-usage-comment: true`: end a stream with a comment on what it used and cost."""
     task_type: str = ""
     """`x-gateway-task-type`: what kind of task it is, for rules of aliases."""
     cache: str = ""
@@ -126,6 +128,8 @@ def _note_own(inbound: Inbound, name: bytes, value: bytes) -> None:
         inbound.cache = value.strip().lower().decode("utf-8", "replace")[:40]
     elif name == b"x-gateway-session-id":
         inbound.session = value.strip().decode("utf-8", "replace")[:200]
+    elif name == b"x-gateway-usage-comment":
+        inbound.usage_comment = value.strip().lower() in {b"true", b"1"}
     elif name == b"x-gateway-task-type":
         inbound.task_type = value.strip().decode("utf-8", "replace")[:200]
 

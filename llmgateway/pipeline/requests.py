@@ -87,6 +87,16 @@ class Spending(msgspec.Struct, frozen=True):
     """Tokens that the caller expects; by them it is decided whether the request is sent at all."""
 
 
+class Trailer:
+    """What is known of a stream when it has ended, for callers who want to hear it then."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        self.lines: HeaderLines = b""
+        """Those that a whole answer has among its headers."""
+
+
 class ModelRequest(msgspec.Struct, frozen=True):
     """One call of a model. The body stays the caller's bytes; `head` is the little that decisions need."""
 
@@ -132,6 +142,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     """Which requests belong together, where the caller says so."""
     bypass_health: bool = False
     """It is to be sent where others are not at present, if its key may."""
+    trailer: Trailer | None = None
+    """None: nobody wants to hear it."""
     spending: Spending | None = None
     """What the caller would pay for it at most."""
 

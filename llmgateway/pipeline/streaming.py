@@ -93,6 +93,8 @@ async def _deliver_stream(
         _settle_stream(call, scanner, error_type)
         if error_type and not _can_tell(call):
             return  # Without its end: the client must not take half of the sound for all of it.
+        if call.request.trailer is not None:
+            call.request.trailer.lines = usage_lines(call)
         await client.send(last, more=False)
     except BaseException:
         if isinstance(rest, Unbroken) and call.client_left and not call.settled:

@@ -5,6 +5,9 @@
   const KEPT = "gateway-key";
   const TASK = "task:";
   const DECIDING = "auto";
+  // How a stream says behind its last event what it cost, and how the gateway says that it has not asked anybody.
+  const COST = ": x-gateway-cost-usd: ";
+  const FROM_CACHE = ["hit", "semantic"];
   const $ = (id) => document.getElementById(id);
   const part = (root, name) => root.querySelector(`[data-of=${name}]`);
   let key = sessionStorage.getItem(KEPT) || "";
@@ -165,7 +168,9 @@
 
   const read = async (answer, began) => {
     let usage = null;
+    let cost = null;
     for await (const line of lines(answer.body)) {
+      if (line.startsWith(COST)) cost = line.slice(COST.length);
       if (!line.startsWith("data:") || line.endsWith("[DONE]")) continue;
       const event = JSON.parse(line.slice(5));
       if (event.error) throw new Refusal(`${event.error.message} Send it again.`);
@@ -175,30 +180,19 @@
       if (!$("answer").textContent) set("first", took(performance.now() - began));
       $("answer").append(text);
     }
-    return usage;
-  };
-
-  // Streams do not say what they cost: the price of their tokens is asked for, by the function of the bill.
-  const showCost = async (model, usage) => {
-    const body = { model, input_tokens: usage.prompt_tokens, expected_response_tokens: usage.completion_tokens };
-    try {
-      const { priced, estimated_cost_usd: cost } = await (await ask("/v1/gateway/cost-estimate", { body })).json();
-      set("cost", priced ? dollars(cost) : "no price");
-    } catch {
-      set("cost", "–");
-    }
+    return { usage, cost };
   };
 
   const stream = async (model, task, query, signal) => {
     const began = performance.now();
     const body = { model, stream: true, stream_options: { include_usage: true }, messages: [{ role: "user", content: query }] };
-    const answer = await ask("/v1/chat/completions", { body, signal, headers: task ? { "x-gateway-task-type": task } : {} });
+    const headers = { "x-gateway-usage-comment": "true", ...(task ? { "x-gateway-task-type": task } : {}) };
+    const answer = await ask("/v1/chat/completions", { body, signal, headers });
     showHead(answer.headers);
-    const usage = await read(answer, began);
+    const { usage, cost } = await read(answer, began);
     set("duration", took(performance.now() - began));
-    if (!usage) return;
-    showTokens(usage.prompt_tokens, usage.completion_tokens);
-    await showCost(model, usage);
+    set("cost", FROM_CACHE.includes(answer.headers.get("x-gateway-cache")) ? "$0" : dollars(cost));
+    if (usage) showTokens(usage.prompt_tokens, usage.completion_tokens);
   };
 
   // Without an alias that decides, the gateway chooses, and answers as a whole.

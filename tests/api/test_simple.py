@@ -503,6 +503,35 @@ async def test_a_client_that_leaves_ends_all_of_them() -> None:
     assert place.ledger.running == set()
 
 
+EVENTS = (
+    b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\n',
+    b'data: {"model":"m","choices":[],"usage":{"prompt_tokens":11,"completion_tokens":5,"total_tokens":16}}\n\n',
+    b"data: [DONE]\n\n",
+)
+
+
+async def test_a_stream_tells_what_it_cost_behind_its_end_if_asked() -> None:
+    place = house(Reply.events(*EVENTS), Reply.events(*EVENTS))
+    asked = {"stream": True, "stream_options": {"include_usage": True}}
+
+    told = await place.chat(asked, x_gateway_usage_comment="true")
+    silent = await place.chat(asked)
+
+    assert silent.content == b"".join(EVENTS)
+    comments = told.content.removeprefix(silent.content).decode().splitlines()
+    assert ": x-gateway-cost-usd: 0.000000000072" in comments
+    assert ": x-llm-total-tokens: 16" in comments
+    assert all(not line or line.startswith(":") for line in comments)
+
+
+async def test_an_answer_that_is_no_stream_has_its_cost_in_headers_alone() -> None:
+    response = await house(Reply.json(CHAT)).chat({}, x_gateway_usage_comment="true")
+
+    assert (response.json()["novel_field"], response.headers["x-gateway-cost-usd"]) == (
+        {"kept": True}, "0.000000000072"
+    )  # fmt: skip
+
+
 async def test_status_tells_each_word_for_this_key() -> None:
     shot = several(made_by("openai", 3), deployment("broken", 4, adapter=get_adapter("mistral"), problem="no key"))
 
