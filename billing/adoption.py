@@ -111,6 +111,7 @@ def interrupted(request: OpenRequest) -> Record:
     attempts = [_attempt(attempt, cost) for attempt, cost in zip(request.attempts, costs, strict=True)]
     return record | {
         **{name: last.get(name) for name in _TARGET},
+        "via": last.get("via", ""),
         "priced": last.get("input_price") is not None and not last.get("default_price"),
         "default_price": bool(last.get("default_price")),
         "input": opened["input_estimate"],

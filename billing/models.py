@@ -321,6 +321,12 @@ class UsageRecord(models.Model):
         default="",
         help_text="The request that this mirrors. Its answer went to nobody.",
     )
+    via = models.CharField(
+        max_length=2010,
+        blank=True,
+        default="",
+        help_text="The aliases between the one asked for and the target, in order.",
+    )
 
     class Meta:
         ordering = ("-started_at", "-id")
@@ -338,6 +344,7 @@ class UsageRecord(models.Model):
                 condition=~Q(client_request_id=""),
                 name="usage_by_client_request",
             ),
+            models.Index(fields=("started_at",), condition=~Q(via=""), name="usage_by_way"),
         )
 
     def __str__(self) -> str:

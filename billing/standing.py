@@ -38,6 +38,8 @@ MOST_OWNERS = 5_000
 
 COLUMNS = ("", "key_id", "team_id", "provider", "deployment", "alias")
 SUBJECTS = ("", "client_ip", "end_user", "alias")
+VIA = "via"
+"""The column with the aliases between the one asked for and the target. Limits and budgets of theirs count it too."""
 
 
 class Tally(msgspec.Struct, frozen=True, gc=False):
@@ -177,11 +179,15 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
     by_alias: bool
     reserved: bool = False
     """Sums what is set aside for review, and nothing else."""
+    on_the_way: bool = False
+    """Sums requests under the names of the aliases that they passed through, and nothing else. They are in no rollup."""
 
     @classmethod
     def of(cls, tally: Tally) -> tuple[_Group, ...]:
         """What must be asked for a tally."""
-        return _groups(tally.start, tally.column, tally.each, bool(tally.alias or tally.without), tally.reserved)
+        is_of_aliases = bool(tally.alias) or "alias" in {tally.column, tally.each}
+        by_alias = bool(tally.alias or tally.without)
+        return _groups(tally.start, tally.column, tally.each, by_alias, tally.reserved, is_of_aliases=is_of_aliases)
 
     def sums(self, owners: set[str], records: Sequence[Record], connection: BaseDatabaseWrapper) -> Sums:
         total = self.sums_of(records)
@@ -194,11 +200,19 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
         total: Sums = defaultdict(Used)
         for record in () if self.reserved else records:  # Only rows of dead processes have something reserved.
             if admission(record) >= self.start:
-                total[self._name(record)].add(_used_by(record))
+                for name in self._passed(record) if self.on_the_way else (self._name(record),):
+                    total[name].add(_used_by(record))
         return total
 
+    def _passed(self, record: Record) -> Iterator[Name]:
+        """A name for each alias on the way, as if it had been the one asked for."""
+        for alias in dict.fromkeys(record.get(VIA, "").split()):
+            if alias != record["alias"]:
+                yield self._name({**record, "alias": alias})
+
     def _chunks(self, owners: set[str]) -> list[list[str]]:
-        if not self.column or len(owners) > MOST_OWNERS or self.reserved:  # Those to be reviewed are few.
+        # Those to be reviewed are few; and whose alias was passed through no column says.
+        if not self.column or len(owners) > MOST_OWNERS or self.reserved or self._is_passed_owner:
             return [[]]
         ordered = sorted(owners)
         return [ordered[place : place + OWNERS_AT_ONCE] for place in range(0, len(ordered), OWNERS_AT_ONCE)]
@@ -212,7 +226,9 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
 
     def _stored(self, owners: list[str], connection: BaseDatabaseWrapper) -> Iterator[tuple[Name, Used]]:
         whole_hour = math.ceil(self.start / HOUR) * HOUR
-        if self.reserved:
+        if self.on_the_way:
+            yield from self._ways(owners, connection)
+        elif self.reserved:
             yield from self._rows(_RESERVED_SUMS, owners, connection, None, "needs_review")
         elif self.each in {"client_ip", "end_user"}:
             yield from self._rows(_ROW_SUMS, owners, connection, None)
@@ -240,6 +256,12 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
     def _rows(
         self, sums: str, owners: list[str], connection: BaseDatabaseWrapper, until: float | None, *also: str
     ) -> Iterator[tuple[Name, Used]]:
+        where = self._where(owners, connection, until, *also)
+        yield from self._ask(connection, "billing_usagerecord", sums, where)
+
+    def _where(
+        self, owners: list[str], connection: BaseDatabaseWrapper, until: float | None, *also: str
+    ) -> tuple[list[str], list[Any]]:
         earliest = datetime.fromtimestamp(self.start, UTC) - LONGEST_ADMISSION if self.start else None
         conditions, parameters = [*also], []
         if earliest is not None:
@@ -252,8 +274,21 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
             conditions += ["started_at < %s", "COALESCE(admitted_at, started_at) < %s"]
             parameters += [_moment(connection, until)] * 2
         wanted, asked = self._of_owners(owners)
-        where = [*conditions, *wanted], [*parameters, *asked]
-        yield from self._ask(connection, "billing_usagerecord", sums, where)
+        return [*conditions, *wanted], [*parameters, *asked]
+
+    @property
+    def _is_passed_owner(self) -> bool:
+        return self.on_the_way and self.column == "alias"
+
+    def _ways(self, owners: list[str], connection: BaseDatabaseWrapper) -> Iterator[tuple[Name, Used]]:
+        """Of rows that name aliases on their way, which have an index of their own."""
+        columns = ["alias", VIA, *(name for name in (self.column, self.each) if name and name != "alias")]
+        sums, also = (_RESERVED_SUMS, ["needs_review"]) if self.reserved else (_ROW_SUMS, [])
+        where = self._where(owners, connection, None, f"NOT ({VIA} = '')", *also)
+        for row in self._selected(connection, "billing_usagerecord", columns, sums, where):
+            said, one = dict(zip(columns, row, strict=False)), _used_of(row[len(columns) :])
+            for name in self._passed(said):
+                yield name, one
 
     def _of_owners(self, owners: list[str]) -> tuple[list[str], list[Any]]:
         """The condition that leaves out others than these; none for all there are."""
@@ -274,8 +309,18 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
         sums: str,
         where: tuple[list[str], list[Any]],
     ) -> Iterator[tuple[Name, Used]]:
+        for owner, alias, subject, *figures in self._selected(connection, table, self._names, sums, where):
+            yield (str(owner), alias, subject), _used_of(figures)
+
+    def _selected(
+        self,
+        connection: BaseDatabaseWrapper,
+        table: str,
+        names: Sequence[str],
+        sums: str,
+        where: tuple[list[str], list[Any]],
+    ) -> Sequence[Sequence[Any]]:
         conditions, parameters = where
-        names = self._names
         selected = ", ".join(name or "''" for name in names)
         only = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         # Rows to be reviewed are added up here: grouping would lure SQLite away from the index that has them alone.
@@ -285,21 +330,27 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
                 f"SELECT {selected}, {sums} FROM {table}{only}{f' GROUP BY {by}' if by else ''}",  # noqa: S608
                 parameters,
             )
-            for owner, alias, subject, requests, input_sum, output_sum, whole, rest in cursor.fetchall():
-                cost = int(whole or 0) * _PART + int(rest or 0)
-                yield (
-                    (str(owner), alias, subject),
-                    Used(int(requests or 0), int(input_sum or 0), int(output_sum or 0), cost),
-                )
+            found: Sequence[Sequence[Any]] = cursor.fetchall()
+        return found
+
+
+def _used_of(figures: Sequence[Any]) -> Used:
+    requests, input_sum, output_sum, whole, rest = figures
+    cost = int(whole or 0) * _PART + int(rest or 0)
+    return Used(int(requests or 0), int(input_sum or 0), int(output_sum or 0), cost)
 
 
 @lru_cache(maxsize=4096)
-def _groups(start: float, column: str, each: str, by_alias: bool, reserved: bool) -> tuple[_Group, ...]:
+def _groups(
+    start: float, column: str, each: str, by_alias: bool, reserved: bool, *, is_of_aliases: bool
+) -> tuple[_Group, ...]:
     """The very same for equal tallies, of which there may be a hundred thousand: to compare groups takes long."""
     if column not in COLUMNS or each not in SUBJECTS:
         raise ValueError(f"{column!r} and {each!r} are not among the columns {COLUMNS} and {SUBJECTS} to count by")
-    group = _Group(start, column, each, by_alias)
-    return (group, structs.replace(group, reserved=True)) if reserved else (group,)
+    groups = [_Group(start, column, each, by_alias)]
+    if is_of_aliases:
+        groups.append(structs.replace(groups[0], on_the_way=True))
+    return (*groups, *[structs.replace(group, reserved=True) for group in groups]) if reserved else tuple(groups)
 
 
 _PART = 10**9

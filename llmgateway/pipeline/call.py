@@ -183,7 +183,13 @@ class Call:
         )
         if self._lost_pico_usd:
             record["lost_pico_usd"] = self._lost_pico_usd
+        record |= self._way(progress.target)
         return record
+
+    def _way(self, deployment: Deployment | None) -> Record:
+        """The aliases that led to a deployment, for their limits and budgets are found in the ledger by them."""
+        aliases = self.via.get(deployment.id, ()) if self.via and deployment is not None else ()
+        return {"via": " ".join([alias.name for alias in aliases])} if aliases else {}
 
     def race_record(self) -> Record:
         """What the journal must know when one of two has won: the process may die while the answer comes."""
@@ -353,6 +359,7 @@ class Call:
         )
         row["counted"] = not refund_limits
         row["cost_pico_usd"] = cost
+        row |= self._way(progress.deployment)
         try:
             gateway.ledger.close(row)
         finally:  # Whatever becomes of the row, the hold must not stay.

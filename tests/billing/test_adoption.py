@@ -100,6 +100,19 @@ def test_the_last_attempt_is_charged(make_journal: MakeJournal) -> None:
     assert [(attempt["deployment"], attempt["cost_pico_usd"]) for attempt in row.attempts] == [("main", 0), ("s1", 70)]
 
 
+def test_the_way_to_the_last_attempt_is_kept(make_journal: MakeJournal) -> None:
+    journal = make_journal()
+    journal.open(opened("a", via="pool"))
+    journal.attempt("a", {"provider": "spare", "deployment": "s1", "model": "m", "price_id": 6, "via": "cheap pool"})
+    journal.open(opened("b", via="pool"))
+    journal.attempt("b", {"provider": "spare", "deployment": "s1", "model": "m", "price_id": 6})
+    journal.stop()
+
+    drain_orphans(journal.folder.parent)
+
+    assert {name: row.via for name, row in rows().items()} == {"a": "cheap pool", "b": ""}
+
+
 class TestRace:
     """Two attempts of one request at the same time."""
 

@@ -154,6 +154,63 @@ def test_strict_budgets_are_charged_what_nobody_has_reviewed(journal: Journal) -
     assert costs(used([Tally(NOON, "key_id", "7", reserved=True), KEY_7])) == [50, 10]
 
 
+def go_through(journal: Journal) -> list[Tally]:
+    """Requests that passed through aliases, and tallies of these aliases: 1011 through `pool`, 1001 through `cheap`."""
+    finish(journal, 1, 1, via="cheap pool", client_ip="192.0.2.1")
+    finish(journal, 2, 10, alias="pool", client_ip="192.0.2.1")
+    finish(journal, 3, 100, client_ip="192.0.2.1")
+    finish(journal, 4, 1000, via="cheap pool cheap", client_ip="192.0.2.2", key_id="8", started_at=NOON + 7200)
+    finish(journal, 5, 20_000, via="pool", started_at=NOON - 1)
+    finish(journal, 6, 0, via="pool pooled", needs_review=True, reserved_pico_usd=50_000, counted=False)
+    return [
+        Tally(NOON, "alias", "pool"),
+        Tally(NOON, "alias", "cheap"),
+        Tally(NOON, "alias", "poo"),
+        Tally(NOON, "alias", "gpt-4o-mini"),
+        Tally(NOON, "key_id", "7", alias="pool"),
+        Tally(NOON, "key_id", "7", without=frozenset({"pool"})),
+        KEY_7,
+        ALL,
+        Tally(NOON, "alias", "pool", reserved=True),
+    ]
+
+
+THROUGH = [1011, 1001, 0, 1101, 11, 101, 111, 1111, 51_011]
+"""What passed through an alias counts for its tallies, and nothing of it twice for anybody's."""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_passes_through_an_alias_counts_for_it_too(journal: Journal) -> None:
+    tallies = go_through(journal)
+    beyond = costs(used_up_to(journal, tallies[:-1], journal.position))
+    drain(journal)
+
+    assert costs(used(tallies)) == THROUGH
+    assert beyond == THROUGH[:-1]
+
+
+@pytest.mark.postgres
+def test_what_passes_through_an_alias_counts_for_it_too_on_postgresql(journal: Journal, postgres: str) -> None:
+    tallies = go_through(journal)
+    drain(journal, postgres)
+
+    assert costs(used(tallies, using=postgres)) == THROUGH
+
+
+@pytest.mark.django_db(transaction=True)
+def test_each_address_and_each_model_on_the_way_counts_for_itself(journal: Journal) -> None:
+    go_through(journal)
+    drain(journal)
+    tallies = [Tally(NOON, "alias", "pool", each="client_ip"), Tally(NOON, "key_id", "7", each="alias")]
+
+    found = used(tallies)
+
+    assert [{name: one.cost_pico_usd for name, one in each.items() if one.cost_pico_usd} for each in found] == [
+        {"192.0.2.1": 11, "192.0.2.2": 1000},
+        {"gpt-4o-mini": 101, "pool": 11, "cheap": 1},
+    ]
+
+
 def spend_the_most(journal: Journal) -> list[Tally]:
     """Requests that cost as much as a column holds, and tallies of three, two and none of them."""
     for number in range(3):
@@ -209,6 +266,12 @@ def test_indexes_serve_windows_of_keys_and_teams() -> None:
             "EXPLAIN QUERY PLAN SELECT key_id, reserved_pico_usd FROM billing_usagerecord WHERE needs_review"
         )
         assert "usage_for_review" in str(cursor.fetchall())
+        cursor.execute(
+            "EXPLAIN QUERY PLAN SELECT alias, via, SUM(cost_pico_usd) FROM billing_usagerecord "
+            "WHERE NOT (via = '') AND started_at >= %s GROUP BY alias, via",
+            ["2026-01-01 00:00:00"],
+        )
+        assert "usage_by_way" in str(cursor.fetchall())
     for column, table, index in (
         ("key_id", "billing_usagerollup", "rollup_by_key"),
         ("team_id", "billing_usagerollup", "rollup_by_team"),

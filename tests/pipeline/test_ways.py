@@ -466,3 +466,23 @@ async def test_a_rule_that_cannot_be_evaluated_is_counted_and_the_request_goes_o
     assert hosts(of) == "a"
     assert 'llmgateway_routing_rule_failures_total{alias="gpt",rule="rule"} 1.0' in page
     assert [problem.name for problem in of.gateway.problems] == ["rule rule of gpt"]
+
+
+class TestTheLedger:
+    async def test_rows_and_records_of_attempts_name_the_aliases_on_the_way(self) -> None:
+        inner = pool(B)
+        middle = nested("middle", inner)
+        of = house(nested("gpt", A, middle), middle, inner, replies=[httpx.ConnectError("refused"), Reply.json(CHAT)])
+
+        await of.chat()
+
+        assert of.row["via"] == "middle pool"
+        assert "via" not in of.ledger.opened[0]
+        assert [record["via"] for _, record in of.ledger.attempts] == ["middle pool"]
+
+    async def test_a_row_of_the_alias_s_own_targets_names_none(self) -> None:
+        of = house(nested("gpt", A))
+
+        await of.chat()
+
+        assert "via" not in of.row
