@@ -21,7 +21,7 @@ from llmgateway.client.answers import (
     value_of,
 )
 from llmgateway.client.errors import GatewayError, error_of, failure_of
-from llmgateway.client.requests import Messages, Sent, StreamState, base_url, chat_request, said
+from llmgateway.client.requests import STREAM_HEADERS, Messages, Sent, StreamState, base_url, chat_request, said
 from llmgateway.client.retries import Course, Retries, models_of
 from llmgateway.http import httpx
 
@@ -187,7 +187,8 @@ class AsyncGateway:
         return answer
 
     async def _begin(self, sent: Sent, model: str) -> AsyncTextStream:
-        request = self._client.build_request(sent.method, sent.path, content=sent.body(model))
+        content = sent.body(model)
+        request = self._client.build_request(sent.method, sent.path, content=content, headers=STREAM_HEADERS)
         try:
             answer = await self._client.send(request, stream=True)
             if answer.status_code >= 400:
@@ -262,3 +263,7 @@ class AsyncTextStream:
     @property
     def output_tokens(self) -> int:
         return self._state.output_tokens
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        return self._state.cost_usd

@@ -11,6 +11,9 @@ from llmgateway.client.errors import broken_off
 
 Messages = str | Sequence[Mapping[str, Any]]
 """A question, or a conversation in OpenAI's form."""
+STREAM_HEADERS = {"x-gateway-usage-comment": "true"}
+_COST = ": x-gateway-cost-usd: "
+"""How a stream says behind its last event what it cost."""
 
 
 class Sent(NamedTuple):
@@ -57,9 +60,12 @@ class StreamState:
         self.finish_reason = ""
         self.input_tokens = 0
         self.output_tokens = 0
+        self.cost_usd: Decimal | None = None
 
     def texts(self, line: str) -> Iterable[str]:
         """The pieces of text in one line. Raises GatewayError for an event that says that it failed."""
+        if line.startswith(_COST):
+            self.cost_usd = Decimal(line.removeprefix(_COST))
         if not line.startswith("data:"):
             return
         content = line.removeprefix("data:").strip()

@@ -45,6 +45,7 @@ EVENTS = (
     b'data: {"choices":[{"delta":{"content":"lo"},"finish_reason":"stop"}]}\n\n'
     b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
     b"data: [DONE]\n\n"
+    b": x-gateway-cost-usd: 0.000000072\n\n"
 )
 
 Answer = httpx.Response | Exception
@@ -315,7 +316,7 @@ def test_a_stream_gives_its_text_and_knows_its_tokens_at_the_end(kind: str) -> N
     assert texts == ["Hel", "lo"]
     assert json.loads(wire.sent[1].content)["stream_options"] == {"include_usage": True}
     assert (stream.finish_reason, stream.input_tokens, stream.output_tokens) == ("stop", 3, 2)
-    assert (stream.request_id, stream.model) == ("req_s", "smart")
+    assert (stream.request_id, stream.model, stream.cost_usd) == ("req_s", "smart", Decimal("0.000000072"))
 
 
 class Broken(httpx.SyncByteStream, httpx.AsyncByteStream):

@@ -258,6 +258,7 @@ def test_the_client_speaks_to_the_gateway(gateway: Gateway, provider: Provider) 
         "chat", 1, usd(chat.input_tokens * INPUT_PRICE + chat.output_tokens * OUTPUT_PRICE)
     )  # fmt: skip
     assert text
+    assert stream.cost_usd == usd(stream.input_tokens * INPUT_PRICE + stream.output_tokens * OUTPUT_PRICE)
     assert (stream.finish_reason, stream.output_tokens > 0, stream.request_id.startswith("req_")) == (
         "stop",
         True,
