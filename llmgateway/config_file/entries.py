@@ -52,6 +52,9 @@ class DeploymentEntry(Entry):
     idle_timeout_s: float
     total_timeout_s: float
     drain_s: float
+    health: dict[str, object]
+    """By column: whether and how it is probed."""
+    draining: bool | None
     max_output_tokens: int | None
     max_request_pico_usd: int | None
     enabled: bool | None
@@ -62,16 +65,36 @@ class DeploymentEntry(Entry):
 @dataclass(slots=True, kw_only=True)
 class TargetEntry(Entry):
     deployment: str
+    """Empty: it is an alias."""
+    alias: str
     weight: int
+    canary_percent: float
+
+
+@dataclass(slots=True, kw_only=True)
+class RuleEntry(Entry):
+    name: str
+    when: str
+    use: str
+    enabled: bool | None
+
+
+@dataclass(slots=True, kw_only=True)
+class FallbackEntry(Entry):
+    cause: str
+    use: str
 
 
 @dataclass(slots=True, kw_only=True)
 class AliasEntry(Entry):
     name: str
-    strategy: str
+    columns: dict[str, object]
+    """By column, what is not said of other rows."""
+    cache_embeddings: str
+    mirror_alias: str
     targets: list[TargetEntry]
-    retires_at: datetime | None
-    replacement: str
+    rules: list[RuleEntry]
+    fallbacks: list[FallbackEntry]
     enabled: bool | None
     limits: list[LimitEntry]
     budgets: list[BudgetEntry]
@@ -173,6 +196,9 @@ class KeyEntry(Entry):
     allowed_ips: list[str]
     starts_at: datetime | None
     expires_at: datetime | None
+    priority: int
+    may_bypass_health: bool
+    tenants: list[str]
     limits: list[LimitEntry]
     budgets: list[BudgetEntry]
     enabled: bool | None

@@ -15,6 +15,7 @@ from billing.money import plain, usd, usd_per_million
 from billing.unit_prices import units_in_usd
 from llmgateway import services
 from llmgateway.conf import FULL_JITTER
+from llmgateway.config_file.alias_export import LINKS, alias_fields
 from llmgateway.config_file.report import as_text
 from llmgateway.config_file.reporter_export import DEFAULTS as REPORTER_DEFAULTS
 from llmgateway.config_file.reporter_export import reporter_fields
@@ -28,6 +29,7 @@ from providers.secret_values import is_reference
 
 Object = dict[str, Any]
 _RULES = ("limits", "budgets__credits")
+_OF_ALIASES = (*LINKS, *_RULES)
 
 HEADER = (
     "# Written by `./gateway export`. `./gateway import` reads it back; docs/configuration.md describes the format.\n"
@@ -83,7 +85,7 @@ def _deployments() -> Iterable[Deployment]:
 
 
 def _aliases() -> Iterable[ModelAlias]:
-    return ModelAlias.objects.prefetch_related("targets__deployment", *_RULES).order_by("name")
+    return ModelAlias.objects.prefetch_related(*_OF_ALIASES).order_by("name")
 
 
 def _prices() -> Iterable[Price]:
@@ -97,7 +99,7 @@ def _teams() -> Iterable[Team]:
 def _keys() -> Iterable[ApiKey]:
     """Revoked keys never come back, so they are not written."""
     rows = ApiKey.objects.filter(revoked_at=None).select_related("team").order_by("name")
-    return rows.prefetch_related(*_RULES, "key_networks__network_list")
+    return rows.prefetch_related(*_RULES, "key_networks__network_list", "key_tenants__team")
 
 
 def _reporters() -> Iterable[UsageReporter]:
@@ -171,25 +173,29 @@ def _deployment(row: Deployment) -> Object:
             "timeouts": {name: _number(value) for name, value in timeouts.items()},
             "max_output_tokens": row.max_output_tokens,
             "max_request_usd": None if row.max_request_pico_usd is None else plain(usd(row.max_request_pico_usd)),
+            "health": _health(row),
+            "draining": row.draining,
             "enabled": row.enabled,
             **_rules(row),
         },
-        defaults={"inject_usage": True},
+        defaults={"inject_usage": True, "draining": False},
     )
+
+
+def _health(row: Deployment) -> Object:
+    if not row.probe_enabled:
+        return {}
+    return {
+        "path": row.probe_path,
+        "interval_s": _number(row.probe_interval_s),
+        "timeout_s": _number(row.probe_timeout_s),
+        "unhealthy_after": row.probe_unhealthy_after,
+        "healthy_after": row.probe_healthy_after,
+    }
 
 
 def _alias(row: ModelAlias) -> Object:
-    targets = [{"deployment": target.leads_to, "weight": target.weight} for target in row.targets.all()]
-    return _said(
-        {
-            "strategy": row.strategy,
-            "targets": targets,
-            "retires_at": _moment(row.retires_at),
-            "replacement": row.replacement,
-            "enabled": row.enabled,
-            **_rules(row),
-        }
-    )
+    return _said(alias_fields(row, _text, _moment) | _rules(row))
 
 
 def _price(row: Price) -> Object:
@@ -233,10 +239,13 @@ def _key(row: ApiKey, pepper: str) -> Object:
             "allowed_ips": _texts(row.allowed_ips),
             "starts_at": _moment(row.starts_at),
             "expires_at": _moment(row.expires_at),
+            "priority": row.priority,
+            "may_bypass_health": row.may_bypass_health,
+            "tenants": sorted(tie.team.name for tie in row.key_tenants.all()),
             **_rules(row),
             "enabled": row.enabled,
         },
-        defaults={"pepper": pepper},
+        defaults={"pepper": pepper, "priority": 0, "may_bypass_health": False},
     )
 
 
@@ -334,6 +343,20 @@ def _settings() -> Object:
             "absent_cap_share": row.absent_cap_share,
             "quota_status": row.quota_status,
         },
+        "circuits": {
+            "mode": row.circuit_mode,
+            "failures": row.circuit_failures,
+            "window_s": _number(row.circuit_window_s),
+            "open_s": _number(row.circuit_open_s),
+            "wait_s": _number(row.circuit_wait_s),
+        },
+        "load": {
+            "max_in_flight": row.max_in_flight,
+            "max_queued": row.max_queued,
+            "queue_wait_s": _number(row.queue_wait_s),
+        },
+        "cache": {"enabled": row.cache_enabled, "ttl_s": _number(row.cache_ttl_s), "max_mb": row.cache_max_mb},
+        "vendor_models": row.vendor_models,
         "default_price": _default_price(row),
         "estimation": {
             "max_sample_bytes": row.max_sample_bytes,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import yaml
 from django.core.exceptions import ValidationError
 
 from billing.money import MoneyError
@@ -211,6 +212,30 @@ class FieldReader:
     def objects(self, name: str) -> list[FieldReader]:
         """A list of objects."""
         return [FieldReader(item, self.problems) for item in self._sequence(name).items]
+
+    def values(self, name: str) -> list[Value]:
+        """A list of whatever may stand there."""
+        return self._sequence(name).items
+
+    def fields_as_they_are(self, name: str) -> dict[str, object]:
+        """An object whose fields are somebody else's: values keep the kind that YAML gives them."""
+        self._known.add(name)
+        value = self._fields.items.get(name)
+        if value is None or _says_nothing(value, self.problems):
+            return {}
+        if not isinstance(value, Fields):
+            self.add(name, "Expected fields (`temperature: 0.2`) here.")
+            return {}
+        return {key: self._as_it_is(item) for key, item in value.items.items()}
+
+    def _as_it_is(self, value: Value) -> object:
+        if isinstance(value, Fields):
+            return {key: self._as_it_is(item) for key, item in value.items.items()}
+        if isinstance(value, Sequence):
+            return [self._as_it_is(item) for item in value.items]
+        if value.broken:
+            self.problems.meet_again()
+        return yaml.safe_load(value.text) if value.kind in {"int", "float", "bool", "null"} else value.text
 
     def object(self, name: str) -> FieldReader:
         """One object; absent, it has no fields."""

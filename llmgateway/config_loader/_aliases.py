@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
-import cel
 from django.db.models import QuerySet
 
-from llmgateway.config_loader._circles import Order, order_of
+from llmgateway.cel import cel
 from llmgateway.config_loader._quotas import PlaceQuotas
 from llmgateway.config_loader._values import as_text, bounded, epoch, fields_of
 from llmgateway.pipeline.conditions import check_expression
@@ -30,6 +29,7 @@ from llmgateway.pipeline.route_rules import (
     RoutingRule,
 )
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, ConfigProblem, Deployment, Limit, Target
+from providers.alias_graph import Order, order_of
 from providers.models import AliasFallback, AliasRule, AliasTarget, ModelAlias
 from providers.validators import DECIDED_ELSEWHERE
 
@@ -113,7 +113,7 @@ class _AliasLoader:
         uses += [row["mirror_alias_id"], row["cache_embeddings_id"]]
         return [use for use in dict.fromkeys(uses) if use in self.rows]
 
-    def _tell_circles(self, order: Order) -> None:
+    def _tell_circles(self, order: Order[int]) -> None:
         for circle in order.circles:
             names = [self.rows[alias_id]["name"] for alias_id in circle]
             message = (

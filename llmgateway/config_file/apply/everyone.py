@@ -32,6 +32,18 @@ SETTINGS_FIELDS = {
     "bytes_per_token": "estimation.bytes_per_token",
     "chars_per_token": "estimation.chars_per_token",
     "chars_per_token_by_provider": "estimation.chars_per_token_by_provider",
+    "circuit_mode": "circuits.mode",
+    "circuit_failures": "circuits.failures",
+    "circuit_window_s": "circuits.window_s",
+    "circuit_open_s": "circuits.open_s",
+    "circuit_wait_s": "circuits.wait_s",
+    "max_in_flight": "load.max_in_flight",
+    "max_queued": "load.max_queued",
+    "queue_wait_s": "load.queue_wait_s",
+    "cache_enabled": "cache.enabled",
+    "cache_ttl_s": "cache.ttl_s",
+    "cache_max_mb": "cache.max_mb",
+    "vendor_models": "vendor_models",
 }
 
 

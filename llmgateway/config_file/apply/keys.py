@@ -10,7 +10,7 @@ from llmgateway.config_file.apply.session import Session, is_new
 from llmgateway.config_file.entries import KeyEntry
 from llmgateway.config_file.report import MASK, FieldChange, as_text
 from llmgateway.key_secrets import digest, new_public_id, pepper_fingerprint
-from llmgateway.models import ApiKey, NetworkList
+from llmgateway.models import ApiKey, NetworkList, Team
 
 KEY_FIELDS = {"allowed_models": "models", "pepper_id": "pepper"}
 
@@ -19,7 +19,7 @@ def apply_keys(session: Session) -> None:
     """Every key of the file, after the teams, networks and aliases it may name."""
     entries = session.document.keys
     session.keys.load(entry.name for entry in entries)
-    session.teams.load(entry.team for entry in entries)
+    session.teams.load(name for entry in entries for name in (entry.team, *entry.tenants))
     session.networks.load(name for entry in entries for name in entry.networks)
     for entry in entries:
         _apply_key(session, entry)
@@ -34,9 +34,9 @@ def _apply_key(session: Session, entry: KeyEntry) -> None:
         )
         return
     team = session.teams.referred(entry.team, entry.at("team"), session.problems)
-    networks = _networks(session, entry)
+    networks, tenants = _networks(session, entry), _tenants(session, entry)
     secret = _Secret.of(session, row, entry)
-    if team is None or networks is None or secret is None:
+    if team is None or networks is None or tenants is None or secret is None:
         session.keys.spoil(entry.name)
         return
     new = is_new(row)
@@ -47,6 +47,8 @@ def _apply_key(session: Session, entry: KeyEntry) -> None:
         "allowed_ips": entry.allowed_ips,
         "starts_at": entry.starts_at,
         "expires_at": entry.expires_at,
+        "priority": entry.priority,
+        "may_bypass_health": entry.may_bypass_health,
         **secret.columns,
         **({} if entry.enabled is None else {"enabled": entry.enabled}),
     }
@@ -59,6 +61,7 @@ def _apply_key(session: Session, entry: KeyEntry) -> None:
     if secret.generated:
         session.report.secrets[entry.name] = secret.generated
     _apply_networks(session, row, networks, new=new)
+    _apply_tenants(session, row, tenants, new=new)
     apply_limits(session, row, row.limits.all(), entry.limits)
     apply_budgets(session, row, row.budgets.all(), entry.budgets)
 
@@ -83,6 +86,26 @@ def _apply_networks(session: Session, key: ApiKey, networks: list[NetworkList], 
         return
     services.key_set_networks(key, networks)
     shown = FieldChange("networks", "" if new else as_text(sorted(old)), as_text(sorted(wanted)))
+    session.report.add_field("key", key.name, shown)
+
+
+def _tenants(session: Session, entry: KeyEntry) -> list[Team] | None:
+    found = [
+        session.teams.referred(name, entry.at("tenants").child(index), session.problems)
+        for index, name in enumerate(entry.tenants)
+        if name != entry.team
+    ]
+    known = [row for row in found if row is not None]
+    return known if len(known) == len(found) else None
+
+
+def _apply_tenants(session: Session, key: ApiKey, tenants: list[Team], *, new: bool) -> None:
+    old = {tie.team.name for tie in key.key_tenants.all()}
+    wanted = {row.name for row in tenants}
+    if old == wanted:
+        return
+    services.key_set_tenants(key, tenants)
+    shown = FieldChange("tenants", "" if new else as_text(sorted(old)), as_text(sorted(wanted)))
     session.report.add_field("key", key.name, shown)
 
 

@@ -14,7 +14,7 @@ from billing.models import UsageReporter
 from llmgateway.config_file.apply.session import Session
 from llmgateway.config_file.problems import Place
 from llmgateway.models import ApiKey, KeyNetwork, NetworkList, Team
-from providers.models import AliasTarget, Deployment, ModelAlias, Provider
+from providers.models import AliasFallback, AliasRule, AliasTarget, Deployment, ModelAlias, Provider
 
 
 class NamedEntry(Protocol):
@@ -26,6 +26,8 @@ def handle_unnamed(session: Session) -> None:
     document = session.document
     _handle(session, "reporters", "reporter", UsageReporter.objects.all(), document.reporters)
     _handle(session, "keys", "key", ApiKey.objects.filter(revoked_at=None), document.keys)
+    if session.prune:
+        _unlink_aliases([entry.name for entry in document.aliases])
     _handle(session, "aliases", "alias", ModelAlias.objects.all(), document.aliases)
     _handle(session, "deployments", "deployment", Deployment.objects.all(), document.deployments)
     for credential in session.unnamed_credentials:
@@ -45,6 +47,17 @@ def _handle(session: Session, section: str, kind: str, rows: QuerySet[Model], en
         _remove(session, rows.get(pk=pk), kind, name, f"{section}.{name}")
 
 
+def _unlink_aliases(named: Sequence[str]) -> None:
+    """What is to go may lead to one another, and none could go first."""
+    elsewhere = AliasTarget.objects.filter(target_alias__isnull=False)
+    for links in (elsewhere, AliasRule.objects.all(), AliasFallback.objects.all()):
+        for row in links.exclude(alias__name__in=named):
+            row.delete()
+    for alias in ModelAlias.objects.exclude(name__in=named).exclude(mirror_alias=None, cache_embeddings=None):
+        alias.mirror_alias = alias.cache_embeddings = None
+        alias.save(update_fields=["mirror_alias", "cache_embeddings"])
+
+
 def _remove(session: Session, row: Model, kind: str, label: str, path: str) -> None:
     try:
         session.remove(row, kind, label)
@@ -60,5 +73,11 @@ def _remove(session: Session, row: Model, kind: str, label: str, path: str) -> N
 
 def _named(row: Model) -> str:
     """`API key dev-001`: the row, or the one it is a part of."""
-    owner = row.alias if isinstance(row, AliasTarget) else row.key if isinstance(row, KeyNetwork) else row
+    owner = (
+        row.alias
+        if isinstance(row, (AliasTarget, AliasRule, AliasFallback))
+        else row.key
+        if isinstance(row, KeyNetwork)
+        else row
+    )
     return f"{owner._meta.verbose_name} {owner}"  # noqa: SLF001  # Django documents it.

@@ -1,15 +1,16 @@
-"""Providers with their credentials, deployments, and aliases with their targets."""
+"""Providers with their credentials, and deployments."""
 
 from __future__ import annotations
 
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 
 from billing.money import plain, usd
+from llmgateway.config_file.apply.aliases import apply_aliases
 from llmgateway.config_file.apply.limits import apply_budgets, apply_limits
 from llmgateway.config_file.apply.session import Session, is_new
-from llmgateway.config_file.entries import AliasEntry, CredentialEntry, DeploymentEntry, ProviderEntry, TargetEntry
+from llmgateway.config_file.entries import CredentialEntry, DeploymentEntry, ProviderEntry
 from llmgateway.config_file.report import MASK, Action, Change, FieldChange, as_text
-from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
+from providers.models import Credential, Deployment, Provider
 from providers.secret_values import is_reference
 from providers.validators import validate_adapter
 
@@ -21,6 +22,13 @@ DEPLOYMENT_FIELDS = {
     "drain_s": "timeouts.drain_s",
     "max_output_tokens": "max_output_tokens",
     "max_request_pico_usd": "max_request_usd",
+}
+HEALTH_FIELDS = {
+    "probe_enabled": "health",
+    **{
+        f"probe_{name}": f"health.{name}"
+        for name in ("path", "interval_s", "timeout_s", "unhealthy_after", "healthy_after")
+    },
 }
 
 
@@ -34,10 +42,7 @@ def apply_routes(session: Session) -> None:
     for deployment in document.deployments:
         if not _apply_deployment(session, deployment):
             session.deployments.spoil(deployment.name)
-    session.aliases.load(entry.name for entry in document.aliases)
-    for alias in document.aliases:
-        if not _apply_alias(session, alias):
-            session.aliases.spoil(alias.name)
+    apply_aliases(session)
 
 
 def _enabled(enabled: bool | None) -> dict[str, object]:
@@ -143,10 +148,14 @@ def _apply_deployment(session: Session, entry: DeploymentEntry) -> bool:
         "model": entry.model,
         "inject_usage": entry.inject_usage,
         **{column: getattr(entry, column) for column in DEPLOYMENT_FIELDS},
+        **entry.health,
+        **({} if entry.draining is None else {"draining": entry.draining}),
         **_enabled(entry.enabled),
     }
     show = {"max_request_pico_usd": _dollars}
-    if not session.put(row, "deployment", entry.name, entry, wanted, names=DEPLOYMENT_FIELDS, show=show):
+    if not session.put(
+        row, "deployment", entry.name, entry, wanted, names=DEPLOYMENT_FIELDS | HEALTH_FIELDS, show=show
+    ):
         return False
     session.deployments.add(entry.name, row)
     apply_limits(session, row, row.limits.all(), entry.limits)
@@ -165,36 +174,3 @@ def _credential(session: Session, provider: Provider, entry: DeploymentEntry) ->
             entry.at("credential"), f"The provider {provider.name} has no credential named {entry.credential}."
         )
     return row
-
-
-def _apply_alias(session: Session, entry: AliasEntry) -> bool:
-    deployments = [
-        session.deployments.referred(target.deployment, target.at("deployment"), session.problems)
-        for target in entry.targets
-    ]
-    row = session.aliases.existing(entry.name) or ModelAlias(name=entry.name)
-    wanted: dict[str, object] = {
-        "strategy": entry.strategy,
-        "retires_at": entry.retires_at,
-        "replacement": entry.replacement,
-        **_enabled(entry.enabled),
-    }
-    if not session.put(row, "alias", entry.name, entry, wanted):
-        return False
-    session.aliases.add(entry.name, row)
-    existing = {target.deployment_id: target for target in row.targets.all()}
-    for position, (deployment, target) in enumerate(zip(deployments, entry.targets, strict=True)):
-        if deployment is not None:
-            tie = existing.pop(deployment.pk, None) or AliasTarget(alias=row, deployment=deployment)
-            _apply_target(session, tie, target, position)
-    # The targets of an alias are part of it: what the file no longer lists must not answer.
-    for tie in existing.values():
-        session.remove(tie, "target", f"{entry.name} → {tie.leads_to}")
-    apply_limits(session, row, row.limits.all(), entry.limits)
-    apply_budgets(session, row, row.budgets.all(), entry.budgets)
-    return True
-
-
-def _apply_target(session: Session, row: AliasTarget, entry: TargetEntry, position: int) -> None:
-    label = f"{row.alias.name} → {row.leads_to}"
-    session.put(row, "target", label, entry, {"weight": entry.weight, "position": position}, unique=True)

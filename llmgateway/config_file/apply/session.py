@@ -15,6 +15,8 @@ from llmgateway.models import ApiKey, NetworkList, Team
 from providers.models import Credential, Deployment, ModelAlias, Provider
 
 _RULES = ("limits", "budgets__credits")
+_OF_ALIASES = ("targets__deployment", "targets__target_alias", "rules__use", "fallbacks__use", *_RULES)
+_OF_KEYS = ("key_networks__network_list", "key_tenants__team", *_RULES)
 M = TypeVar("M", bound=Model)
 Show = Callable[[object], str]
 
@@ -79,15 +81,13 @@ class Session:
             Deployment.objects.select_related("provider", "credential").prefetch_related(*_RULES),
             unusable,
         )
-        self.aliases = Known(
-            "aliases", "alias", ModelAlias.objects.prefetch_related("targets__deployment", *_RULES), unusable
-        )
+        self.aliases = Known("aliases", "alias", ModelAlias.objects.prefetch_related(*_OF_ALIASES), unusable)
         self.networks = Known("networks", "network list", NetworkList.objects.all(), unusable)
         self.teams = Known("teams", "team", Team.objects.prefetch_related(*_RULES, "memberships__user"), unusable)
         self.keys = Known(
             "keys",
             "key",
-            ApiKey.objects.select_related("team").prefetch_related(*_RULES, "key_networks__network_list"),
+            ApiKey.objects.select_related("team").prefetch_related(*_OF_KEYS),
             unusable,
         )
 

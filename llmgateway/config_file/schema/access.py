@@ -97,6 +97,9 @@ def _read_key(name: str, reader: FieldReader, pepper: str) -> KeyEntry | None:
     models = reader.texts("models", validate_name)
     networks = reader.texts("networks")
     allowed_ips = reader.texts("allowed_ips", check_network)
+    priority = reader.integer("priority", 0, at_least=-100, at_most=100)
+    may_bypass_health = reader.boolean("may_bypass_health", default=False)
+    tenants = list(dict.fromkeys(reader.texts("tenants")))
     starts_at, expires_at = reader.moment("starts_at"), reader.moment("expires_at")
     limits = read_limits(reader, CALLER)
     budgets = read_budgets(reader, CALLER)
@@ -118,6 +121,9 @@ def _read_key(name: str, reader: FieldReader, pepper: str) -> KeyEntry | None:
         allowed_ips=allowed_ips,
         starts_at=starts_at,
         expires_at=expires_at,
+        priority=priority or 0,
+        may_bypass_health=bool(may_bypass_health),
+        tenants=tenants,
         limits=limits,
         budgets=budgets,
         enabled=enabled,

@@ -5,20 +5,18 @@ from __future__ import annotations
 from billing.models import MAX_LIMIT
 from billing.money import MAX_LIMIT_USD, pico_from_usd
 from llmgateway.config_file.entries import (
-    AliasEntry,
     CredentialEntry,
     DeploymentEntry,
     Document,
     ProviderEntry,
-    TargetEntry,
 )
 from llmgateway.config_file.fields import FieldReader, check_value
+from llmgateway.config_file.problems import Place
+from llmgateway.config_file.schema.aliases import read_alias
 from llmgateway.config_file.schema.limits import PLACE, read_budgets, read_limits
 from llmgateway.validators import validate_name
-from providers.models import ModelAlias
+from providers.models import Deployment
 from providers.validators import validate_provider_name
-
-LATER_STRATEGIES = ("round_robin", "least_in_flight", "lowest_latency", "lowest_cost")
 
 
 def read_routes(parent: FieldReader, document: Document) -> None:
@@ -36,7 +34,7 @@ def read_routes(parent: FieldReader, document: Document) -> None:
         else:
             document.deployments.append(deployment)
     for name, value in parent.named("aliases", validate_name):
-        alias = _read_alias(name, FieldReader(value, parent.problems))
+        alias = read_alias(name, FieldReader(value, parent.problems))
         if alias is None:
             document.unusable.add(("aliases", name))
         else:
@@ -56,7 +54,7 @@ def _read_provider(name: str, reader: FieldReader) -> ProviderEntry | None:
     credentials = _read_credentials(reader)
     limits = read_limits(reader, PLACE)
     budgets = read_budgets(reader, PLACE)
-    reader.refuse("health")
+    reader.refuse("health", because="Deployments are probed, not providers; write `health` there.")
     reader.finish()
     if not reader.usable or adapter is None or base_url is None:
         return None
@@ -113,7 +111,7 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
         reader.add("max_request_usd", f"A request cannot cost more than {MAX_LIMIT_USD} dollars.")
     limits = read_limits(reader, PLACE)
     budgets = read_budgets(reader, PLACE)
-    reader.refuse("health")
+    health, draining = _read_health(reader), reader.boolean("draining")
     reader.finish()
     if not reader.usable or provider is None or model is None:
         return None
@@ -124,7 +122,7 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
     assert drain_s is not None
     return DeploymentEntry(
         place=reader.place,
-        places=reader.places() | {f"timeouts.{step}": place for step, place in timeouts.places().items()},
+        places=_places_of(reader, "timeouts", "health"),
         name=name,
         provider=provider,
         credential=credential,
@@ -135,6 +133,8 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
         idle_timeout_s=idle_s,
         total_timeout_s=total_s,
         drain_s=drain_s,
+        health=health,
+        draining=draining,
         max_output_tokens=max_output,
         max_request_pico_usd=max_request,
         enabled=enabled,
@@ -143,44 +143,27 @@ def _read_deployment(name: str, reader: FieldReader) -> DeploymentEntry | None:
     )
 
 
-def _read_alias(name: str, reader: FieldReader) -> AliasEntry | None:
-    strategy = reader.choice("strategy", ModelAlias.Strategy.values, later=LATER_STRATEGIES, default="weighted")
-    targets = _read_targets(reader)
-    retires_at = reader.moment("retires_at")
-    replacement = reader.text("replacement", "")
-    enabled = reader.boolean("enabled")
-    limits = read_limits(reader, PLACE)
-    budgets = read_budgets(reader, PLACE)
-    reader.refuse("fallbacks", "rules", "cache", "retries", "health", "sticky")
+def _places_of(reader: FieldReader, *groups: str) -> dict[str, Place]:
+    """Where its fields stand, those of `groups` as `timeouts.connect_s`."""
+    places = reader.places()
+    for group in groups:
+        places |= {f"{group}.{step}": place for step, place in reader.object(group).places().items()}
+    return places
+
+
+def _read_health(parent: FieldReader) -> dict[str, object]:
+    """How a deployment is probed. Without `health` it is not."""
+    reader = parent.object("health")
+    seconds = {
+        "probe_interval_s": reader.number("interval_s", at_least=1, at_most=86_400),
+        "probe_timeout_s": reader.number("timeout_s", at_least=0.1, at_most=600),
+    }
+    counts = {
+        "probe_unhealthy_after": reader.integer("unhealthy_after", at_least=1, at_most=1000),
+        "probe_healthy_after": reader.integer("healthy_after", at_least=1, at_most=1000),
+    }
+    said = {"probe_path": reader.text("path"), **seconds, **counts}
     reader.finish()
-    if not reader.usable or strategy is None or replacement is None:
-        return None
-    return AliasEntry(
-        place=reader.place,
-        places=reader.places(),
-        name=name,
-        strategy=strategy,
-        targets=targets,
-        retires_at=retires_at,
-        replacement=replacement,
-        enabled=enabled,
-        limits=limits,
-        budgets=budgets,
-    )
-
-
-def _read_targets(parent: FieldReader) -> list[TargetEntry]:
-    found: dict[str, TargetEntry] = {}
-    for reader in parent.objects("targets"):
-        deployment = reader.text("deployment", required=True)
-        weight = reader.integer("weight", 1)
-        reader.finish()
-        if not reader.usable or deployment is None or weight is None:
-            continue
-        if deployment in found:
-            reader.add("deployment", f"{deployment} is a target already; raise its weight instead.")
-            continue
-        found[deployment] = TargetEntry(
-            place=reader.place, places=reader.places(), deployment=deployment, weight=weight
-        )
-    return list(found.values())
+    usual = Deployment()
+    found = {column: getattr(usual, column) if value is None else value for column, value in said.items()}
+    return {"probe_enabled": parent.has("health"), **found}

@@ -20,7 +20,7 @@ def read_settings(parent: FieldReader) -> SettingsEntry | None:
     if not parent.has("settings"):
         return None
     reader = parent.object("settings")
-    groups = {name: reader.object(name) for name in ("retries", "admission", "estimation")}
+    groups = {name: reader.object(name) for name in ("retries", "admission", "estimation", "circuits", "load", "cache")}
     if reader.says("default_price", "none"):
         default_price: dict[str, object] = dict.fromkeys(DEFAULT_PRICE)
     else:
@@ -32,6 +32,14 @@ def read_settings(parent: FieldReader) -> SettingsEntry | None:
         **_read_retries(groups["retries"]),
         **_read_admission(groups["admission"]),
         **_read_estimation(groups["estimation"]),
+        **_read_circuits(groups["circuits"]),
+        "max_in_flight": groups["load"].integer("max_in_flight", at_most=_INTEGER),
+        "max_queued": groups["load"].integer("max_queued", at_most=_INTEGER),
+        "queue_wait_s": groups["load"].number("queue_wait_s", at_least=0, at_most=3_600),
+        "cache_enabled": groups["cache"].boolean("enabled"),
+        "cache_ttl_s": groups["cache"].number("ttl_s", at_least=1, at_most=31_536_000),
+        "cache_max_mb": groups["cache"].integer("max_mb", at_least=1, at_most=1_048_576),
+        "vendor_models": _read_vendor_models(reader) if reader.has("vendor_models") else reader.text("vendor_models"),
     }
     for group in groups.values():
         group.finish()
@@ -43,6 +51,23 @@ def read_settings(parent: FieldReader) -> SettingsEntry | None:
     for group_name, group in groups.items():
         places |= {f"{group_name}.{name}": place for name, place in group.places().items()}
     return SettingsEntry(place=reader.place, places=places, values=given)
+
+
+def _read_circuits(reader: FieldReader) -> dict[str, object]:
+    modes = GatewaySettings.CircuitMode.values
+    return {
+        "circuit_mode": reader.choice("mode", modes, default="") if reader.has("mode") else reader.text("mode"),
+        "circuit_failures": reader.integer("failures", at_least=1, at_most=1000),
+        "circuit_window_s": reader.number("window_s", at_least=1, at_most=86_400),
+        "circuit_open_s": reader.number("open_s", at_least=0.1, at_most=86_400),
+        "circuit_wait_s": reader.number("wait_s", at_least=0, at_most=600),
+    }
+
+
+def _read_vendor_models(parent: FieldReader) -> dict[str, str]:
+    """Aliases by the names of vendors; which names there are, the rows' check says."""
+    reader = parent.object("vendor_models")
+    return {name: reader.text(name) or "" for name in reader.places()}
 
 
 def _read_default_price(reader: FieldReader) -> dict[str, object]:

@@ -28,9 +28,7 @@ def test_the_configuration_on_a_page_makes_a_model_that_can_be_called(name: str,
     (deployment,) = snapshot.deployments
     assert (snapshot.problems, deployment.problem, deployment.adapter.name) == ((), "", name)
     assert deployment.prices
-    assert [each.name for alias in snapshot.aliases.values() for each in alias.deployments] == [
-        deployment.name
-    ]
+    assert [each.name for alias in snapshot.aliases.values() for each in alias.deployments] == [deployment.name]
 
 
 def test_every_page_is_tested() -> None:

@@ -151,6 +151,13 @@ FIGURES = st.decimals(0, 1000, places=6).map(str)
 USD = st.decimals(0, 1_000_000, places=12).map(str)
 
 
+PARAMETERS: dict[str, Any] = {
+    "temperature": 0.25, "max_tokens": 10, "stop": ["2026-01-01", "yes", "1", "$${HOME}"], "user": None, "store": True,
+    "response_format": {"type": "json_object"},
+}  # fmt: skip
+"""Values that YAML might take for others."""
+
+
 @st.composite
 def limits(draw: st.DrawFn, *, of_place: bool = False) -> dict[str, Any]:
     """A limit that a provider, deployment or alias may have, or anybody who asks."""
@@ -247,17 +254,40 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 "max_output_tokens": draw(st.none() | st.integers(1, 10**6)),
                 "max_request_usd": draw(st.none() | USD),
                 "limits": draw(PLACE_LIMITS),
+                "health": draw(st.sampled_from([None, {"path": "/healthz"}, {"interval_s": 2.5, "healthy_after": 1}])),
+                "draining": draw(st.sampled_from([None, True, False])),
                 "enabled": draw(st.booleans()),
             }
             for name in deployments
         },
         "aliases": {
             name: {
-                "strategy": draw(st.sampled_from(["weighted", "priority"])),
+                "strategy": draw(st.sampled_from(["weighted", "priority", "lowest_cost"])),
+                "sticky": draw(st.sampled_from(["key", "session", None])),
                 "targets": [
                     {"deployment": target, "weight": draw(st.integers(1, 10_000))}
                     for target in draw(st.permutations(deployments))
-                ],
+                ]
+                + draw(st.sampled_from([[], [{"alias": "m", "canary_percent": 12.5}]])),
+                "rules": draw(
+                    st.lists(
+                        st.fixed_dictionaries(
+                            {"when": st.sampled_from(["true", 'request.model == "$${x}"']), "use": st.just("m")}
+                        ),
+                        max_size=2,
+                    )
+                ),
+                "fallbacks": draw(st.sampled_from([[], ["m"], ["m", {"on": "content_policy", "use": "m"}]])),
+                "parameters": draw(st.sampled_from([{}, {"defaults": PARAMETERS}, {"overrides": PARAMETERS}])),
+                "timeouts": draw(st.sampled_from([{}, {"first_token_s": 0.5}, {"idle_s": 3, "total_s": 9}])),
+                "retries": draw(st.sampled_from([{}, {"attempts": 0}])),
+                "cache": draw(
+                    st.sampled_from(
+                        [None, {"ttl_s": 9}, {"ttl_s": 1.5, "mode": "semantic", "embeddings": "m", "similarity": 0.9}]
+                    )
+                ),
+                "hedge": draw(st.sampled_from([None, {"max_usd": "0.01"}, {"max_usd": "1", "after_s": 0.5}])),
+                "mirror": draw(st.sampled_from([None, {"alias": "m", "percent": 2.5}])),
                 "limits": draw(PLACE_LIMITS),
                 "budgets": draw(BUDGETS),
                 "enabled": draw(st.booleans()),
@@ -294,6 +324,9 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 "models": draw(st.lists(NAMES, max_size=3)),
                 "networks": draw(st.lists(st.sampled_from(networks), unique=True)),
                 "allowed_ips": draw(st.lists(NETWORKS, max_size=2)),
+                "priority": draw(st.integers(-100, 100)),
+                "may_bypass_health": draw(st.booleans()),
+                "tenants": draw(st.lists(st.sampled_from(teams), unique=True)),
                 "expires_at": draw(st.none() | MOMENTS.map(datetime.isoformat)),
                 "limits": draw(LIMITS),
                 "budgets": draw(BUDGETS),
@@ -309,6 +342,10 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 "factor": draw(st.sampled_from([1, 1.5, 10])),
                 "jitter": draw(st.sampled_from(["full", 0, 0.25])),
             },
+            "circuits": draw(st.sampled_from([{}, {"mode": "log", "failures": 2, "open_s": 1.5}])),
+            "load": {"max_queued": draw(st.integers(0, 10**6))},
+            "cache": {"enabled": draw(st.booleans())},
+            "vendor_models": draw(st.sampled_from([{}, {"openai": "m"}])),
             "admission": {"quota_status": draw(st.sampled_from([402, 403, 429]))},
             "estimation": {"chars_per_token_by_provider": draw(st.sampled_from([{}, {"openai": 4.5}]))},
         },

@@ -10,7 +10,6 @@ from django.db import connection
 
 from llmgateway.conf import Conf
 from llmgateway.config_loader import load_snapshot
-from llmgateway.config_loader._circles import order_of
 from llmgateway.models import ApiKey, GatewaySettings, KeyTenant, RateLimit, Team
 from llmgateway.pipeline.route_rules import (
     CacheRule,
@@ -26,6 +25,7 @@ from llmgateway.pipeline.route_rules import (
     Probe,
 )
 from llmgateway.pipeline.snapshot import Alias, Snapshot
+from providers.alias_graph import order_of
 from providers.models import AliasFallback, AliasRule, AliasTarget, Deployment, ModelAlias
 from tests.llmgateway.live_config.conftest import World, key_of
 
