@@ -167,11 +167,11 @@ class Gateway:
         except BaseException:
             self.turns.give_back()
             raise
-        if began is not None:
-            began(call)
-        if call.alias.mirror is not None:
-            self.mirroring.copy(call)
         try:
+            if began is not None:
+                began(call)
+            if call.alias.mirror is not None:
+                self.mirroring.copy(call)
             result = await self.attempts.first_answer(call)
             if isinstance(result, Answer):
                 witness = None if request.state is None else request.state.witness

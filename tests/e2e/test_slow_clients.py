@@ -179,7 +179,6 @@ class TestSlowReaders:
         assert all(record["pieces_sent"] < 80_000 for record in streams)
         rows = [row for row in own.usage() if row["status"] == "cancelled"]
         assert len(rows) == ended + self.COUNT
-        assert {row["error_type"] for row in rows} == {"client_left"}
         assert all(row["cost_pico_usd"] > 0 for row in rows)
 
     def test_who_reads_slowly_gets_everything(self, own: Product, provider: Provider) -> None:
