@@ -10,6 +10,7 @@ import cel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from llmgateway.pipeline.conditions import BudgetsNeededError, BudgetUsed
 from llmgateway.pipeline.errors import (
@@ -22,7 +23,8 @@ from llmgateway.pipeline.errors import (
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.route_rules import Fallback, FallbackCause, RoutingRule
 from llmgateway.pipeline.routing import AllOutError, Routed, Router
-from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Target
+from llmgateway.pipeline.rules import NOTHING_ADDED, RuleBook
+from llmgateway.pipeline.snapshot import Alias, BudgetRule, Deployment, Key, Limit, Target
 from providers.adapters.body import RequestHead
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.registry import get_adapter
@@ -389,6 +391,47 @@ def test_nobody_is_asked_twice_or_while_out_or_through_what_the_key_may_not_use(
         if again is not None:
             check(there, again)
             assert not {each.id for each in again.candidates} & {each.id for each in routed.candidates}
+
+
+@given(worlds(), st.data())
+def test_no_counter_is_taken_twice_and_none_on_the_way_is_left_out(there: Map, data: st.DataObject) -> None:
+    limits = {name: Limit(f"limit:{name}", "5 a minute", "model", 5, 5) for name in NAMES}
+    shared = Limit("limit:shared", "5 a minute", "key", 5, 5)
+    each_model = Limit("limit:each", "5 a minute", "key", 5, 5, each="model")
+    budgets = {name: BudgetRule(number, name, "model", name, "day", 1, "UTC") for number, name in enumerate(NAMES)}
+    there.snapshot = replace(
+        there.snapshot,
+        aliases={name: with_rules(each, limits, budgets) for name, each in there.snapshot.aliases.items()},
+    )
+    for_one = structs.replace(shared, counter="limit:one", model=data.draw(st.sampled_from(NAMES)))
+    there.key = structs.replace(there.key, limits=(shared, each_model, for_one), budgets=(budgets["x"],))
+    try:
+        routed = there.route()
+    except GatewayError:
+        return
+
+    book, request = RuleBook(), asked()
+    rules = book.through(book.of(request, there.key, routed.alias), request, routed.via)
+
+    for each in routed.candidates:
+        added = rules.added.get(each.id, NOTHING_ADDED)
+        counters = [limit.counter for limit in (*rules.limits, *added.limits)]
+        payers = [budget.id for budget in (*rules.budgets, *added.budgets)]
+        names = {routed.alias.name, *[hop.name for hop in routed.via.get(each.id, ())]}
+        assert len(set(counters)) == len(counters)
+        assert len(set(payers)) == len(payers)
+        assert {f"limit:{name}" for name in names} | {f"limit:each:model:{name}" for name in names} <= set(counters)
+        assert ("limit:one" in counters) == (for_one.model in names)
+        assert {budgets[name].id for name in names} <= set(payers)
+
+
+def with_rules(alias: Alias, limits: dict[str, Limit], budgets: dict[str, BudgetRule]) -> Alias:
+    """The alias, and those that are its targets, each with a limit and a budget of its own."""
+    targets = tuple(
+        replace(target, alias=with_rules(target.alias, limits, budgets)) if target.alias else target
+        for target in alias.targets
+    )
+    return replace(alias, targets=targets, limits=(limits[alias.name],), budgets=(budgets[alias.name],))
 
 
 def check(there: Map, routed: Routed) -> None:

@@ -486,3 +486,47 @@ class TestTheLedger:
         await of.chat()
 
         assert "via" not in of.row
+
+
+class TestFallbacks:
+    async def test_a_fallback_pays_for_itself_with_the_caller_s_budgets(self) -> None:
+        gpt_day = structs.replace(POOL_DAY, id=3, name="gpt a day", scope_id="gpt", owner="alias:1")
+        spare = pool(B, budgets=(POOL_DAY,), parameters=Parameters(overrides={"max_tokens": 5}))
+        of = house(
+            nested("gpt", A, fallbacks=(Fallback("pool"),), budgets=(gpt_day,), retries=0),
+            spare,
+            replies=[httpx.ConnectError("refused"), Reply.json(CHAT)],
+            who=key(budgets=(DAY,)),
+        )
+
+        response = await of.chat({"max_tokens": 900})
+
+        assert response.status_code == 200, response.text
+        assert hosts(of) == "ab"
+        assert [body["max_tokens"] for body in of.upstream.bodies] == [900, 5]
+        assert (of.row["alias"], of.row["via"]) == ("gpt", "pool")
+        for budget in (DAY, gpt_day, POOL_DAY):
+            assert await state(of, budget) == BudgetState(COST, 0), budget.name
+
+    async def test_one_without_room_is_passed_over(self) -> None:
+        spare = pool(B, budgets=(structs.replace(POOL_DAY, limit_pico_usd=1),))
+        of = house(
+            nested("gpt", A, fallbacks=(Fallback("pool"), Fallback("c")), retries=0),
+            spare,
+            nested("c", C),
+            replies=[httpx.ConnectError("refused"), Reply.json(CHAT)],
+        )
+
+        assert (await of.chat()).status_code == 200
+        assert hosts(of) == "ac"
+
+    async def test_one_that_the_key_may_not_call_is_not_asked(self) -> None:
+        of = house(
+            nested("gpt", A, fallbacks=(Fallback("pool"),), retries=0),
+            pool(B),
+            replies=[httpx.ConnectError("refused")],
+            who=key(models=frozenset({"gpt"})),
+        )
+
+        assert (await of.chat()).status_code == 502
+        assert hosts(of) == "a"
