@@ -5,6 +5,7 @@ What a key may not use is as if it were not there.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -36,9 +37,14 @@ class Choices:
         self._snapshot = snapshot
         self._now = now
         self._key = key
-        self._aliases = [
+
+    @functools.cached_property
+    def _aliases(self) -> list[Alias]:
+        # Who names an alias, as most do, need not wait until all have been looked at.
+        key, now = self._key, self._now
+        return [
             alias
-            for alias in snapshot.aliases.values()
+            for alias in self._snapshot.aliases.values()
             if (key.models is None or alias.name in key.models) and not alias.is_retired(now)
         ]
 
