@@ -9,6 +9,8 @@ from django.http import HttpRequest
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
+from llmgateway.management_api.scopes import SCOPES
+
 
 def _may_view(model: str) -> Callable[[HttpRequest], bool]:
     app, name = model.split("_", 1)
@@ -33,6 +35,10 @@ def _is_of_deployments(request: HttpRequest) -> bool:
     return request.path.startswith(str(reverse_lazy("admin:providers_deployment_changelist")))
 
 
+def _may_explain(request: HttpRequest) -> bool:
+    return request.user.has_perms(SCOPES["explain:read"].permissions)
+
+
 def _asset(name: str) -> Callable[[HttpRequest], str]:
     return lambda _request: static(name)
 
@@ -47,6 +53,12 @@ NAVIGATION: list[dict[str, Any]] = [
                 "link": reverse_lazy("dashboard:home"),
                 # Its address begins every other one, by which the theme would take it for the present page.
                 "active": lambda _request: False,
+            },
+            {
+                "title": "Explain",
+                "icon": "troubleshoot",
+                "link": reverse_lazy("explain"),
+                "permission": _may_explain,
             },
             {"title": "Playground", "icon": "forum", "link": reverse_lazy("dashboard:playground")},
         ]

@@ -157,6 +157,15 @@ class Runtime:
         self.data_plane = DataPlane(self.gateway, conf, self)
         self._siblings = Siblings(conf.data_dir / "run", self._metrics) if conf.workers > 1 else None
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where everything of the gateway runs."""
+        return self._loop
+
+    @property
+    def conf(self) -> Conf:
+        return self._conf
+
     async def run(self) -> None:
         """Start the threads and timers."""
         if self._siblings is not None:

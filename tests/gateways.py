@@ -138,7 +138,8 @@ class House:
             telemetry=self.telemetry,
             clock=self.clock,
         )
-        self.app = DataPlane(self.gateway, Conf(self.settings), self.status)
+        self.conf = Conf(self.settings)
+        self.app = DataPlane(self.gateway, self.conf, self.status)
 
     @property
     def row(self) -> Record:

@@ -11,6 +11,7 @@ from llmgateway.api.responses import DisconnectWatch, Responder
 from llmgateway.pipeline.errors import BadRequestError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import ModelRequest, Trailer, Verbatim
+from llmgateway.pipeline.snapshot import Key
 from providers.adapters.body import RequestHead
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.errors import MalformedBodyError
@@ -45,8 +46,23 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
         key = exchange.key = await gateway.authenticate(
             inbound.secret, client_ip=exchange.client_ip, takes_foreign=native
         )
+    request = request_of(exchange, body, named, authenticated=authenticated)
+    if dialect.refers_to_kept:
+        request = await with_what_was_kept(gateway, request, key, native=native)
+    watch = exchange.watch = DisconnectWatch(exchange.receive)
+    try:
+        await gateway.complete(request, key, exchange.responder, watch)
+    finally:
+        watch.stop()
+
+
+def request_of(
+    exchange: HttpExchange, body: bytes, named: Named = FROM_THE_BODY, *, authenticated: float
+) -> ModelRequest:
+    """What is asked, by headers, body and path. Raises BadRequestError for a body that says nothing usable."""
+    inbound, dialect = exchange.inbound, exchange.responder.dialect
     head = exchange.head = parse_head(dialect, body, model=named.model, stream=named.stream)
-    request = ModelRequest(
+    return ModelRequest(
         id=exchange.request_id,
         path=exchange.label,
         dialect=dialect,
@@ -69,16 +85,14 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
         task_type=inbound.task_type,
         trailer=_trailer(exchange),
     )
-    if dialect.refers_to_kept:
-        try:
-            request = await gateway.responses.prepared(request, key, gateway.snapshot, native=native)
-        except MalformedBodyError as error:
-            raise refused_body(error) from None
-    watch = exchange.watch = DisconnectWatch(exchange.receive)
+
+
+async def with_what_was_kept(gateway: Gateway, request: ModelRequest, key: Key, *, native: bool) -> ModelRequest:
+    """The request with the conversation that it goes on from; raises what `ResponseState.prepared` raises."""
     try:
-        await gateway.complete(request, key, exchange.responder, watch)
-    finally:
-        watch.stop()
+        return await gateway.responses.prepared(request, key, gateway.snapshot, native=native)
+    except MalformedBodyError as error:
+        raise refused_body(error) from None
 
 
 def _trailer(exchange: HttpExchange) -> Trailer | None:

@@ -84,6 +84,13 @@ _ALL = (
         frozenset(),
         in_one_team=False,
     ),
+    Scope(
+        "explain:read",
+        "see what would become of a request, with the limits, budgets and targets of everybody",
+        ("llmgateway.view_apikey", "llmgateway.view_ratelimit", "billing.view_budget", "providers.view_modelalias"),
+        frozenset(),
+        in_one_team=False,
+    ),
 )
 
 SCOPES = {scope.name: scope for scope in _ALL}

@@ -7,6 +7,7 @@ from rest_framework.routers import SimpleRouter
 
 from llmgateway.management_api.aliases import ModelViewSet
 from llmgateway.management_api.budgets import BudgetViewSet
+from llmgateway.management_api.explain import ExplainView
 from llmgateway.management_api.health import HealthViewSet
 from llmgateway.management_api.keys import KeyViewSet
 from llmgateway.management_api.limits import LimitViewSet
@@ -30,6 +31,7 @@ router.register("health", HealthViewSet, "management-health")
 urlpatterns = [
     path("schema", SchemaView.as_view(), name="management-api-schema"),
     path("docs", DocsView.as_view(), name="management-api-docs"),
+    path("explain", ExplainView.as_view(), name="management-explain"),
     path("", include(router.urls)),
     re_path("", NotFoundView.as_view()),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from llmgateway.key_secrets import Pepper
@@ -75,12 +75,7 @@ class Authenticator:
                 return foreign
         if found is None or (found.valid_until is not None and found.valid_until <= now):
             raise AuthenticationError("This API key is unknown or revoked. Check it, or ask an admin for a new one.")
-        try:
-            _check_usable(found.key, now)
-            _check_address(found.key, client_ip)
-        except PermissionDeniedError as error:
-            error.key = found.key
-            raise
+        check(found.key, client_ip=client_ip, now=now)
         return found.key
 
     async def _find(self, digests: tuple[bytes, ...], snapshot: Snapshot) -> KeyDigest | None:
@@ -95,6 +90,22 @@ class Authenticator:
             self._compiled_for = snapshot.sources
             self._sources = tuple(MappedSource(rule) for rule in snapshot.sources or KEYS_WITHOUT_SOURCES)
         return self._sources
+
+
+def check(key: Key, *, client_ip: str, now: float) -> None:
+    """Raises PermissionDeniedError: the key may not be used now, or not from there."""
+    try:
+        _check_usable(key, now)
+        _check_address(key, client_ip)
+    except PermissionDeniedError as error:
+        error.key = key
+        raise
+
+
+def keys_by_source(snapshot: Snapshot) -> Iterator[tuple[str, Mapping[bytes, KeyDigest]]]:
+    """The names of the places where keys are looked up, in order, and what is there."""
+    for rule in snapshot.sources or KEYS_WITHOUT_SOURCES:
+        yield rule.name, snapshot.keys if rule.kind == "database" else rule.keys
 
 
 def _check_usable(key: Key, now: float) -> None:

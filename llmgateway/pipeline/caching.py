@@ -99,7 +99,7 @@ class Caching:
         except BudgetsNeededError:
             routed = await gateway.routed(request, key)
         visit = Visit(request, key, client, presence, routed, gateway.clock.monotonic())
-        plan = self._plan(request, key, routed)
+        plan = self.plan(request, key, routed)
         if plan is None:
             await gateway.ask(request, key, client, presence, routed=routed)
         elif plan.reads:
@@ -114,7 +114,7 @@ class Caching:
         if error.alias.rules:
             return False  # Where they lead is not known.
         routed = Routed(error.alias, error.deployments)
-        plan = self._plan(request, key, routed)
+        plan = self.plan(request, key, routed)
         if plan is None or not plan.reads:
             return False
         visit = Visit(request, key, client, presence, routed, self._gateway.clock.monotonic())
@@ -122,7 +122,7 @@ class Caching:
             await self._served(visit, plan, await self._store.find(plan.digest), exchange)
         return visit.has_begun
 
-    def _plan(self, request: ModelRequest, key: Key, routed: Routed) -> Plan | None:
+    def plan(self, request: ModelRequest, key: Key, routed: Routed) -> Plan | None:
         """None: nothing is looked up or kept."""
         wish = wish_of(request)
         settings = self._gateway.snapshot.cache

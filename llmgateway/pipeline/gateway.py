@@ -281,14 +281,14 @@ class Gateway:
             try:
                 return self.route(request, key, budget_used=used, dry_run=dry_run)
             except BudgetsNeededError:
-                used = await self._budget_used(request, key)
+                used = await self.budget_used(request, key)
             except AllOutError as error:
                 wait_s = self.snapshot.circuit.wait_s
                 if has_waited or not await self.health.wait_for_any(error.deployments, wait_s):
                     raise self.health.refusal(error.alias.name, error.deployments) from None
                 has_waited = True
 
-    async def _budget_used(self, request: ModelRequest, key: Key) -> BudgetUsed:
+    async def budget_used(self, request: ModelRequest, key: Key) -> BudgetUsed:
         """Of the budgets of the caller and of the alias that is asked for."""
         alias = self.snapshot.aliases[request.head.model]
         budgets, now = self.rules(request, key, alias).budgets, self.clock.time()

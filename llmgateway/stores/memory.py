@@ -217,6 +217,13 @@ class MemoryStore:
         now, now_us = self._clock.time(), _microseconds(self._clock)
         return self._counter(limit, now, now_us).used(now, now_us)
 
+    def counter_of(self, limit: Limit) -> _Counter:
+        return self._counter(limit, self._clock.time(), _microseconds(self._clock))
+
+    def window_of(self, budget: BudgetRule) -> _Window:
+        """The present one."""
+        return self._window(budget, self._clock.time())
+
     def limits_settled(self, limits: Sequence[Limit]) -> list[int]:
         """What each limit over a window has counted of requests that have ended: what the ledger says too."""
         now = self._clock.time()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmgateway.pipeline import obtaining
+from llmgateway.pipeline import obtaining, translation
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, House, alias, deployment, snapshot
@@ -23,7 +23,7 @@ PARTS = [{"type": "text", "text": "a"}] * 20_000
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """In which threads requests were written."""
     seen: list[str] = []
-    written = obtaining.outgoing
+    written = translation.outgoing
 
     def outgoing(*args: Any, **named: Any) -> Any:
         seen.append(threading.current_thread().name)
