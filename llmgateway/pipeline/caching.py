@@ -212,8 +212,7 @@ class Caching:
         except BaseException:
             self._leave(flight)
             raise
-        # What is itself only like another question would lead further and further away.
-        if nearest is None or answer is None or not plan.takes(answer) or answer.similarity is not None:
+        if nearest is None or answer is None or not plan.takes(answer):
             return question, None
         answer = msgspec.structs.replace(answer, similarity=nearest.similarity)
         self._store.keep(plan.digest, answer, answer.stored_at + plan.ttl_s - self._gateway.clock.time())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 import time
@@ -245,3 +246,44 @@ def test_when_the_leading_host_dies_another_takes_over(postgres_url: str, tmp_pa
         assert sorted(answer.headers["x-gateway-cache"] for answer in answers) == ["hit"] * 4 + ["miss"]
         assert len(provider.sent) == 2
     redis.kill()
+
+
+@pytest.mark.postgres
+def test_a_similar_question_is_found_by_its_vector_in_postgresql(postgres_url: str, tmp_path: Path) -> None:
+    # Spaces around a question make it another request with the same vector; any other word makes another vector.
+    spaces = map(" ".__mul__, itertools.count(1))
+    headers = {"authorization": f"Bearer {KEY}"}
+    with (
+        running_provider(tmp_path) as provider,
+        running_product(tmp_path, provider, CACHE_ENABLED="true", DATABASE_URL=postgres_url) as product,
+        httpx.Client(base_url=product.url, headers=headers, timeout=10) as caller,
+    ):
+        shell = Shell(product)
+        shell.run("from providers.models import ModelAlias; embed = ModelAlias.objects.get(name='embed')")
+        shell.run(
+            "ModelAlias.objects.filter(name='chat')"
+            ".update(cache_ttl_s=60, cache_mode='semantic', cache_similarity=0.95, cache_embeddings=embed)"
+        )
+        shell.close()
+
+        def ask(text: str) -> httpx.Response:
+            return caller.post("/v1/chat/completions", json={"model": "chat", "messages": asked(text)})
+
+        wait_for(lambda: "x-gateway-cache" in ask("Are you there?").headers, "the change of the alias")
+        first = ask("Where is it?")
+        # What is remembered goes to the database behind the answer.
+        second = wait_for(
+            lambda: answer if is_similar(answer := ask(f"{next(spaces)}Where is it?")) else None, "the vector"
+        )
+        other = ask("Where was it?")
+
+        assert first.headers["x-gateway-cache"] == other.headers["x-gateway-cache"] == "miss"
+        assert float(second.headers["x-gateway-cache-similarity"]) == pytest.approx(1.0, abs=1e-4)
+        assert second.json() == first.json()
+        paid = product.log_line(f"{first.headers['x-request-id']}_vec")
+        assert (paid["alias"], paid["status"]) == ("embed", "completed")
+        assert paid["cost_pico_usd"] > 0
+
+
+def is_similar(answer: httpx.Response) -> bool:
+    return answer.headers["x-gateway-cache"] == "semantic"

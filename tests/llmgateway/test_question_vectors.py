@@ -80,6 +80,12 @@ async def test_no_more_than_a_few_wait_for_the_database(locked: str) -> None:
     await asyncio.to_thread(store.stop)
 
 
+def test_migrations_make_the_table(postgres: str) -> None:
+    with connections[postgres].cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s)", [TABLE])
+        assert cursor.fetchone() == (TABLE,)
+
+
 def test_the_table_is_made_once(prepared: str) -> None:
     assert ensure_table(prepared)
     assert ensure_table(prepared)

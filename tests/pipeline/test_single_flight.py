@@ -149,6 +149,23 @@ async def test_what_is_not_to_be_kept_is_asked_for_by_everybody() -> None:
     assert [answer.headers["x-gateway-cache"] for answer in answers] == ["miss"] * 5
 
 
+async def test_a_follower_that_takes_over_has_what_is_left_of_its_time() -> None:
+    house = caching_house(slow(60), slow(60))
+    leader, leading = calling(house)
+    follower, following = calling(house)
+    await asyncio.sleep(0.01)
+    house.clock.advance(400)
+    await leave(house, leader, leading)
+    await asyncio.sleep(0.01)
+    assert len(house.upstream.requests) == 2
+
+    house.clock.advance(201)
+    house.gateway.exchanges.tick()
+    await asyncio.wait_for(following, 2)
+
+    assert follower.response().status_code == 504
+
+
 async def test_a_follower_waits_no_longer_than_its_deadline() -> None:
     house = caching_house(slow(60))
     leader, leading = calling(house)
@@ -237,7 +254,7 @@ class TestClaims:
         await other.chat()
         kept = other.gateway.telemetry.figures.kept_answers
         assert isinstance(kept, MemoryAnswers)
-        ((digest, entry),) = kept._entries.items()  # noqa: SLF001
+        ((digest, entry),) = kept._entries.items()
         store.keep(digest, entry.answer, 60)
         await asyncio.wait_for(asyncio.gather(*[task for _, task in calls]), 2)
 
