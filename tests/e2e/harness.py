@@ -104,7 +104,7 @@ keys:
     models: [chat]
     limits: [{{metric: requests, per: minute, amount: 3}}]
 {more}
-settings: {{retries: {{attempts: 0}}}}
+settings: {{retries: {{attempts: 0}}, circuits: {{mode: log}}}}
 """
 
 
