@@ -21,7 +21,7 @@ from llmgateway.pipeline.conditions import Conditions
 from llmgateway.pipeline.errors import PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.snapshot import Networks, parse_address
-from llmgateway.pipeline.telemetry import Buckets, Histogram, OpenConnections, SharedCounters
+from llmgateway.pipeline.telemetry import Buckets, Figures, Histogram, OpenConnections, SharedCounters
 from llmgateway.pipeline.turns import Turns
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -166,6 +166,7 @@ class _Figures:
             (),
             {(): figures.inconsistent_usage},
         )
+        yield from _attempts(figures)
         yield _counter("llmgateway_counter_repairs", "Counters that were put right.", (), {(): figures.counter_repairs})
 
     def _gauges(self) -> Iterable[Metric]:
@@ -278,6 +279,18 @@ def _shared(counters: SharedCounters) -> Iterable[Metric]:
     yield _histogram(
         "llmgateway_store_round_trip_seconds", "How long Redis took to answer.", (), {(): counters.round_trips}
     )
+
+
+def _attempts(figures: Figures) -> Iterable[Metric]:
+    yield _counter("llmgateway_retries", "Attempts after a wait.", (), {(): figures.retries})
+    for name, text, label, counts in (
+        ("llmgateway_fallbacks", "Times that other aliases were asked, by cause.", "cause", figures.fallbacks),
+        ("llmgateway_hedges", "Second attempts, by what became of them.", "result", figures.hedges),
+        ("llmgateway_mirrors", "Copies of requests, by what became of them.", "result", figures.mirrors),
+    ):
+        yield _counter(name, text, (label,), {(value,): count for value, count in counts.items()})
+    cost = float(usd(figures.hedge_cost_pico_usd))
+    yield _counter("llmgateway_hedge_cost_usd", "What second attempts cost beside the answers.", (), {(): cost})
 
 
 def _flag(value: bool) -> str:
