@@ -30,6 +30,8 @@ NEWCOMER_S = 1.0
 """Nobody is sent away who has been here shorter than this."""
 LEFTOVERS_S = 30.0
 """How long the rest of a body is taken in that nobody reads any more, so that its sender gets to read the answer."""
+BODY_GRACE_S = 30
+"""What a body may take longer than its reader waits for it."""
 LEAST_BYTES_PER_S = 1024
 """Who reads more slowly than this is not reading."""
 SWEEP_S = 1.0
@@ -41,6 +43,8 @@ class Bounds(msgspec.Struct, frozen=True):
     keep_alive_s: float = 75
     head_s: float = 10
     """For the headers of a request, from their first byte on."""
+    body_s: float = 300
+    """For all of a body. Who reads it usually has a bound of its own, and answers in time."""
     write_stall_s: float = 60
     """How long a client may not read while something waits for it."""
     most: int = 0
@@ -56,6 +60,7 @@ class Bounds(msgspec.Struct, frozen=True):
         return cls(
             keep_alive_s=conf.keep_alive_s,
             head_s=conf.request_head_timeout_s,
+            body_s=conf.request_body_timeout_s + BODY_GRACE_S,
             write_stall_s=conf.write_stall_s,
             most=min(conf.max_connections or room, room),
             most_per_address=conf.max_connections_per_address,
@@ -90,7 +95,7 @@ class Connection(Protocol):
         ...
 
     def end(self, reason: str) -> None:
-        """Its time is over: `idle`, `crowded_out`, `slow_head`, `unread_body` or `stalled`."""
+        """Its time is over: `idle`, `crowded_out`, `slow_head`, `slow_body`, `unread_body` or `stalled`."""
         ...
 
 
@@ -101,11 +106,13 @@ class Connections:
         self.bounds = bounds
         self.open = 0
         self.idle: dict[Connection, float] = {}
-        """Those without a request, and since when. Servers put themselves in and out of this and the next two."""
+        """Those without a request, and since when. Servers put themselves in and out of this and the next three."""
         self.heads: dict[Connection, float] = {}
         """Those whose request has begun and whose headers are not complete."""
         self.leftovers: dict[Connection, float] = {}
         """Those that still send a body though they have been answered."""
+        self.bodies: dict[Connection, float] = {}
+        """Those whose headers are complete and whose body is not."""
         self._stalled: dict[Connection, tuple[float, int]] = {}
         self._by_address: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
@@ -115,7 +122,9 @@ class Connections:
         self._heard = 0
         self._loop: asyncio.AbstractEventLoop
         self._timer: asyncio.TimerHandle | None = None
-        self._pause_s = min(SWEEP_S, *(each / 4 for each in (bounds.keep_alive_s, bounds.head_s, bounds.write_stall_s)))
+        self._pause_s = min(
+            SWEEP_S, *(each / 4 for each in (bounds.keep_alive_s, bounds.head_s, bounds.body_s, bounds.write_stall_s))
+        )
 
     @property
     def resting(self) -> int:
@@ -171,6 +180,7 @@ class Connections:
         """It is not to be looked after any more; it still counts."""
         self.idle.pop(connection, None)
         self.heads.pop(connection, None)
+        self.bodies.pop(connection, None)
         self.leftovers.pop(connection, None)
         self._stalled.pop(connection, None)
 
@@ -192,6 +202,7 @@ class Connections:
         for group, longest, reason in (
             (self.idle, bounds.keep_alive_s, "idle"),
             (self.heads, bounds.head_s, "slow_head"),
+            (self.bodies, bounds.body_s, "slow_body"),
             (self.leftovers, LEFTOVERS_S, "unread_body"),
         ):
             for connection in list(_older(group, now - longest)):

@@ -24,12 +24,12 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, service_unavailable
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from llmgateway.api import early_refusals
 from llmgateway.api.asgi_types import WHOLE_BODY, Message, Scope
 from llmgateway.api.connections import Bounds, Connections, Verdict
 from llmgateway.api.early_refusals import Refusal
+from llmgateway.api.socket_protocol import SocketProtocol
 from llmgateway.pipeline.header_lines import HeaderLines
 from llmgateway.pipeline.outbox import Departing
 
@@ -246,37 +246,6 @@ class _Nowhere(list[tuple[bytes, bytes]]):
 _nowhere = _Nowhere()
 
 
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """A client's WebSocket, once it has been a request."""
-
-    all: Connections | None = None
-    """Among which it counts."""
-    address = ""
-    verdict = Verdict.WELCOME
-
-    @property
-    def unread(self) -> int:
-        return self.transport.get_write_buffer_size()
-
-    def end(self, reason: str) -> None:
-        self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.all is not None:
-            self.all.leave(self, self.address, self.verdict)
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self.all is not None:
-            self.all.stalls(self)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self.all is not None:
-            self.all.flows(self)
-
-
 class GatewayProtocol(HttpToolsProtocol):
     """A client's connection."""
 
@@ -287,6 +256,8 @@ class GatewayProtocol(HttpToolsProtocol):
     _is_idle = True
     _is_slow = False
     """It stands among the connections whose head has not come yet."""
+    _has_slow_body = False
+    """The same of those whose body has not."""
     _arrival = _first = 0
     """Bytes that came together, now and when the present request began."""
     _came = 0
@@ -313,6 +284,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self.transport = self._departing.laid_off()
+        self._stage = Stage.WHOLE
         self._connections.forget(self)
         super().handle_websocket_upgrade()
         socket = self.transport.get_protocol()
@@ -413,6 +385,9 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._stage = Stage.WHOLE
+        if self._has_slow_body:
+            self._has_slow_body = False
+            self._connections.bodies.pop(self, None)
         super().on_message_complete()
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is None:
@@ -459,6 +434,9 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._stage is Stage.BODY:
             if self._came > MAX_HEAD_BYTES + self._body_came * (1 + FRAMING):
                 self._refuse(early_refusals.FRAMED_TOO_MUCH)
+            elif not self._has_slow_body:
+                self._has_slow_body = True
+                self._connections.bodies[self] = self.loop.time()
         elif self._came > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
             self._refuse(HEAD_TOO_LARGE)
         elif self._answering is None or self._answering.response_complete:
@@ -488,7 +466,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def end(self, reason: str) -> None:
         if reason == "slow_head":
             self._refuse(early_refusals.head_too_slow(self._connections.bounds.head_s))
-        elif reason in {"stalled", "unread_body"}:
+        elif reason in {"stalled", "slow_body", "unread_body"}:
             self._departing.abort()
         else:
             self.transport.close()

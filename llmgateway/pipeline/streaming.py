@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable
 
 import msgspec
@@ -134,10 +135,11 @@ async def _relay(call: Call, client: Client, scanner: StreamScanner, first: byte
         while True:
             if scanner.done:
                 _settle_stream(call, scanner, "")
-            exchange.wait(call.now(), idle_s)
             if onward:
+                # A client that does not read is no silence of the provider; its connection has a bound of its own.
+                exchange.wait(call.now(), math.inf)
                 await client.send(onward, more=True)
-                exchange.wait(call.now(), idle_s)
+            exchange.wait(call.now(), idle_s)
             chunk = await anext(rest, b"")
             if not chunk:
                 break

@@ -148,11 +148,34 @@ class TestTime:
         assert client.is_aborted()
         assert connections.ended == {"unread_body": 1}
 
+    async def test_a_body_has_its_time_whoever_reads_it(self) -> None:
+        connections = Connections(Bounds(body_s=SHORT_S))
+        left: list[str] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            message = await receive()
+            while message.get("more_body"):
+                message = await receive()
+            left.append(message["type"])
+
+        client = Client(connections, app)
+        client.say(b"POST /admin/ HTTP/1.1\r\ncontent-length: 1000\r\n\r\n")
+        for _ in range(10):
+            client.say(b"x")
+            await asyncio.sleep(SHORT_S / 2)
+
+        assert client.is_aborted()
+        assert connections.ended == {"slow_body": 1}
+        client.end()
+        await client.send()
+        assert left == ["http.disconnect"]
+
     async def test_after_such_a_body_the_connection_goes_on(self, connections: Connections) -> None:
         client = Client(connections)
         await client.send(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nx")
         client.say(b"yz")
         assert connections.resting == 1
+        assert {**connections.bodies, **connections.leftovers} == {}
 
         await client.send(GET)
 

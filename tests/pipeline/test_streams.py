@@ -11,6 +11,7 @@ import pytest
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.protocols import Record
+from llmgateway.pipeline.snapshot import Timeouts
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import SECRET, Caller, House, alias, deployment, snapshot
 
@@ -152,6 +153,32 @@ async def test_a_client_that_leaves_before_the_headers_is_settled() -> None:
 
     assert house.row["status"] == "cancelled"
     assert house.ledger.running == set()
+
+
+async def test_a_client_that_stops_reading_is_not_the_provider_s_silence() -> None:
+    upstream = ScriptedUpstream(Reply.events(event("Hel"), event("lo"), 60.0))
+    house = House(upstream)
+    caller = Caller()
+    caller.stuck_after = 1
+    body = json.dumps({"model": "gpt", "messages": [], "stream": True}).encode()
+    running = asyncio.create_task(
+        caller.call(house.app, "POST", "/v1/chat/completions", body, {"authorization": f"Bearer {SECRET}"})
+    )
+    await asyncio.wait_for(caller.started.wait(), 1)
+    await asyncio.sleep(0.02)
+
+    house.clock.advance(Timeouts().idle_s + 1)
+    house.gateway.exchanges.tick()
+    await asyncio.sleep(0.02)
+    assert not running.done()
+    assert not upstream.streams[0].closed
+
+    house.clock.advance(Timeouts().total_s)
+    house.gateway.exchanges.tick()
+    caller.left.set()
+    await asyncio.wait_for(running, 1)
+
+    assert upstream.streams[0].closed
 
 
 async def test_a_client_that_stops_reading_and_leaves_is_settled() -> None:

@@ -16,7 +16,8 @@ from django.core.management.base import BaseCommand
 
 from llmgateway import conf as conf_module
 from llmgateway.api.connections import Bounds, Connections, allow_more_files
-from llmgateway.api.http_protocol import GatewayProtocol, SocketProtocol
+from llmgateway.api.http_protocol import GatewayProtocol
+from llmgateway.api.socket_protocol import SocketProtocol
 from llmgateway.management.preparation import (
     FirstAdmin,
     collect_static_if_changed,
