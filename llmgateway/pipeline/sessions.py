@@ -153,18 +153,13 @@ class Sessions:
                 via=routed.via.get(deployment.id, ()),
             )
             await meter.check_room()
+            if not self._gateway.health.claim(deployment, bypass=key.may_bypass_health and asked.request.bypass_health):
+                continue
             try:
-                upstream = await self._gateway.upstream.open_socket(
-                    deployment,
-                    asked.request.dialect,
-                    query=asked.query,
-                    headers=asked.request.headers,
-                    subprotocols=asked.subprotocols,
-                )
+                upstream = await self._dialled(asked, deployment)
             except (UpstreamError, RefusedHandshakeError) as error:
                 last = _failure(deployment, alias.name, error)
                 continue
-            self._gateway.health.record(deployment, ok=True)
             return Session(
                 self._gateway,
                 asked.request,
@@ -174,7 +169,36 @@ class Sessions:
                 presence=presence,
                 lifetime=self._lifetime,
             )
-        raise last or AssertionError("the first candidate has room")
+        raise last or self._gateway.health.refusal(alias.name, routed.candidates)
+
+    async def _dialled(self, asked: Handshake, deployment: Deployment) -> UpstreamSocket:
+        """Raises what `Upstream.open_socket` raises; either way the deployment's health knows."""
+        health = self._gateway.health
+        try:
+            upstream = await self._gateway.upstream.open_socket(
+                deployment,
+                asked.request.dialect,
+                query=asked.query,
+                headers=asked.request.headers,
+                subprotocols=asked.subprotocols,
+            )
+        except (UpstreamError, RefusedHandshakeError) as error:
+            health.record(deployment, ok=False, kind=_kind_of(deployment, error))
+            raise
+        except BaseException:
+            health.release(deployment)
+            raise
+        health.record(deployment, ok=True)
+        return upstream
+
+
+def _kind_of(deployment: Deployment, error: UpstreamError | RefusedHandshakeError) -> str:
+    """Why there is no session, in one word."""
+    if isinstance(error, UpstreamError):
+        return error.cause
+    if error.status < 400:
+        return FailureCause.REDIRECT
+    return deployment.adapter.error_kind(error.status, _as_object(error.body))
 
 
 def _failure(deployment: Deployment, alias: str, error: UpstreamError | RefusedHandshakeError) -> GatewayError:

@@ -323,3 +323,29 @@ async def test_no_candidate_is_asked_twice() -> None:
         await room.open()
 
     assert [url.split("/")[2] for url, _, _ in room.opener.asked] == ["main.test", "spare.test"]
+
+
+async def test_refused_handshakes_open_circuits_and_an_opened_one_is_asked_for_no_session() -> None:
+    room = Room(RefusedHandshakeError(401, b""), Side())
+    opening = await room.open()
+    health = room.house.gateway.health
+    assert (health.state_of(MAIN).state, health.state_of(MAIN).kind) == ("open", "authentication")
+    assert health.state_of(SPARE).state == "healthy"
+    assert opening.deployment is SPARE
+    await opening.abandon()
+
+    for _ in range(5):
+        health.record(SPARE, ok=False, kind="timeout")
+    with pytest.raises(GatewayError) as refused:
+        await room.open(2)
+    assert (refused.value.status, refused.value.code) == (503, "no_healthy_target")
+    assert len(room.opener.asked) == 2
+
+
+async def test_what_a_caller_did_wrong_opens_nothing() -> None:
+    room = Room(*[RefusedHandshakeError(400, b"{}")] * 6)
+    for number in range(6):
+        with pytest.raises(GatewayError):
+            await room.open(number)
+
+    assert room.house.gateway.health.state_of(MAIN).state == "healthy"
