@@ -77,6 +77,20 @@ async def test_a_stream_serves_a_whole_answer() -> None:
     assert (whole["id"], whole["model"]) == ("chatcmpl-1", "gpt-upstream-2026")
 
 
+async def test_what_a_stream_says_otherwise_is_not_made_one() -> None:
+    sound = {"id": "a1", "data": "UklGRg==", "transcript": "Hello", "expires_at": 1}
+    message = {"role": "assistant", "content": None, "audio": sound}
+    spoken = CHAT | {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    house = caching_house(Reply.json(spoken), events())
+
+    await house.chat()
+    whole = await house.chat()
+    stream = await house.chat({"stream": True})
+
+    assert (whole.headers["x-gateway-cache"], whole.json()) == ("hit", spoken)
+    assert stream.headers["x-gateway-cache"] == "miss"
+
+
 async def test_a_large_stream_is_given_in_pieces() -> None:
     text = "x" * 200_000
     house = caching_house(Reply.events(EVENTS[0].replace(b"Hel", text.encode()), *EVENTS[2:]))

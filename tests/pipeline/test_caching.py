@@ -312,6 +312,14 @@ class TestWhatIsKept:
 
         assert second.headers["x-gateway-cache"] == "miss"
 
+    async def test_a_stream_that_ends_in_an_error_is_not_kept(self) -> None:
+        error = b'data: {"error": {"message": "overloaded", "type": "server_error"}}\n\n'
+        house = caching_house(Reply.events(*EVENTS[:3], error), events())
+
+        await house.chat({"stream": True})
+
+        assert (await house.chat({"stream": True})).headers["x-gateway-cache"] == "miss"
+
     async def test_an_answer_that_is_too_large_is_not_kept(self) -> None:
         large = CHAT | {"padding": "x" * (3 * 2**20)}
         house = caching_house(Reply.json(large), Reply.json(large))
