@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from django.db import transaction
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from providers.models import Deployment, ModelAlias
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import Model
+
+from providers.alias_models import refuse_canaries_beyond_all
+from providers.models import AliasFallback, AliasRule, AliasTarget, Deployment, ModelAlias
+
+_PARTS: dict[str, tuple[type[Model], tuple[str, ...]]] = {
+    "targets": (AliasTarget, ("deployment_id", "target_alias_id")),
+    "rules": (AliasRule, ("name",)),
+    "fallbacks": (AliasFallback, ("cause", "use_id")),
+}
+"""What hangs on an alias: the rows, and what tells those of one alias apart."""
 
 
 @transaction.atomic
@@ -35,3 +48,51 @@ def alias_forget_answers(alias: ModelAlias) -> None:
     row.cache_generation += 1
     row.save(update_fields=["cache_generation"])
     alias.cache_generation = row.cache_generation
+
+
+@transaction.atomic
+def alias_update(alias: ModelAlias, changes: Mapping[str, Any]) -> None:
+    """Set the columns of an alias that `changes` names. Its `targets`, `rules` and `fallbacks`, lists of columns each,
+    take the place of those that are there, in this order.
+
+    Raises:
+        ValidationError: by field; nothing is saved.
+    """
+    columns = {name: value for name, value in changes.items() if name not in _PARTS}
+    for name, value in columns.items():
+        setattr(alias, name, value)
+    alias.full_clean()
+    if columns:
+        alias.save(update_fields=list(columns))
+    for field in _PARTS:
+        if field in changes:
+            _replace(alias, field, changes[field])
+
+
+def _replace(alias: ModelAlias, field: str, wanted: Sequence[Mapping[str, Any]]) -> None:
+    model, identity = _PARTS[field]
+    existing = {tuple(getattr(row, name) for name in identity): row for row in getattr(alias, field).all()}
+    rows = []
+    for position, columns in enumerate(wanted):
+        draft = model(alias=alias, **columns)
+        row = existing.pop(tuple(getattr(draft, name) for name in identity), None) or draft
+        for name, value in {**columns, "position": position}.items():
+            setattr(row, name, value)
+        rows.append(row)
+    for row in existing.values():
+        row.delete()
+    try:
+        for number, row in enumerate(rows):
+            _save(row, number)
+        if field == "targets":
+            refuse_canaries_beyond_all([row.canary_percent for row in rows if isinstance(row, AliasTarget)])
+    except ValidationError as error:
+        raise ValidationError({field: error.messages}) from error
+
+
+def _save(row: Model, number: int) -> None:
+    try:
+        row.full_clean()
+    except ValidationError as error:
+        raise ValidationError([f"{number}: {message}" for message in error.messages]) from error
+    row.save()

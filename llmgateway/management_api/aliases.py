@@ -1,20 +1,24 @@
-"""Model aliases and where they lead: to be read, switched off and retired."""
+"""Model aliases and where they lead: to be read and changed. They are made in the admin and by the configuration file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import django_filters
 from django.db.models import Prefetch, QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_field
-from rest_framework import serializers
+from rest_framework import serializers, status
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from llmgateway.management_api.fields import StrictModel
+from llmgateway.management_api.fields import NameField, StrictModel, UsdField
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Readable, writes
-from providers.models import AliasTarget, CatalogueEntry, ModelAlias
+from llmgateway.services import forget_all_answers
+from providers import services
+from providers.models import AliasFallback, AliasRule, AliasTarget, CatalogueEntry, Deployment, ModelAlias
 
 
 class CapabilitiesSerializer(serializers.ModelSerializer[CatalogueEntry]):
@@ -29,11 +33,14 @@ class CapabilitiesSerializer(serializers.ModelSerializer[CatalogueEntry]):
 
 
 class TargetSerializer(serializers.ModelSerializer[AliasTarget]):
-    deployment = serializers.CharField(source="deployment.name", default=None)
-    alias = serializers.CharField(source="target_alias.name", default=None, help_text="In place of a deployment.")
-    provider = serializers.CharField(source="deployment.provider.name", default=None)
+    deployment = NameField(queryset=Deployment.objects.all(), required=False, allow_null=True)
+    alias = NameField(
+        source="target_alias", queryset=ModelAlias.objects.all(), required=False, allow_null=True,
+        help_text="In place of a deployment.",
+    )  # fmt: skip
+    provider = serializers.CharField(source="deployment.provider.name", default=None, read_only=True)
     model = serializers.CharField(
-        source="deployment.model", default=None, help_text="The provider's name for the model."
+        source="deployment.model", default=None, read_only=True, help_text="The provider's name for the model."
     )
     enabled = serializers.SerializerMethodField()
     capabilities = serializers.SerializerMethodField()
@@ -43,6 +50,14 @@ class TargetSerializer(serializers.ModelSerializer[AliasTarget]):
         fields = (
             "deployment", "alias", "provider", "model", "enabled", "weight", "canary_percent", "position", "capabilities",
         )  # fmt: skip
+        read_only_fields = ("position",)
+        validators: tuple[Any, ...] = ()
+
+    def to_internal_value(self, data: Any) -> Any:
+        # What is only shown may be sent back, so that what was read can be written; a slip must not pass for a success.
+        if isinstance(data, Mapping) and (wrong := [name for name in data if name not in self.fields]):
+            raise serializers.ValidationError({name: ["There is no such field."] for name in wrong})
+        return super().to_internal_value(data)
 
     def get_enabled(self, target: AliasTarget) -> bool:
         place = target.deployment or target.target_alias
@@ -57,19 +72,50 @@ class TargetSerializer(serializers.ModelSerializer[AliasTarget]):
         return None if entry is None else dict(CapabilitiesSerializer(entry).data)
 
 
+class RuleSerializer(StrictModel[AliasRule]):
+    use = NameField(queryset=ModelAlias.objects.all(), help_text="An alias.")
+
+    class Meta:
+        model = AliasRule
+        fields = ("name", "when", "use", "enabled")
+
+
+class FallbackSerializer(StrictModel[AliasFallback]):
+    use = NameField(queryset=ModelAlias.objects.all(), help_text="An alias.")
+
+    class Meta:
+        model = AliasFallback
+        fields = ("cause", "use")
+
+
 class ModelSerializer(StrictModel[ModelAlias]):
-    targets = TargetSerializer(many=True, read_only=True)
+    targets = TargetSerializer(
+        many=True, required=False, help_text="Written, they take the place of all that are there."
+    )
+    rules = RuleSerializer(many=True, required=False, help_text="Likewise. The first that holds decides.")
+    fallbacks = FallbackSerializer(many=True, required=False, help_text="Likewise.")
+    parameter_defaults = serializers.DictField(required=False, help_text="For requests that do not say.")
+    parameter_overrides = serializers.DictField(
+        required=False, help_text="Whatever requests say; null removes a field."
+    )
+    cache_embeddings = NameField(queryset=ModelAlias.objects.all(), required=False, allow_null=True)
+    hedge_max_usd = UsdField(
+        source="hedge_max_pico_usd", required=False, allow_null=True, help_text="What a second attempt may cost."
+    )
+    mirror_alias = NameField(queryset=ModelAlias.objects.all(), required=False, allow_null=True)
 
     class Meta:
         model = ModelAlias
-        fields = ("id", "name", "strategy", "enabled", "retires_at", "replacement", "created_at", "targets")
-        read_only_fields = ("id", "name", "strategy", "created_at")
+        fields = (
+            "id", "name", "strategy", "sticky", "enabled", "retires_at", "replacement", "parameter_defaults",
+            "parameter_overrides", "first_token_timeout_s", "idle_timeout_s", "total_timeout_s", "retry_attempts",
+            "cache_ttl_s", "cache_mode", "cache_similarity", "cache_embeddings", "cache_generation", "hedge_max_usd",
+            "hedge_after_s", "mirror_alias", "mirror_percent", "created_at", "targets", "rules", "fallbacks",
+        )  # fmt: skip
+        read_only_fields = ("id", "name", "cache_generation", "created_at")
 
     def update(self, instance: ModelAlias, validated_data: dict[str, Any]) -> ModelAlias:
-        for column, value in validated_data.items():
-            setattr(instance, column, value)
-        instance.full_clean()
-        instance.save(update_fields=list(validated_data))
+        services.alias_update(instance, validated_data)
         return instance
 
 
@@ -94,14 +140,31 @@ class ModelViewSet(Readable[ModelAlias]):
     def rows(self, reach: Reach) -> QuerySet[ModelAlias]:
         targets: QuerySet[Any] = AliasTarget.objects.select_related("deployment__provider", "target_alias")
         targets = targets.prefetch_related("deployment__provider__catalogue")
-        return ModelAlias.objects.prefetch_related(Prefetch("targets", targets))
+        aliases = ModelAlias.objects.select_related("cache_embeddings", "mirror_alias")
+        return aliases.prefetch_related(Prefetch("targets", targets), "rules__use", "fallbacks__use")
 
     @extend_schema(request=ModelSerializer(partial=True), responses=ModelSerializer)
     @writes
     def partial_update(self, request: Request, /, **kwargs: Any) -> Response:
-        """Switch a model off or on, or say when it retires and what replaces it."""
+        """Change what is named in the body, and leave the rest: switch a model off, retire it, say where it leads."""
         alias = self.locked()
         serializer = self.get_serializer(alias, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
         serializer.save()
-        return self.shown(alias)
+        return self.shown(self.get_object())
+
+    @extend_schema(request=None, responses=ModelSerializer)
+    @action(detail=True, methods=["post"], url_path="purge-cache")
+    @writes
+    def purge_cache(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Forget every answer that was kept for the model. Within a second nobody gets one any more."""
+        services.alias_forget_answers(self.locked())
+        return self.shown(self.get_object())
+
+    @extend_schema(operation_id="models_purge_every_cache", request=None, responses={204: None}, filters=False)
+    @action(detail=False, methods=["post"], url_path="purge-cache", pagination_class=None, filter_backends=[])
+    @writes
+    def purge_every_cache(self, request: Request) -> Response:
+        """Forget every answer that was kept, of all models."""
+        forget_all_answers()
+        return Response(status=status.HTTP_204_NO_CONTENT)

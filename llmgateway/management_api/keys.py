@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import django_filters
 import orjson
@@ -22,7 +22,7 @@ from rest_framework.response import Response
 from llmgateway import selectors, services
 from llmgateway.key_secrets import digest
 from llmgateway.management_api.errors import IdempotencyKeyReused
-from llmgateway.management_api.fields import NameField, Strict, StrictModel, TeamField, within
+from llmgateway.management_api.fields import NameField, Strict, StrictModel, TeamField, within, writable
 from llmgateway.management_api.filters import IdFilter
 from llmgateway.management_api.models import KeyCreation
 from llmgateway.management_api.principals import Reach
@@ -30,6 +30,7 @@ from llmgateway.management_api.resource import Readable, writes
 from llmgateway.models import ApiKey, NetworkList
 from providers.models import ModelAlias
 
+Value = TypeVar("Value", int, bool)
 STATES = ("active", "disabled", "revoked", "expired", "not yet valid")
 REMEMBERED_FOR = timedelta(hours=24)
 """How long an `Idempotency-Key` is known."""
@@ -51,18 +52,33 @@ class KeySerializer(StrictModel[ApiKey]):
         many=True, required=False, source="networks", queryset=NetworkList.objects.all(),
         help_text="Names of shared lists of addresses.",
     )  # fmt: skip
+    tenants = TeamField(
+        many=True, required=False, help_text="Further teams that its requests may name as their tenant."
+    )
 
     class Meta:
         model = ApiKey
         fields: tuple[str, ...] = (
             "id", "name", "team", "team_id", "public_id", "masked", "state", "enabled", "user_id", "allowed_models",
-            "allowed_ips", "network_lists", "starts_at", "expires_at", "previous_valid_until", "revoked_at",
+            "allowed_ips", "network_lists", "priority", "may_bypass_health", "tenants", "starts_at", "expires_at", "previous_valid_until", "revoked_at",
             "created_at",
         )  # fmt: skip
         read_only_fields = ("public_id", "previous_valid_until", "revoked_at")
 
     def get_state(self, key: ApiKey) -> str:
         return selectors.key_state(key)
+
+    def validate_priority(self, priority: int) -> int:
+        return self._of_everyone(priority, self.instance.priority if isinstance(self.instance, ApiKey) else 0)
+
+    def validate_may_bypass_health(self, may: bool) -> bool:
+        return self._of_everyone(may, self.instance.may_bypass_health if isinstance(self.instance, ApiKey) else False)
+
+    def _of_everyone(self, wanted: Value, present: Value) -> Value:
+        """What gives a key the advantage over those of other teams, no team decides alone."""
+        if wanted != present and writable(self.context) is not None:
+            raise serializers.ValidationError("Only who may write keys of every team changes this.")
+        return wanted
 
     def validate_allowed_models(self, names: list[str]) -> list[str]:
         # A name that the key has already may stay, though its alias is gone.
@@ -149,7 +165,7 @@ class KeyViewSet(Readable[ApiKey]):
     volatile = ("state",)
 
     def rows(self, reach: Reach) -> QuerySet[ApiKey]:
-        keys = ApiKey.objects.select_related("team").prefetch_related("networks")
+        keys = ApiKey.objects.select_related("team").prefetch_related("networks", "tenants")
         return within(keys, "team", reach)
 
     def unshown(self, row: ApiKey) -> str:

@@ -69,7 +69,7 @@ _ALL = (
     Scope("models:read", "see model aliases and their targets", ("providers.view_modelalias",)),
     Scope(
         "models:write",
-        "switch model aliases off and retire them",
+        "change model aliases, switch them off and retire them",
         ("providers.change_modelalias",),
         frozenset(),
         in_one_team=False,

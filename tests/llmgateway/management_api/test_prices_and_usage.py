@@ -276,7 +276,7 @@ def test_models_show_where_they_lead(operator: Caller, world: World, django_asse
         AliasTarget.objects.create(alias=alias, deployment=world.deployment)
     operator.get("/teams")
 
-    with django_assert_num_queries(5):  # token, count, page, targets, catalogue
+    with django_assert_num_queries(7):  # token, count, page, targets, catalogue, rules, fallbacks
         found = operator.get("/models?provider=acme").json()
 
     assert found["count"] == 21
