@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 EVERY_S = 1.0
 AT_LEAST_EVERY_S = 5.0
 """A file that says nothing new is written again, so that one of a worker that was killed can be told by its age."""
+AT_A_TIME = 200
 GONE_AFTER_S = 15.0
 FORGOTTEN_AFTER_S = 3600.0
 _WORST_FIRST = ("draining", "unhealthy", "open", "half_open", "healthy")
@@ -95,27 +96,28 @@ class ReportFile:
 
     async def write(self) -> None:
         """Write what has changed since the last time."""
-        now, found = self._clock(), report_of(self._gateway)
+        now, found = self._clock(), await report_of(self._gateway)
         if found == self._written and now - self._written_at < AT_LEAST_EVERY_S:
             return
-        await asyncio.to_thread(self._replace, msgspec.json.encode(Report(now, found)))
+        await asyncio.to_thread(self._replace, Report(now, found))
         self._written, self._written_at = found, now
 
-    def _replace(self, content: bytes) -> None:
+    def _replace(self, report: Report) -> None:
         """Whoever reads gets the old file or the new one, never half of one."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         beside = self._path.with_suffix(".new")
-        beside.write_bytes(content)
+        beside.write_bytes(msgspec.json.encode(report))
         beside.replace(self._path)
 
 
-def report_of(gateway: Gateway) -> list[DeploymentReport]:
-    """What this process knows."""
-    in_flight = gateway.traffic.in_flight
-    return [
-        DeploymentReport(deployment.id, in_flight(deployment.id), standing)
-        for deployment, standing in gateway.health.standings()
-    ]
+async def report_of(gateway: Gateway) -> list[DeploymentReport]:
+    """What this process knows, looked at a part at a time, for requests go on meanwhile."""
+    found: list[DeploymentReport] = []
+    for deployment, standing in gateway.health.standings():
+        found.append(DeploymentReport(deployment.id, gateway.traffic.in_flight(deployment.id), standing))
+        if len(found) % AT_A_TIME == 0:
+            await asyncio.sleep(0)
+    return found
 
 
 def read_reports(folder: Path, now: float) -> list[Report]:

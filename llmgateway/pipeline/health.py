@@ -20,7 +20,7 @@ from llmgateway.pipeline.errors import NoTargetAvailableError
 from llmgateway.pipeline.protocols import Clock
 from llmgateway.pipeline.route_rules import CircuitRules
 from llmgateway.pipeline.snapshot import Deployment, Snapshot
-from llmgateway.pipeline.standings import ProbeStanding, SharedCircuit, SharedProbe, Standing, mark_of
+from llmgateway.pipeline.standings import WELL, ProbeStanding, SharedCircuit, SharedProbe, Standing, mark_of
 from providers.adapters.types import ErrorKind
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,8 @@ class Health:
         """How often circuits were opened here, by deployment."""
         self._clock = clock
         self._rules = CircuitRules()
+        self._used: tuple[Deployment, ...] = ()
+        """Of the snapshot that holds. Most changes of configuration leave them as they are."""
         self._known: dict[int, Deployment] = {}
         self._marks: dict[int, str] = {}
         self._circuits: dict[int, Circuit] = {}
@@ -110,7 +112,9 @@ class Health:
 
     def use(self, snapshot: Snapshot) -> None:
         """From now on `snapshot` holds. What is known of a deployment stays, unless its address or credential changed."""
-        self._rules = snapshot.circuit
+        if snapshot.deployments and snapshot.deployments is self._used and snapshot.circuit == self._rules:
+            return
+        self._rules, self._used = snapshot.circuit, snapshot.deployments
         known = {deployment.id: deployment for deployment in _deployments(snapshot)}
         for number in self._known.keys() - known.keys():
             self._forget(number)
@@ -241,6 +245,8 @@ class Health:
         """How a deployment is doing."""
         number, now = deployment.id, self._clock.time()
         circuit, probe = self._circuits.get(number), self._probes.get(number)
+        if circuit is None and probe is None and not deployment.draining and number not in self.opens:
+            return WELL
         state, retry_at = "healthy", None
         if deployment.draining:
             state = "draining"
@@ -260,7 +266,7 @@ class Health:
 
     def standings(self) -> Iterator[tuple[Deployment, Standing]]:
         """Of all deployments."""
-        for deployment in self._known.values():
+        for deployment in list(self._known.values()):  # Whoever looks may take pauses.
             yield deployment, self.state_of(deployment)
 
     def state(self, provider: str) -> str:
@@ -435,8 +441,8 @@ class Health:
                 waiter.set_result(None)
 
 
-def _deployments(snapshot: Snapshot) -> Iterator[Deployment]:
-    """All of a snapshot, those included that only an alias knows."""
-    for alias in snapshot.aliases.values():
-        yield from alias.deployments
-    yield from snapshot.deployments
+def _deployments(snapshot: Snapshot) -> Sequence[Deployment]:
+    """All of a snapshot, or of its aliases, if it says nothing else of them."""
+    if snapshot.deployments:
+        return snapshot.deployments
+    return [deployment for alias in snapshot.aliases.values() for deployment in alias.deployments]

@@ -52,6 +52,10 @@ class Standing(msgspec.Struct, frozen=True):
         return self.state != "healthy"
 
 
+WELL = Standing("healthy")
+"""Of which nothing else is known, as of nearly all."""
+
+
 class SharedCircuit(msgspec.Struct, frozen=True):
     """A circuit as workers tell it to one another."""
 
