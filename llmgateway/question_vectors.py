@@ -109,7 +109,13 @@ class DatabaseVectors:
 def ensure_table(using: str = "default") -> bool:
     """Whether vectors can be kept there. Makes the extension and the table, where that is possible and allowed."""
     connection = connections[using]
-    if connection.vendor != "postgresql" or not _has_extension(connection):
+    if connection.vendor != "postgresql":
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s)", [TABLE])
+        if cursor.fetchone() != (None,):
+            return True  # Those who may use it need not be allowed to make it.
+    if not _has_extension(connection):
         return False
     try:
         with transaction.atomic(using=using), connection.cursor() as cursor:

@@ -91,6 +91,33 @@ def test_the_table_is_made_once(prepared: str) -> None:
     assert ensure_table(prepared)
 
 
+@pytest.fixture
+def modest(postgres: str) -> Iterator[str]:
+    """Somebody who may change no schema."""
+    with connections[postgres].cursor() as cursor:
+        cursor.execute("CREATE ROLE modest")
+        cursor.execute("SET ROLE modest")
+    yield postgres
+    with connections[postgres].cursor() as cursor:
+        cursor.execute("RESET ROLE")
+        cursor.execute("DROP ROLE modest")
+
+
+def test_who_may_not_make_the_table_may_use_it(modest: str) -> None:
+    assert ensure_table(modest)
+
+
+def test_who_may_not_make_the_extension_goes_without(modest: str, caplog: pytest.LogCaptureFixture) -> None:
+    with connections[modest].cursor() as cursor:
+        cursor.execute("RESET ROLE")
+        cursor.execute("DROP EXTENSION vector CASCADE")
+        cursor.execute(f"DROP TABLE {TABLE}")
+        cursor.execute("SET ROLE modest")
+
+    assert not ensure_table(modest)
+    assert "an admin must create it" in caplog.text
+
+
 @pytest.mark.django_db
 def test_a_database_without_the_extension_keeps_no_vectors() -> None:
     assert not ensure_table("default")
