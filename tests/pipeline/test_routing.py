@@ -238,6 +238,34 @@ class TestNestedAliases:
 
         assert Map(gpt, loop).names() == "a"
 
+    def test_staff_may_go_where_circuits_are_open_through_them_too(self) -> None:
+        pool = nested("pool", B)
+        there = Map(nested("gpt", pool, A), pool, who=key(may_bypass_health=True), ill=[B])
+
+        assert [there.names(bypass_health=True), there.names()] == ["ba", "a"]
+
+
+class TestNativeNames:
+    def there(self, *aliases: Alias, models: set[str]) -> Map:
+        there = Map(*aliases, who=key(models=frozenset(models)))
+        there.snapshot = replace(there.snapshot, deployments=(A, B))
+        return there
+
+    def test_a_provider_s_own_model_is_reached_through_aliases_that_the_key_may_call(self) -> None:
+        pool = nested("pool", A, B, rules=(rule("other"),))
+        gpt = nested("gpt", pool, fallbacks=(Fallback("other"),))
+        there = self.there(gpt, pool, nested("other", A), models={"gpt", "pool"})
+
+        routed = there.route(B.model, provider=B.provider)
+
+        assert (routed.alias.name, routed.alias.fallbacks, via(routed)) == ("gpt", (), {"b": ["pool"]})
+
+    def test_and_not_through_others(self) -> None:
+        pool = nested("pool", B)
+
+        with pytest.raises(NoTargetAvailableError):
+            self.there(nested("gpt", pool), pool, models={"gpt"}).route(B.model, provider=B.provider)
+
 
 class TestRules:
     def test_the_first_rule_that_holds_decides(self) -> None:

@@ -341,6 +341,16 @@ class TestParameters:
         first, second = of.upstream.bodies
         assert (first["max_tokens"], second["max_tokens"], second["n"]) == (3, 9, 2)
 
+    @pytest.mark.parametrize("strict", [False, True])
+    async def test_what_is_held_is_for_the_request_as_it_is_sent(self, strict: bool) -> None:
+        inner = pool(B, parameters=Parameters(overrides={"max_tokens": 300, "n": 2}))
+        of = house(nested("gpt", inner), inner, who=key(budgets=(structs.replace(DAY, strict=strict),)))
+
+        await of.chat({"max_tokens": 9000})
+
+        held = of.ledger.opened[0]["held_pico_usd"]
+        assert 2 * 300 * PRICE.output <= held <= 2 * 300 * PRICE.output + 200 * PRICE.input
+
     async def test_the_inner_override_has_the_last_word_and_the_outer_default_the_first(self) -> None:
         inner = pool(B, parameters=Parameters(defaults={"seed": 2}, overrides={"temperature": 0.2}))
         outer = Parameters(defaults={"seed": 1}, overrides={"temperature": 0.1})
