@@ -86,7 +86,7 @@ def validate_modalities(values: object) -> None:
         raise ValidationError("Name each kind once.", code="invalid_modalities")
 
 
-DECIDED_ELSEWHERE = frozenset({"model", "messages", "stream"})
+DECIDED_ELSEWHERE = frozenset({"model", "stream", "stream_options", "messages", "input", "prompt", "system"})
 """Fields of a request that no alias sets: routing and the caller decide them."""
 
 

@@ -8,8 +8,10 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError
 
+from providers.adapters.dialects import _parameters
 from providers.alias_models import refuse_canaries_beyond_all
 from providers.models import AliasFallback, AliasRule, AliasTarget, Deployment, ModelAlias, Provider
+from providers.validators import DECIDED_ELSEWHERE
 
 pytestmark = pytest.mark.django_db
 
@@ -63,6 +65,10 @@ def _fields(row: Any) -> set[str]:
     with pytest.raises(ValidationError) as caught:
         row.full_clean()
     return set(caught.value.error_dict)
+
+
+def test_what_no_alias_sets_is_what_no_dialect_takes_from_one() -> None:
+    assert DECIDED_ELSEWHERE == _parameters._NEVER
 
 
 class TestCircles:
