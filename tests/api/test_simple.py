@@ -1,45 +1,20 @@
-"""The simple API: plain questions through the one pipeline, words for vendors, tenants, prices, and several at once."""
+"""The simple API: plain questions through the one pipeline, and words for vendors, versions and kinds of task."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 import cel
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from billing.money import usd
-from billing.pricing import cost
-from billing.windows import load_zone
 from llmgateway.http import httpx
-from llmgateway.pipeline.route_rules import Fallback, HedgeRule, RoutingRule
-from llmgateway.pipeline.snapshot import BudgetRule, Deployment, Retries, Snapshot
+from llmgateway.pipeline.route_rules import Fallback, RoutingRule
+from llmgateway.pipeline.snapshot import Retries
 from providers.adapters.registry import get_adapter, vendors
-from providers.adapters.types import Usage
-from tests.fakes import Reply, ScriptedUpstream
-from tests.gateways import CHAT, PRICE, Caller, House, alias, deployment, key, snapshot
-
-ASKED = {"query": "What is it?", "model": "gpt"}
-ONCE = Retries(attempts=0)
-
-
-def house(*replies: Reply | Exception, shot: Snapshot | None = None) -> House:
-    return House(ScriptedUpstream(*replies), shot or snapshot(retries=ONCE))
-
-
-def made_by(word: str, number: int, **changes: Any) -> Deployment:
-    """A deployment at an adapter of a vendor that speaks OpenAI's dialect, so that one answer serves all."""
-    return deployment(f"{word}-main", number, adapter=get_adapter(word), model=f"{word}-model", **changes)
-
-
-def several(*aliases_of: Deployment, **changes: Any) -> Snapshot:
-    made = [alias(f"alias-{each.name}", each) for each in aliases_of]
-    return snapshot(*made, deployments=tuple(aliases_of), retries=ONCE, **changes)
+from tests.api.questions import ASKED, ONCE, house, keeping_house, made_by, several
+from tests.fakes import Reply
+from tests.gateways import CHAT, PRICE, alias, deployment, key, snapshot
 
 
 async def test_a_question_is_answered_in_plain_fields() -> None:
@@ -280,229 +255,6 @@ async def test_a_fallback_is_told() -> None:
     }  # fmt: skip
 
 
-async def test_a_tenant_pays_and_is_limited() -> None:
-    spent = BudgetRule(9, "blue's", "team", "4", "day", 1, "UTC")
-    load_zone(spent.time_zone)
-    blue = key(team_id=4, team_name="blue", budgets=(spent,))
-    place = house(Reply.json(CHAT), shot=snapshot(who=key(tenants=(blue,)), retries=ONCE, budgets={9: spent}))
-
-    refused = await place.post("/v1/gateway/query", {**ASKED, "tenant": "blue"})
-    own = await place.post("/v1/gateway/query", {**ASKED, "tenant": "red"})
-    foreign = await place.post("/v1/gateway/query", {**ASKED, "tenant": "green"})
-
-    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "insufficient_quota")
-    assert (own.status_code, own.json()["tenant"], place.row["team_name"]) == (200, "red", "red")
-    assert (foreign.status_code, foreign.json()["error"]["code"]) == (403, "tenant_not_allowed")
-
-
-async def test_a_tenant_s_requests_stand_in_its_ledger() -> None:
-    blue = key(team_id=4, team_name="blue")
-    place = house(Reply.json(CHAT), shot=snapshot(who=key(tenants=(blue,)), retries=ONCE))
-
-    answer = await place.post("/v1/gateway/query", {**ASKED, "tenant": "blue"})
-
-    assert answer.json()["tenant"] == "blue"
-    assert (place.row["team_id"], place.row["team_name"], place.row["key_id"]) == (4, "blue", "1")
-
-
-async def test_what_would_cost_too_much_is_not_asked() -> None:
-    place = house()
-
-    response = await place.post("/v1/gateway/query", {**ASKED, "max_cost_usd": 0.0000000001})
-
-    assert (response.status_code, response.json()["error"]["code"]) == (402, "max_cost_exceeded")
-    assert (place.upstream.requests, place.ledger.opened) == ([], [])
-
-
-async def test_a_largest_cost_caps_the_output() -> None:
-    place = house(Reply.json(CHAT))
-    most = 10_000
-
-    response = await place.post("/v1/gateway/query", {**ASKED, "max_cost_usd": f"{usd(most):f}"})
-
-    cap = place.upstream.bodies[0]["max_tokens"]
-    assert cap == (most - place.row["input_bytes"] * PRICE.input) // PRICE.output > 100
-    assert response.headers["x-gateway-output-cap"] == str(cap)
-
-
-async def test_what_has_a_largest_cost_is_asked_of_one_target_at_a_time() -> None:
-    raced = replace(
-        alias("gpt", deployment(), deployment("second", 2)), hedge=HedgeRule(max_pico_usd=10**9, after_s=0.01)
-    )
-    place = house(
-        Reply(pieces=Reply.json(CHAT).pieces, delay_s=0.1), Reply.json(CHAT), shot=snapshot(raced, retries=ONCE)
-    )
-
-    answer = (await place.post("/v1/gateway/query", {**ASKED, "max_cost_usd": 1})).json()
-
-    assert (answer["response"], len(place.upstream.requests)) == ("Hello", 1)
-
-
-async def test_estimated_and_actual_cost_stand_in_the_answer_exactly() -> None:
-    place = house(Reply.json(CHAT))
-
-    response = await place.post("/v1/gateway/query", {**ASKED, "expected_response_tokens": 7})
-
-    answer = json.loads(response.content, parse_float=Decimal)
-    assert answer["actual_cost_usd"] == usd(72) == usd(place.row["cost_pico_usd"])
-    assert answer["estimated_cost_usd"] == usd(place.row["input_estimate"] * 2 + 70)
-
-
-async def test_a_rehearsal_asks_nobody_and_leaves_no_row() -> None:
-    place = house()
-
-    response = await place.post("/v1/gateway/query", {**ASKED, "dry_run": True, "request_id": "r"})
-
-    answer = response.json()
-    assert (response.status_code, answer["dry_run"], answer["route"], answer["client_request_id"]) == (
-        200, True, ["main"], "r"
-    )  # fmt: skip
-    assert answer["output_tokens"] == 100
-    assert (place.upstream.requests, place.ledger.opened, place.ledger.closed) == ([], [], [])
-
-
-async def test_a_rehearsal_is_refused_as_the_request_would_be() -> None:
-    response = await house().post("/v1/gateway/query", {**ASKED, "dry_run": True, "max_cost_usd": 0})
-
-    assert (response.status_code, response.json()["error"]["code"]) == (402, "max_cost_exceeded")
-
-
-async def test_an_estimate_names_its_price() -> None:
-    response = await house().post("/v1/gateway/cost-estimate", {**ASKED, "input_tokens": 1000})
-
-    assert json.loads(response.content, parse_float=Decimal) | {"request_id": ""} == {
-        "model": "gpt", "model_version": "gpt-upstream", "provider": "provider-main", "deployment": "main",
-        "input_tokens": 1000, "output_tokens": 100, "priced": True, "estimated_cost_usd": usd(3000),
-        "input_per_1m_usd": Decimal("0.000002"), "output_per_1m_usd": Decimal("0.00001"),
-        "price_per_input_token": usd(2), "price_per_output_token": usd(10), "request_id": "",
-    }  # fmt: skip
-
-
-async def test_an_estimate_of_a_model_without_a_price_says_so() -> None:
-    shot = snapshot(alias("gpt", deployment(prices=())))
-
-    answer = (await house(shot=shot).post("/v1/gateway/cost-estimate", ASKED)).json()
-
-    assert (answer["priced"], answer["estimated_cost_usd"]) == (False, None)
-    assert "has no price" in answer["message"]
-
-
-@given(
-    input_price=st.integers(0, 10**9),
-    output_price=st.integers(0, 10**9),
-    fee=st.integers(0, 10**12),
-    tokens=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
-)
-def test_the_estimate_is_the_bill(*, input_price: int, output_price: int, fee: int, tokens: tuple[int, int]) -> None:
-    """For known usage, at whatever price: what is asked for by the estimate and what is settled are the same number."""
-    price = replace(PRICE, input=input_price, output=output_price, request=fee)
-    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
-    place = house(Reply.json({**CHAT, "usage": usage}), shot=snapshot(alias("gpt", deployment(prices=(price,)))))
-
-    async def both() -> tuple[bytes, bytes]:
-        fields = {"model": "gpt", "input_tokens": tokens[0], "expected_response_tokens": tokens[1]}
-        estimate = await place.post("/v1/gateway/cost-estimate", fields)
-        return estimate.content, (await place.post("/v1/gateway/query", ASKED)).content
-
-    estimate, answer = (json.loads(each, parse_float=Decimal, parse_int=Decimal) for each in asyncio.run(both()))
-
-    assert estimate["estimated_cost_usd"] == answer["actual_cost_usd"] == usd(place.row["cost_pico_usd"])
-    assert place.row["cost_pico_usd"] == cost(price, Usage(input=tokens[0], output=tokens[1]))
-
-
-async def test_several_are_asked_at_once_and_each_is_a_row() -> None:
-    place = house(
-        *[Reply(pieces=Reply.json(CHAT).pieces, delay_s=0.2) for _ in range(5)],
-        shot=snapshot(*[alias(f"m{n}", deployment(f"d{n}", n)) for n in range(1, 6)], retries=ONCE),
-    )
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-
-    response = await place.post("/api/parallel", {"query": "a", "models": [f"m{n}" for n in range(1, 6)]})
-
-    assert loop.time() - began < 0.6, "they were asked one after the other"
-    answer = response.json()
-    assert list(answer["responses"]) == ["m1", "m2", "m3", "m4", "m5"]
-    assert {each["response"] for each in answer["responses"].values()} == {"Hello"}
-    assert [each["request_id"] for each in answer["responses"].values()] == [
-        f"{answer['request_id']}.{number}" for number in range(1, 6)
-    ]
-    assert {row["id"] for row in place.ledger.closed} == {each["request_id"] for each in answer["responses"].values()}
-
-
-async def test_one_that_fails_is_told_among_the_answers() -> None:
-    shot = snapshot(alias("good", deployment()), alias("bad", deployment("bad", 2)), retries=ONCE)
-    place = house(Reply.json(CHAT), Reply.json({"error": {"message": "Boom.", "code": "boom"}}, 400), shot=shot)
-
-    answer = (await place.post("/api/parallel", {"query": "a", "models": ["good", "bad", "missing"]})).json()
-
-    told = answer["responses"]
-    assert told["good"]["response"] == "Hello"
-    assert "error" not in told["good"]
-    assert (told["bad"]["error"], told["bad"]["error_type"], told["bad"]["response"]) == ("Boom.", "boom", "")
-    assert told["missing"]["error_type"] == "model_not_found"
-    assert [line["error_type"] for line in place.log.lines if line["status"] == "refused"] == ["model_not_found"]
-
-
-async def test_by_default_one_of_each_vendor_is_asked() -> None:
-    place = house(Reply.json(CHAT), Reply.json(CHAT), shot=several(made_by("mistral", 2), made_by("openai", 3)))
-
-    answer = (await place.post("/api/parallel", {"query": "a"})).json()
-
-    assert set(answer["responses"]) == {"mistral", "openai"}
-
-
-async def test_one_that_takes_too_long_is_told_while_the_others_answer() -> None:
-    shot = snapshot(alias("quick", deployment()), alias("slow", deployment("slow", 2)), retries=ONCE)
-    place = house(Reply.json(CHAT), Reply(delay_s=60.0), shot=shot)
-    asked = {"query": "a", "models": ["quick", "slow"], "timeout": 0.5}
-    running = asyncio.create_task(place.post("/api/parallel", asked))
-    await asyncio.sleep(0.05)
-
-    place.clock.advance(0.6)
-    place.gateway.exchanges.tick()
-    answer = (await running).json()
-
-    assert answer["responses"]["quick"]["response"] == "Hello"
-    assert answer["responses"]["slow"]["error_type"] == "upstream_timeout"
-    assert {row["error_type"] for row in place.ledger.closed} == {"", "upstream_timeout"}
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"models": ["a", "a"]}, "models"),
-        ({"models": [""]}, "models"),
-        ({"models": [str(number) for number in range(17)]}, "models"),
-        ({"models": "gpt"}, "models"),
-        ({"models": ["a"], "model_versions": {"b": "c"}}, "model_versions"),
-        ({"timeout": 0}, "timeout"),
-    ],
-)
-async def test_lists_of_models_are_checked(fields: dict[str, Any], param: str) -> None:
-    response = await house().post("/api/parallel", {"query": "a", **fields})
-
-    assert (response.status_code, response.json()["param"]) == (400, param)
-
-
-async def test_a_client_that_leaves_ends_all_of_them() -> None:
-    shot = snapshot(*[alias(f"m{n}", deployment(f"d{n}", n)) for n in (1, 2)], retries=ONCE)
-    place = house(Reply(delay_s=60.0), Reply(delay_s=60.0), shot=shot)
-    caller = Caller()
-    body = json.dumps({"query": "a", "models": ["m1", "m2"]}).encode()
-    headers = {"authorization": "Bearer sk-gw-alicealice-0123456789abcdef", "content-type": "application/json"}
-    running = asyncio.create_task(caller.call(place.app, "POST", "/api/parallel", body, headers))
-    await asyncio.sleep(0.05)
-    assert len(place.upstream.requests) == 2
-
-    caller.left.set()
-    place.gateway.exchanges.tick()
-    await running
-
-    assert [(row["status"], row["error_type"]) for row in place.ledger.closed] == [("cancelled", "client_left")] * 2
-    assert place.ledger.running == set()
-
-
 EVENTS = (
     b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\n',
     b'data: {"model":"m","choices":[],"usage":{"prompt_tokens":11,"completion_tokens":5,"total_tokens":16}}\n\n',
@@ -563,3 +315,15 @@ async def test_an_answer_may_be_had_as_a_file() -> None:
 
     assert (file.text, file.headers["content-disposition"]) == ("Grüße", 'attachment; filename="llm_response.txt"')
     assert (other.status_code, other.json()["param"]) == (400, "format")
+
+
+async def test_a_kept_answer_says_so_costs_nothing_and_has_an_id_of_its_own() -> None:
+    place = keeping_house(Reply.json(CHAT))
+
+    first = (await place.post("/api/query", ASKED)).json()
+    second = (await place.post("/api/query", ASKED)).json()
+
+    assert [first["cached"], second["cached"]] == [False, True]
+    assert (second["response"], second["cost_usd"], second["num_retries"]) == ("Hello", 0, 0)
+    assert second["request_id"] != first["request_id"]
+    assert len(place.upstream.requests) == 1

@@ -135,7 +135,7 @@ def test_words_for_vendors_lead_to_their_providers(http: httpx.Client, provider:
     assert [each["path"].partition("/models")[0] for each in provider.sent] == ["/v1/messages", "/v1beta"]
 
 
-def test_retries_are_counted(http: httpx.Client, provider: Provider) -> None:
+def test_a_provider_s_refusal_keeps_its_status(http: httpx.Client, provider: Provider) -> None:
     provider.script(status=429, retry_after="0")
 
     refused = http.post("/api/query", json={"query": "Hi", "model": "chat"})
