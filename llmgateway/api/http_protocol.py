@@ -15,7 +15,6 @@ many requests may wait behind another, and what is kept for a connection between
 from __future__ import annotations
 
 import asyncio
-import enum
 import re
 import urllib.parse
 from collections.abc import Iterable, Sequence
@@ -50,6 +49,8 @@ HEAD_TOO_LARGE = early_refusals.head_too_large(MAX_HEADERS, MAX_HEAD_BYTES)
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PLAIN, _LENGTH, _ENCODING, _CONNECTION = range(4)
 _KINDS = {b"content-length": _LENGTH, b"transfer-encoding": _ENCODING, b"connection": _CONNECTION}
+_NOTHING, _HEAD, _BODY, _WHOLE = range(4)
+"""How much of a request has arrived."""
 _BODILESS = frozenset({204, 304})
 
 
@@ -227,15 +228,6 @@ class Exchange(RequestResponseCycle):
         self.on_response()
 
 
-class Stage(enum.IntEnum):
-    """How much of a request has arrived."""
-
-    NOTHING = 0
-    HEAD = 1
-    BODY = 2
-    WHOLE = 3
-
-
 class _Nowhere(list[tuple[bytes, bytes]]):
     """Where headers go that come after the body: nobody reads them."""
 
@@ -252,7 +244,9 @@ class GatewayProtocol(HttpToolsProtocol):
     _answering: RequestResponseCycle | None = None
     """The request that is being answered; `cycle` is the one that came last."""
     _departing: Departing
-    _stage = Stage.NOTHING
+    _stage = _NOTHING
+    _upgrades = False
+    """The present request becomes a WebSocket."""
     _is_idle = True
     _is_slow = False
     """It stands among the connections whose head has not come yet."""
@@ -264,6 +258,7 @@ class GatewayProtocol(HttpToolsProtocol):
     """Bytes that came since, whoseever those of its first arrival are."""
     _body_came = 0
     _verdict = Verdict.WELCOME
+    _is_welcome = True
     _address = ""
 
     def __init__(self, *arguments: Any, connections: Connections | None = None, **named: Any) -> None:
@@ -275,6 +270,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", self._departing))
         self._address = self.client[0] if self.client else ""
         self._verdict = self._connections.enter(self, self._address)
+        self._is_welcome = self._verdict is Verdict.WELCOME
         if self._verdict is Verdict.TURNED_AWAY:
             self._refuse(early_refusals.FULL)
 
@@ -284,7 +280,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self.transport = self._departing.laid_off()
-        self._stage = Stage.WHOLE
+        self._stage = _WHOLE
         self._connections.forget(self)
         super().handle_websocket_upgrade()
         socket = self.transport.get_protocol()
@@ -292,17 +288,17 @@ class GatewayProtocol(HttpToolsProtocol):
             socket.all, socket.address, socket.verdict = self._connections, self._address, self._verdict
 
     def _should_upgrade(self) -> bool:
-        return self._verdict is Verdict.WELCOME and super()._should_upgrade()
+        return self._is_welcome and super()._should_upgrade()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._stage, self._body_came = Stage.HEAD, 0
+        self._stage, self._body_came = _HEAD, 0
         self._first, self._came = self._arrival, -self._arrival
 
     def on_headers_complete(self) -> None:
         """As in uvicorn, with `Exchange` in place of its own cycle."""
         parser, scope = self.parser, cast("Scope", self.scope)
-        self._stage = Stage.BODY
+        self._stage = _BODY
         if self._is_slow:
             self._is_slow = False
             self._connections.heads.pop(self, None)
@@ -310,7 +306,8 @@ class GatewayProtocol(HttpToolsProtocol):
         scope["method"] = parser.get_method().decode("ascii")
         if http_version != "1.1":
             scope["http_version"] = http_version
-        if parser.should_upgrade() and self._should_upgrade():
+        self._upgrades = parser.should_upgrade() and self._should_upgrade()
+        if self._upgrades:
             return
         is_too_large = self._is_head_too_large()
         url = httptools.parse_url(b"/" if is_too_large else self.url)
@@ -333,7 +330,7 @@ class GatewayProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=cast("asyncio.Event", Arrival()),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=keep_alive and self._verdict is Verdict.WELCOME,
+            keep_alive=keep_alive and self._is_welcome,
             on_response=self.on_response_complete,
         )
         self.headers = _nowhere
@@ -349,15 +346,15 @@ class GatewayProtocol(HttpToolsProtocol):
     def _app_for(self, path: str) -> Any:
         if self._is_full():
             return service_unavailable
-        if self._verdict is Verdict.WELCOME or path.startswith(OPERATORS):
+        if self._is_welcome or path.startswith(OPERATORS):
             return self.app
         return early_refusals.TOO_MANY if self._verdict is Verdict.TOO_MANY else early_refusals.FULL
 
     def _is_head_too_large(self) -> bool:
         if len(self.headers) > MAX_HEADERS:
             return True
-        if self._first + self._arrival + max(0, self._came) <= MAX_HEAD_BYTES:
-            return False  # Less than this has come altogether.
+        if self._first + self._came + self._arrival <= MAX_HEAD_BYTES:
+            return False  # No more than this has come altogether.
         return len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers]) > MAX_HEAD_BYTES
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -380,22 +377,31 @@ class GatewayProtocol(HttpToolsProtocol):
         self.tasks.add(task)
 
     def on_body(self, body: bytes) -> None:
+        """As in uvicorn, without asking the parser each time."""
+        cycle = self.cycle
         self._body_came += len(body)
-        super().on_body(body)
+        if self._upgrades or cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        self._stage = Stage.WHOLE
+        self._stage = _WHOLE
         if self._has_slow_body:
             self._has_slow_body = False
             self._connections.bodies.pop(self, None)
-        super().on_message_complete()
-        cycle = cast("RequestResponseCycle | None", self.cycle)
-        if cycle is None:
-            return  # It becomes a WebSocket.
+        cycle = self.cycle
+        if self._upgrades:
+            return
         if cycle.response_complete:
             self._connections.leftovers.pop(self, None)
             self._rest()
-        elif not cycle.more_body and len(cycle.body) <= HIGH_WATER_LIMIT:
+            return
+        cycle.more_body = False
+        cycle.message_event.set()
+        if len(cycle.body) <= HIGH_WATER_LIMIT:
             cast("Scope", cycle.scope)["extensions"][WHOLE_BODY] = bytes(cycle.body)
 
     def on_response_complete(self) -> None:
@@ -405,16 +411,16 @@ class GatewayProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._begin(*self.pipeline.pop())
-        elif self._stage is Stage.WHOLE:
+        elif self._stage == _WHOLE:
             self._rest()
-        elif self._stage is Stage.BODY:
+        elif self._stage == _BODY:
             self._connections.leftovers[self] = self.loop.time()
         else:
             self._wait_for_head()
 
     def _rest(self) -> None:
         """No request is on its way. What the last one was is not kept."""
-        self._stage = Stage.NOTHING
+        self._stage = _NOTHING
         self.cycle = self._answering = self.scope = self.headers = None  # type: ignore[assignment]  # as in uvicorn's beginning
         self._is_idle = True
         self._connections.idle[self] = self.loop.time()
@@ -425,13 +431,13 @@ class GatewayProtocol(HttpToolsProtocol):
             self._connections.idle.pop(self, None)
         self._arrival = len(data)
         super().data_received(data)
-        if self._stage is not Stage.WHOLE and not self._is_idle and not self.transport.is_closing():
+        if self._stage != _WHOLE and not self._is_idle and not self.transport.is_closing():
             self._look_at_what_came()
 
     def _look_at_what_came(self) -> None:
         """The present request is incomplete; it may be too much or too slow."""
         self._came += self._arrival
-        if self._stage is Stage.BODY:
+        if self._stage == _BODY:
             if self._came > MAX_HEAD_BYTES + self._body_came * (1 + FRAMING):
                 self._refuse(early_refusals.FRAMED_TOO_MUCH)
             elif not self._has_slow_body:

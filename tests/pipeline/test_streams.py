@@ -171,7 +171,7 @@ async def test_a_client_that_stops_reading_is_not_the_provider_s_silence() -> No
     house.gateway.exchanges.tick()
     await asyncio.sleep(0.02)
     assert not running.done()
-    assert not upstream.streams[0].closed
+    assert house.ledger.closed == []
 
     house.clock.advance(Timeouts().total_s)
     house.gateway.exchanges.tick()
