@@ -18,7 +18,7 @@ from llmgateway.pipeline.cache_keys import deciding_fields, digest_of, scope_of,
 from llmgateway.pipeline.cached_answers import AnswerStore, KeptAnswer, Standing, VectorStore
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.conditions import BudgetsNeededError
-from llmgateway.pipeline.errors import APITimeoutError
+from llmgateway.pipeline.errors import APITimeoutError, GatewayError
 from llmgateway.pipeline.exchanges import Exchange, total_s
 from llmgateway.pipeline.flights import Flight, Flights
 from llmgateway.pipeline.hits import HitDesk, Visit
@@ -255,8 +255,8 @@ class Caching:
                 failed = True
             else:
                 self._land(flight, answer or Standing.ALONE)
-        except Exception:
-            failed = True
+        except GatewayError as error:
+            failed = error.status >= 500  # Otherwise it is this caller alone who may not.
             raise
         finally:
             self._leave(flight, failed=failed)

@@ -10,12 +10,12 @@ from llmgateway.http import httpx
 from llmgateway.pipeline.cached_answers import KeptAnswer, Standing
 from llmgateway.pipeline.caching import Caching
 from llmgateway.pipeline.flights import WIDEST, Flights
-from llmgateway.pipeline.snapshot import Retries
+from llmgateway.pipeline.snapshot import BudgetRule, Retries
 from llmgateway.stores.cache_memory import MemoryAnswers
 from tests.fakes import FakeClock, Reply
-from tests.gateways import CHAT, PRICE, SECRET, Caller, House
+from tests.gateways import CHAT, PRICE, SECRET, Caller, House, key
 from tests.pipeline.streams import EVENTS, events
-from tests.pipeline.test_caching import caching_house
+from tests.pipeline.test_caching import OTHER, caching_house, keys_with, swap
 
 COST = 11 * PRICE.input + 5 * PRICE.output
 
@@ -129,6 +129,23 @@ async def test_a_leader_that_fails_hands_over_to_one_and_then_to_more() -> None:
     assert statuses.count(400) == 3
     assert statuses.count(200) == 17
     assert len(house.upstream.requests) == 7  # One, then two; and for each of these that failed, two more.
+
+
+async def test_callers_who_may_not_ask_do_not_let_more_of_the_others_ask() -> None:
+    spent = BudgetRule(1, "spent", "key", "2", "total", 0, "UTC")
+    poor = key("poor", id="2", public_id="poor", budgets=(spent,))
+    house = caching_house(slow(0.02))
+    swap(house, keys=keys_with(house.snapshot, poor))
+    secrets = [OTHER, OTHER, OTHER, SECRET, SECRET, SECRET]
+
+    house.gateway.budgets_ready.clear()  # So that the first is refused when the others wait for it.
+    asking = [asyncio.create_task(house.chat(authorization=f"Bearer {secret}")) for secret in secrets]
+    await asyncio.sleep(0.01)
+    house.gateway.budgets_ready.set()
+    answers = await asyncio.gather(*asking)
+
+    assert [answer.status_code for answer in answers] == [402] * 3 + [200] * 3
+    assert len(house.upstream.requests) == 1
 
 
 async def test_an_error_of_the_connection_reaches_the_leader_alone() -> None:
