@@ -195,6 +195,30 @@ async def test_an_edit_holds_in_every_worker_within_a_second(host: Host) -> None
         assert {answer.status_code for answer in await ask_all(client, 40, 20)} == {429}
 
 
+CIRCUITS = (
+    "from llmgateway.models import GatewaySettings as S; "
+    "S.objects.update(circuit_mode='{}', circuit_failures=2, circuit_open_s=300, circuit_wait_s=0)"
+)
+RESET = "from providers.models import Deployment as D; from django.db.models import F; D.objects.update(health_generation=F('health_generation') + 1)"
+
+
+async def test_a_circuit_that_one_worker_opens_is_open_in_all_until_it_is_reset(host: Host) -> None:
+    await asyncio.to_thread(host.manage, "shell", "-c", CIRCUITS.format("enforce"))
+    await asyncio.sleep(1)
+    try:
+        async with host.caller("app") as client:
+            failed = [await client.post("/v1/chat/completions", json={**CHAT, "x_fake": {"status": 500}}) for _ in "12"]
+            assert [answer.status_code for answer in failed] == [500, 500]  # On one connection, so by one worker.
+            await asyncio.sleep(1)
+            assert {answer.status_code for answer in await ask_all(client, 40, 20)} == {503}
+
+            await asyncio.to_thread(host.manage, "shell", "-c", RESET)
+            await asyncio.sleep(1)
+            assert {answer.status_code for answer in await ask_all(client, 40, 20)} == {200}
+    finally:
+        await asyncio.to_thread(host.manage, "shell", "-c", CIRCUITS.format("log"))
+
+
 async def test_metrics_are_those_of_all_workers(host: Host) -> None:
     async with host.caller("app") as client:
         await ask_all(client, 40, 20)
