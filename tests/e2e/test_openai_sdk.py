@@ -148,6 +148,7 @@ def test_models_are_the_aliases(client: openai.OpenAI) -> None:
         "fake/chat",
         "flash",
         "impatient",
+        "keeper",
         "vectors",
         "voice",
     }
