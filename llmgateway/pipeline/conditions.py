@@ -13,10 +13,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import cel
 import msgspec
 
 from billing.windows import load_zone
+from llmgateway.cel import cel
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.route_rules import RoutingRule
 from llmgateway.pipeline.snapshot import Alias, ConfigProblem, Estimation, Key

@@ -373,3 +373,53 @@ async def test_a_session_has_so_many_turns_and_no_more() -> None:
 
     assert refused.value.code == "session_expired"
     assert max(len(str(row["id"])) for row in table.rows) == len("req_1") + 4
+
+
+class TestAliasesOnTheWay:
+    """The session's deployment was reached through another alias."""
+
+    POOL_DAY = BudgetRule(2, "pool a day", "model", "pool", "day", 1500 * 10, "UTC", owner="alias:77")
+    SLOT = Limit("limit:1", "1 at a time", "model", 1, 1, metric="concurrency", per="", owner="alias:77")
+
+    def table(self, who: Key | None = None, **changes: Any) -> Table:
+        pool = replace(alias("pool", VOICE), id=77, **changes)
+        table = Table(who=who)
+        snapshot_ = table.house.gateway.snapshot
+        table.house.gateway.snapshot = replace(snapshot_, aliases={**snapshot_.aliases, "pool": pool})
+        table.meter._via = (pool,)
+        return table
+
+    async def test_each_response_counts_for_it(self) -> None:
+        table = self.table(budgets=(self.POOL_DAY,))
+        await table.ask()
+        with pytest.raises(BudgetExceededError):
+            await table.ask()
+        await table.begin()
+        await table.end()
+
+        assert await table.house.store.state(self.POOL_DAY) == BudgetState(COST, 0)
+        assert [row["via"] for row in table.rows] == ["pool"]
+
+    async def test_its_slots_are_the_session_s(self) -> None:
+        table = self.table(limits=(self.SLOT,))
+
+        await table.ask()
+        await table.ask()
+
+        assert await table.house.store.limit_used(self.SLOT) == 0
+
+    async def test_a_key_that_may_not_call_it_any_more_is_refused(self) -> None:
+        table = self.table(who=key(models=frozenset({"voice"})))
+
+        with pytest.raises(PermissionDeniedError):
+            await table.ask()
+
+    async def test_what_the_provider_begins_is_booked_beyond_its_budget(self) -> None:
+        poor = BudgetRule(2, "pool a day", "model", "pool", "day", 1, "UTC", owner="alias:77")
+        table = self.table(budgets=(poor,))
+
+        with pytest.raises(BudgetExceededError):
+            await table.begin()
+        await table.end()
+
+        assert (await table.house.store.state(poor)).settled_pico_usd == COST
