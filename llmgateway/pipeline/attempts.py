@@ -15,6 +15,7 @@ from llmgateway.pipeline.errors import NoTargetAvailableError
 from llmgateway.pipeline.failures import Failure
 from llmgateway.pipeline.hedging import Hedging
 from llmgateway.pipeline.obtaining import obtain
+from llmgateway.pipeline.returning import Returning
 from llmgateway.pipeline.route_rules import FallbackCause
 from llmgateway.pipeline.snapshot import Deployment, Retries
 from llmgateway.pipeline.streaming import Answer
@@ -116,7 +117,8 @@ class Attempts:
         retries = _retries(call, candidates[0], self._gateway.snapshot.retries)
         last: Failure | None = None
         ready, later = list(candidates), list[tuple[float, Deployment]]()
-        out, patience = list[Deployment](), _Patience(self._gateway.snapshot.circuit.wait_s)
+        out: list[Deployment] = []
+        returning: Returning | None = None
         rounds = 0
         while True:
             call.retry = rounds
@@ -133,8 +135,9 @@ class Attempts:
                 later += _worth_a_retry(result, retries)
             pause_s = self._pause_s(call, retries, rounds, later)
             if pause_s is None:
-                if await self._is_back(call, out, patience):
-                    ready, out = out, []
+                returning = returning or Returning(self._gateway, call)
+                ready, out = (await returning.more(out) if self._may_go_on(call) else []), []
+                if ready:
                     continue
                 if last is None:
                     call.withdraw_attempt()
@@ -146,17 +149,6 @@ class Attempts:
             ready = [*out, *[deployment for asked_s, deployment in later if asked_s <= pause_s]]
             out = []
             later = [(asked_s - pause_s, deployment) for asked_s, deployment in later if asked_s > pause_s]
-
-    async def _is_back(self, call: Call, out: list[Deployment], patience: _Patience) -> bool:
-        """Wait until one of those that were left alone may be asked; False: none may in time.
-
-        Where other aliases stand in, nobody waits.
-        """
-        if not out or call.reached.fallbacks or not self._may_go_on(call):
-            return False
-        left_s = min(patience.left_s(), call.exchange.left_s(call.now()))
-        call.exchange.wait(call.now(), left_s + 1)
-        return await self._gateway.health.wait_for_any(out, left_s)
 
     def _pause_s(
         self, call: Call, retries: Retries, rounds: int, later: list[tuple[float, Deployment]]
@@ -249,20 +241,6 @@ def _worth_a_retry(failures: tuple[Failure, ...], retries: Retries) -> list[tupl
     """Those of whom another answer can be hoped for soon enough, and after how many seconds at the least."""
     asked = [(failure.retry_after_s or 0.0, failure) for failure in failures if failure.worth_a_retry]
     return [(asked_s, failure.deployment) for asked_s, failure in asked if asked_s <= retries.max_ms / 1000]
-
-
-class _Patience:
-    """How long one request waits in all for targets that are left alone."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._until: float | None = None
-
-    def left_s(self) -> float:
-        """From the first call on the time runs."""
-        now = asyncio.get_running_loop().time()
-        self._until = self._until or now + self._seconds
-        return self._until - now
 
 
 def _retries(call: Call, first: Deployment, retries: Retries) -> Retries:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmgateway.pipeline.route_rules import CircuitRules
-from llmgateway.pipeline.snapshot import Key
+from llmgateway.pipeline.snapshot import BudgetRule, Key
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, SECRET, Caller, House, alias, deployment, key, snapshot
 
@@ -135,6 +135,45 @@ async def test_who_was_admitted_waits_too_when_another_was_quicker_to_try() -> N
     assert [answer.status_code for answer in answers] == [200, 200]
     assert len(home.upstream.requests) == 3
     assert answers[1].headers["x-gateway-attempts"] == "1"
+
+
+async def test_of_two_targets_the_one_that_is_being_tried_is_waited_for_when_the_other_fails() -> None:
+    home = house(FAILED, FINE, replace(FINE, delay_s=0.05), FAILED, FINE, targets=(A, B), wait_s=5.0)
+    await home.chat()
+    home.clock.advance(30)
+
+    first = asyncio.create_task(home.chat())
+    await asyncio.sleep(0.01)
+    second = await home.chat()
+
+    assert (await first).status_code == second.status_code == 200
+    assert second.headers["x-gateway-attempts"] == "2"
+    hosts = [request.url.host for request in home.upstream.requests]
+    assert hosts == ["a.test", "b.test", "a.test", "b.test", "a.test"]
+    assert not home.ledger.running
+    assert [attempt["deployment"] for attempt in home.ledger.closed[-1]["attempts"]] == ["b", "a"]
+
+
+async def test_a_target_that_is_well_again_meanwhile_is_asked_at_once() -> None:
+    home = house(FAILED, FINE, replace(FAILED, delay_s=0.05), FINE, targets=(A, B))
+    await home.chat()
+    asking = asyncio.create_task(home.chat())
+    await asyncio.sleep(0.01)
+    home.clock.advance(30)
+
+    assert (await asking).headers["x-gateway-deployment"] == "a"
+
+
+async def test_a_target_that_cannot_be_paid_is_not_let_in() -> None:
+    unpriced = replace(A, prices=())
+    who = key(budgets=(BudgetRule(1, "month", "key", "1", "total", 10**15, "UTC"),))
+    home = house(FAILED, FAILED, targets=(B, unpriced), who=who)
+    home.gateway.health.record(unpriced, ok=False, kind="server_error")
+    asking = asyncio.create_task(home.chat())
+    home.clock.advance(30)
+
+    assert (await asking).status_code == 500
+    assert {request.url.host for request in home.upstream.requests} == {"b.test"}
 
 
 async def test_all_that_were_limited_go_on_when_the_provider_said_that_they_may() -> None:
