@@ -124,7 +124,9 @@ class Attempts:
             call.retry = rounds
             while ready and (last is None or self._may_go_on(call)):
                 deployment = ready.pop(0)
-                if not await self._may_ask(call, deployment, out):
+                if not self._is_well(call, deployment, out):
+                    continue
+                if deployment is not call.admission.deployment and not await self._moved(call, deployment):
                     continue
                 result = await self._attempt(call, deployment, ready)
                 if isinstance(result, Answer):
@@ -159,19 +161,18 @@ class Attempts:
         pause_s = max(backoff_s(retries, rounds + 1), min([asked_s for asked_s, _ in later]))
         return pause_s if pause_s < call.exchange.left_s(call.now()) else None
 
-    async def _may_ask(self, call: Call, deployment: Deployment, out: list[Deployment]) -> bool:
-        """Whether a deployment is well enough and has room; its counters are taken then. `out` gets those left alone."""
-        health, bypass = self._gateway.health, call.key.may_bypass_health and call.request.bypass_health
-        if not health.claim(deployment, bypass=bypass):
-            out.append(deployment)
-            return False
-        if deployment is call.admission.deployment or await self._moved(call, deployment):
+    def _is_well(self, call: Call, deployment: Deployment, out: list[Deployment]) -> bool:
+        """Whether a deployment may be asked, as far as its health goes. `out` gets those that are left alone."""
+        bypass = call.key.may_bypass_health and call.request.bypass_health
+        if self._gateway.health.claim(deployment, bypass=bypass):
             return True
-        health.release(deployment)
+        out.append(deployment)
         return False
 
     async def _moved(self, call: Call, deployment: Deployment) -> bool:
+        """Take the deployment's counters in place of the former one's; False: it has no room."""
         if not await self._gateway.desk.move(call.admission, deployment):
+            self._gateway.health.release(deployment)
             return False
         call.held_pico_usd = max(call.held_pico_usd, call.admission.held_pico_usd)
         return True
@@ -245,6 +246,8 @@ def _worth_a_retry(failures: tuple[Failure, ...], retries: Retries) -> list[tupl
 
 def _retries(call: Call, first: Deployment, retries: Retries) -> Retries:
     """Everyone's, but as many as the nearest alias says that says anything."""
+    if not call.via and call.alias.retries is None:
+        return retries
     for alias in call.deciding(first):
         if alias.retries is not None:
             return replace(retries, attempts=alias.retries)

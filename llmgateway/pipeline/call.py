@@ -104,6 +104,8 @@ class Call:
 
     def timeouts(self, deployment: Deployment) -> Timeouts:
         """Those of the deployment, as far as the aliases that led there say nothing else. The nearest one decides."""
+        if not self.via and self.alias.patience is None:
+            return deployment.timeouts
         for alias in self.deciding(deployment):
             if alias.patience is not None:
                 return _with_patience(deployment.timeouts, alias.patience)
@@ -183,8 +185,7 @@ class Call:
         )
         if self._lost_pico_usd:
             record["lost_pico_usd"] = self._lost_pico_usd
-        record |= self._way(progress.target)
-        return record
+        return record | self._way(progress.target) if self.via else record
 
     def _way(self, deployment: Deployment | None) -> Record:
         """The aliases that led to a deployment, for their limits and budgets are found in the ledger by them."""
