@@ -120,7 +120,7 @@ class ModelAlias(Named):
         max_length=16,
         choices=CacheMode.choices,
         default=CacheMode.EXACT,
-        help_text="Questions that mean the same are found by their embeddings, which needs PostgreSQL with pgvector.",
+        help_text="Questions that mean the same are found by their embeddings, best in PostgreSQL with pgvector.",
     )
     cache_similarity = models.FloatField(
         "least similarity",

@@ -112,7 +112,7 @@ class ModelAliasAdmin(GatewayAdmin):
         ("Parameters", {"fields": ("parameter_defaults", "parameter_overrides")}),
         (
             "Patience and retries",
-            {"fields": (("first_token_timeout_s", "idle_timeout_s", "total_timeout_s"), "retry_attempts")},
+            {"fields": (("first_token_timeout_s", "idle_timeout_s"), ("total_timeout_s", "retry_attempts"))},
         ),
         (
             "Cache",
@@ -122,7 +122,7 @@ class ModelAliasAdmin(GatewayAdmin):
             "Hedging and mirroring",
             {"fields": (("hedge_max_pico_usd", "hedge_after_s"), ("mirror_alias", "mirror_percent"))},
         ),
-        ("Retirement", {"fields": (("retires_at", "replacement"),)}),
+        ("Retirement", {"fields": ("retires_at", "replacement")}),
     )
     readonly_fields = ("catalogue",)
     inlines = (TargetInline, RuleInline, FallbackInline, AliasLimitInline, AliasBudgetInline)

@@ -191,7 +191,7 @@ class Migration(migrations.Migration):
             field=models.CharField(
                 choices=[("exact", "The same question"), ("semantic", "A question that means the same")],
                 default="exact",
-                help_text="Questions that mean the same are found by their embeddings, which needs PostgreSQL with pgvector.",
+                help_text="Questions that mean the same are found by their embeddings, best in PostgreSQL with pgvector.",
                 max_length=16,
                 verbose_name="answers serve",
             ),

@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from llmgateway.key_secrets import digest
 from llmgateway.models import ApiKey
 from llmgateway.services import newest_pepper
+from providers.models import ModelAlias
 from tests.browser.conftest import Scheme, VisitorFactory
 from tests.llmgateway.admin.world import World
 
@@ -27,6 +28,9 @@ def test_pages_open_without_a_complaint_and_fit(
     visit_as_owner: VisitorFactory, world: World, width: int, scheme: Scheme
 ) -> None:
     visit = visit_as_owner(width, scheme)
+    cheap = ModelAlias.objects.create(name="cheap")
+    world.alias.rules.create(name="long-requests", when="request.input_tokens > 100_000 && !request.has_images", use=cheap)
+    world.alias.fallbacks.create(use=cheap, cause="context_too_long")
     objects = [
         reverse(f"admin:{instance._meta.app_label}_{instance._meta.model_name}_change", args=[instance.pk])
         for instance in world.objects()
