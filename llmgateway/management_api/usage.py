@@ -156,7 +156,6 @@ class UsageFilters(django_filters.FilterSet):  # type: ignore[misc]  # the libra
         row_id = Team.objects.filter(name=team).values_list("pk", flat=True).first()
         return rows.none() if row_id is None else rows.filter(team_id=row_id)
 
-
     def of_mirrors(self, rows: QuerySet[Any], _name: str, mirrored: bool) -> QuerySet[Any]:
         found = Q(code=MIRRORED) if rows.model is not UsageRecord else ~Q(mirror_of="")
         return rows.filter(found if mirrored else ~found)
