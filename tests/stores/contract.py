@@ -722,3 +722,28 @@ class StoreContract:
         await self.ask_strict(store, (STRICT,), StrictHold(1000, 1000))
 
         assert not await store.hold_returned(0.01)
+
+    async def test_a_second_hold_of_one_request_shrinks_to_what_was_lost_and_frees_its_target(
+        self, store: AdmissionStore
+    ) -> None:
+        """What a race of two attempts does."""
+        slots = Limit("limit:8", "2 at once", "deployment", 2, 2, metric="concurrency", per="")
+        strict = StrictHold(wanted=300, least=100)
+        first, second = TargetTerms(strict=strict), TargetTerms((slots,), (), 300, strict)
+        one = await store.admit("r", demand=NO_TOKENS, limits=(FIVE,), budgets=(STRICT, DAY), targets=(first,))
+        two = await store.admit("r#h", demand=NO_TOKENS, limits=(), budgets=(STRICT, DAY), targets=(second,))
+        assert isinstance(one, Reservation)
+        assert isinstance(two, Reservation)
+        assert await store.state(STRICT) == BudgetState(0, 600)
+        assert await store.limit_used(slots) == 1
+
+        smaller = await store.move(two, TargetTerms((), (), 40, StrictHold(wanted=40, least=40)))
+
+        assert isinstance(smaller, Reservation)
+        assert await store.state(STRICT) == BudgetState(0, 340)
+        assert await store.limit_used(slots) == 0
+        store.settle(one, cost_pico_usd=240, used=NO_TOKENS, budgets=())
+        store.settle(smaller, cost_pico_usd=0, used=NO_TOKENS, budgets=())
+        assert await store.state(STRICT) == BudgetState(240, 0)
+        assert await store.state(DAY) == BudgetState(240, 0)
+        assert await store.limit_used(FIVE) == 1
