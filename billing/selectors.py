@@ -64,6 +64,7 @@ def usage_as_json(row: UsageRecord) -> dict[str, Any]:
         "cache": row.cache,
         "saved_pico_usd": row.saved_pico_usd,
         "mirror_of": row.mirror_of,
+        "via": row.via.split(),
         "attempts": row.attempts,
     }
 

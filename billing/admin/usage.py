@@ -135,9 +135,15 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     fieldsets = (
         (None, {"fields": ("id", "started_at", "outcome", "http_status", "error_type", "operation", "path", "stream")}),
         ("Who", {"fields": ("key_name", "team_name", "end_user", "client_request_id", "client_ip")}),
-        ("What", {"fields": ("alias", "provider", "deployment", "model", "response_model", "cache", "mirror_of")}),
+        (
+            "What",
+            {"fields": ("alias", "via", "provider", "deployment", "model", "response_model", "cache", "mirror_of")},
+        ),
         ("Tokens", {"fields": (*TOKEN_BUCKETS, "other_units", "usage_source")}),
-        ("Money", {"fields": ("cost", "saved", "reported_cost", "held", "over_hold", "price_id", "priced", "default_price")}),
+        (
+            "Money",
+            {"fields": ("cost", "saved", "reported_cost", "held", "over_hold", "price_id", "priced", "default_price")},
+        ),
         ("Review", {"fields": ("needs_review", "reserved", "reviewed_at", "reviewed_by")}),
         ("Time", {"fields": ("duration", "first_token", "overhead")}),
         ("As recorded", {"fields": ("attempt_list", "raw_usage")}),

@@ -69,7 +69,7 @@ class UsageRowSerializer(serializers.ModelSerializer[UsageRecord]):
             "cache_creation_input_tokens", "reasoning_output_tokens", "units", "usage_source", "cost_usd", "cost_pico_usd",
             "reported_cost_pico_usd",
             "held_usd", "held_pico_usd", "price_id", "priced", "default_price", "duration_ms", "ttft_ms", "overhead_ms",
-            "cache", "saved_usd", "saved_pico_usd", "mirror_of",
+            "cache", "saved_usd", "saved_pico_usd", "mirror_of", "via",
         )  # fmt: skip
 
     def get_input_tokens(self, row: UsageRecord) -> int:
