@@ -53,24 +53,13 @@ class Outbox:
 class Departing:
     """A transport whose writes go through the outbox. It has what a server's protocol asks of one."""
 
-    __slots__ = (
-        "_outbox",
-        "_transport",
-        "abort",
-        "get_extra_info",
-        "get_write_buffer_size",
-        "is_closing",
-        "pause_reading",
-        "resume_reading",
-    )
+    __slots__ = ("_outbox", "_transport", "get_extra_info", "is_closing", "pause_reading", "resume_reading")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._outbox = Outbox.of(asyncio.get_running_loop())
         self._transport = transport
         self.get_extra_info = transport.get_extra_info
         self.is_closing = transport.is_closing
-        self.abort = transport.abort
-        self.get_write_buffer_size = transport.get_write_buffer_size
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
 
@@ -80,6 +69,13 @@ class Departing:
     def close(self) -> None:
         self._outbox.flush()
         self._transport.close()
+
+    def abort(self) -> None:
+        """Without a word more."""
+        self._transport.abort()
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     def laid_off(self) -> asyncio.Transport:
         """The transport itself, with nothing of it left in the outbox."""
