@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ VARIABLES = frozenset(FIELDS) | {"team", "headers", BUDGET_USED}
 _ERRORS = (KeyError, ValueError, TypeError, RuntimeError, IndexError, OverflowError, ZeroDivisionError)
 """What an evaluation may raise."""
 _MEMBER = re.compile(r"\b(request|key|time)\s*\.\s*(\w+)")
+_AS_A_WHOLE = re.compile(r"\brequest\b(?!\s*\.)")
 _TEXT = re.compile(r"""[rRbB]{0,2}("{3}.*?"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')""", re.DOTALL)
 _LOOPS = "@not_strictly_false"
 """In what `exists` and `all` become, whose own variables are listed among the others."""
@@ -108,26 +109,16 @@ class Facts:
         return _moment(self._now, self._key.time_zone)
 
     def _request_fields(self, text: str) -> dict[str, Any]:
-        """Those that take work only where the expression mentions them."""
-        request, head = self._request, self._request.head
-        fields: dict[str, Any] = {
-            "model": head.model,
-            "task_type": request.task_type,
-            "stream": bool(head.stream),
-            "path": request.path,
-            "operation": request.dialect.operation.value,
-            "end_user": request.end_user or self._key.user_id,
-            "session": request.session,
-            "client_ip": request.client_ip,
-            "max_tokens": head.output_cap(request.dialect.output_cap_fields) or 0,
-            "choices": head.choices,
-        }
-        for name, find in _LABORIOUS.items():
-            if name in text:
-                found = self._known.get(name)
-                if found is None:
-                    found = self._known[name] = find(request)
-                fields[name] = found
+        fields: dict[str, Any] = {}
+        for name in _mentioned(text):
+            find = _LABORIOUS.get(name)
+            if find is None:
+                fields[name] = _SIMPLE[name](self._request, self._key)
+                continue
+            found = self._known.get(name)
+            if found is None:
+                found = self._known[name] = find(self._request)
+            fields[name] = found
         return fields
 
 
@@ -222,6 +213,14 @@ def _asked(text: str) -> frozenset[str]:
     return frozenset(cel.compile(text).variables())
 
 
+@lru_cache(maxsize=1024)
+def _mentioned(text: str) -> tuple[str, ...]:
+    """The fields of `request` that an expression names: each that it is given costs as much as evaluating it."""
+    if _AS_A_WHOLE.search(_TEXT.sub('""', text)):
+        return tuple(sorted(FIELDS["request"]))
+    return tuple(sorted(name for name in FIELDS["request"] if name in text))
+
+
 def _headers(request: ModelRequest) -> dict[str, str]:
     """Those that may go on to providers: no credentials, nothing of the gateway's own."""
     found: dict[str, str] = {}
@@ -276,7 +275,19 @@ def _has_images(request: ModelRequest) -> bool:
     return _IMAGES.search(request.body) is not None
 
 
-_LABORIOUS = {
+_SIMPLE: Mapping[str, Callable[[ModelRequest, Key], Any]] = {
+    "model": lambda request, _: request.head.model,
+    "task_type": lambda request, _: request.task_type,
+    "stream": lambda request, _: bool(request.head.stream),
+    "path": lambda request, _: request.path,
+    "operation": lambda request, _: request.dialect.operation.value,
+    "end_user": lambda request, key: request.end_user or key.user_id,
+    "session": lambda request, _: request.session,
+    "client_ip": lambda request, _: request.client_ip,
+    "max_tokens": lambda request, _: request.head.output_cap(request.dialect.output_cap_fields) or 0,
+    "choices": lambda request, _: request.head.choices,
+}
+_LABORIOUS: Mapping[str, Callable[[ModelRequest], Any]] = {
     "input_tokens": _input_tokens,
     "has_tools": _has_tools,
     "has_images": _has_images,

@@ -80,6 +80,7 @@ def holds(
         ("!has(request.metadata.app)", asked({"metadata": None})),
         ("'x-team' in headers && headers['x-team'] == 'red, blue'", asked(headers=[(b"X-Team", b"red"), (b"x-team", b"blue")])),
         ("key.id == '1' && key.name == 'alice' && key.team == 'red' && team == 'red'", asked()),
+        ("request['mo' + 'del'] == 'gpt' && 'session' in request", asked()),
         ("budget_used == 0.5", asked()),
         ("time.hour == 12 && time.minute == 0 && time.weekday == 4 && time.date == '2026-01-01'", asked()),
     ],
