@@ -35,15 +35,15 @@ def test_import_export_and_import_again(postgres_url: str, tmp_path: Path) -> No
 
     first = manage(postgres_url, tmp_path, "import_config", example)
     assert first.returncode == 0, first.stderr
-    assert "41 created" in first.stdout
+    assert "47 created" in first.stdout
     recorded = changes(postgres_url)
-    assert recorded >= 39
+    assert recorded >= 45
 
     exported = manage(postgres_url, tmp_path, "export_config")
     copy.write_text(exported.stdout)
     second = manage(postgres_url, tmp_path, "import_config", copy, "--prune")
 
-    assert second.stdout == "0 created, 0 changed, 0 removed, 39 unchanged.\n", second.stderr
+    assert second.stdout == "0 created, 0 changed, 0 removed, 45 unchanged.\n", second.stderr
     assert changes(postgres_url) == recorded
 
 
