@@ -131,6 +131,10 @@ class Call:
         """Attempts that brought nothing have cost something all the same."""
         return self._lost_pico_usd > 0
 
+    def blame_target(self, kind: str) -> None:
+        """Its stream broke off: too late for another target, but not for the requests that come after."""
+        self._gateway.health.record(self.progress.target, ok=False, kind=kind)
+
     @property
     def is_impatient(self) -> bool:
         """The time that the caller itself has set is over, which may be less than any target needs."""

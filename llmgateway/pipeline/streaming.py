@@ -15,7 +15,7 @@ from llmgateway.pipeline.reading_on import Unbroken
 from llmgateway.pipeline.requests import Client
 from llmgateway.pipeline.terms import WITHOUT_OUTPUT
 from llmgateway.pipeline.translation import Outgoing
-from llmgateway.pipeline.upstream import RawHeaders, UpstreamAnswer
+from llmgateway.pipeline.upstream import RawHeaders, UpstreamAnswer, classified
 from providers.adapters.dialects.base import StreamScanner, WireError
 from providers.adapters.dialects.partial_usage import begun_usage
 from providers.adapters.errors import InexpressibleError, MalformedAnswerError
@@ -147,9 +147,8 @@ async def _relay(call: Call, client: Client, scanner: StreamScanner, first: byte
             if progress.first_token is None and scanner.first_token:
                 progress.first_token = call.now()
     except httpx.TransportError as error:
-        return await _break_off(
-            call, client, scanner, f"The provider's connection broke off: {error}", "upstream_error"
-        )
+        said = f"The provider's connection broke off: {error}"
+        return await _break_off(call, client, scanner, said, "upstream_error", blamed_for=classified(error).cause)
     except UNREADABLE as error:
         return await _break_off(
             call, client, scanner, f"The provider's answer cannot be read: {error}", "upstream_error"
@@ -166,10 +165,14 @@ def _idle_s(call: Call) -> float:
     return call.timeouts(call.progress.deployment).idle_s if call.progress.deployment else 0.0
 
 
-async def _break_off(call: Call, client: Client, scanner: StreamScanner, message: str, error_type: str) -> str:
-    """After the first chunk a failure can only be told in-band."""
+async def _break_off(
+    call: Call, client: Client, scanner: StreamScanner, message: str, error_type: str, *, blamed_for: str = ""
+) -> str:
+    """After the first chunk a failure can only be told in-band. `blamed_for`: what the deployment's health is told."""
     if scanner.done:
         return ""
+    if blamed_for:
+        call.blame_target(blamed_for)
     error = WireError(502, message, type="server_error", code=error_type)
     _settle_stream(call, scanner, error_type)
     if _can_tell(call):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmgateway.http import httpx
 from llmgateway.pipeline.route_rules import CircuitRules
 from llmgateway.pipeline.snapshot import BudgetRule, Key
 from tests.fakes import Reply, ScriptedUpstream
@@ -198,6 +199,17 @@ async def test_a_caller_that_would_not_wait_opens_no_circuit(timeout_ms: str, st
 
     assert (await asking).status_code == 504
     assert home.gateway.health.state_of(A).state == state
+
+
+async def test_streams_that_break_off_open_the_circuit_too() -> None:
+    piece = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\n'
+    broken = Reply.events(piece, httpx.ReadError("reset"))
+    home = house(broken, broken, failures=2)
+
+    for state in ("healthy", "open"):
+        assert (await home.chat({"stream": True})).status_code == 200
+        assert home.gateway.health.state_of(A).state == state
+    assert home.gateway.health.state_of(A).kind == "connection_broken"
 
 
 async def test_whoever_leaves_while_waiting_is_gone_at_once() -> None:
