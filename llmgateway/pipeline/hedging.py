@@ -165,7 +165,11 @@ class Hedging:
             return None
         for other in others:
             if self._is_affordable(call, deployment, other, rule) and self._gateway.health.claim(other):
-                runner = await self._admitted(call, other)
+                try:
+                    runner = await self._admitted(call, other)
+                except BaseException:
+                    self._gateway.health.release(other)
+                    raise
                 if runner is None:
                     self._gateway.health.release(other)
                     self._gateway.telemetry.figures.hedges["refused"] += 1
