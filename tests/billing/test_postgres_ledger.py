@@ -107,5 +107,6 @@ def test_the_primary_key_is_day_and_id(postgres: str) -> None:
         ["key_id", "started_at"],
         ["started_at"],
         ["started_at"],
+        ["started_at"],
         ["team_id", "started_at"],
     ]
