@@ -15,7 +15,7 @@ from tests.test_architecture import imports, modules
 RULES = """
 seed: 7
 rules:
-  - {name: no large model, when: model == "fake-large", do: {status: 401}}
+  - {name: no large model, when: model == "fake-large", do: {error: context_too_long}}
 """
 FAKE = "providers.fake_server"
 CONTROL = ("requests", "scripts", "faults", "reset")
@@ -62,7 +62,8 @@ def test_a_demo_follows_the_rules_and_takes_others_while_it_runs(tmp_path: Path,
             provider.put("/_control/faults", json={"rules": []}).raise_for_status()
             mended = running.chat(secret, "demo-large")
 
-    assert (broken[0], well[0], mended[0]) == (502, 200, 200), broken
+    assert (broken[0], well[0], mended[0]) == (400, 200, 200), broken
+    assert broken[1]["error"]["code"] == "context_length_exceeded"
     assert standing["rules"][0]["matched"] >= 1
 
 
