@@ -220,12 +220,16 @@ class Attempts:
     def _note_answer(self, call: Call, answer: Answer) -> None:
         """What an attempt says of its deployment, which another may have taken the place of."""
         deployment = call.progress.target
+        if _is_opaque(call):
+            self._gateway.health.release(deployment)
+            return
         self._gateway.health.record(deployment, ok=True)
         if answer.rest is not None or call.request.dialect.operation is Operation.EMBEDDINGS:
             self._gateway.traffic.first_token(deployment, call.now() - call.progress.attempt_started)
 
     def _note_failure(self, call: Call, failure: Failure) -> None:
-        if failure.cause is FailureCause.TIMEOUT and call.is_impatient:
+        is_unreached = failure.cause is FailureCause.NOT_CONNECTED
+        if (failure.cause is FailureCause.TIMEOUT and call.is_impatient) or (_is_opaque(call) and not is_unreached):
             self._gateway.health.release(failure.deployment)
             return
         self._gateway.health.record(
@@ -236,6 +240,14 @@ class Attempts:
         )
         if failure.blames_provider:
             self._gateway.traffic.failed(failure.deployment)
+
+
+def _is_opaque(call: Call) -> bool:
+    """A call that the gateway does not understand: what a provider says to it tells nothing of its models.
+
+    A path that our credential may not read would else take all of them away from everybody.
+    """
+    return call.request.dialect.operation is Operation.PASSTHROUGH
 
 
 def _worth_a_retry(failures: tuple[Failure, ...], retries: Retries) -> list[tuple[float, Deployment]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from billing.money import PICO_PER_USD
 from llmgateway.api.native import forwarded_query
-from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from llmgateway.pipeline.snapshot import BudgetRule, Limit, Retries
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
@@ -330,3 +331,16 @@ async def test_who_pays_and_how_much_is_not_the_caller_s_to_say(name: str) -> No
     sent = place.upstream.requests[0].headers
     assert name not in sent
     assert sent["anthropic-beta"] == "kept"
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500])
+async def test_what_a_provider_says_to_a_call_that_nobody_understands_opens_no_circuit(status: int) -> None:
+    refusals = [Reply.json({"error": {"message": "no"}}, status, retry_after="60")] * 8
+    place = house(*refusals, Reply.json(CHAT))
+    place.gateway.use(replace(place.gateway.snapshot, retries=Retries(attempts=0)), place.gateway.budget_index)
+
+    for _ in refusals:
+        await place.get("/acme/v1/organization/users")
+    response = await place.post("/acme/v1/chat/completions", {"model": "gpt", "messages": []})
+
+    assert (response.status_code, place.gateway.health.state("acme")) == (200, "healthy")
