@@ -100,7 +100,7 @@ def scope_of(request: ModelRequest, key: Key, routed: Routed, settings: CacheSet
         request.strict,
         tenant_of(key),
         settings.generation,
-        [_terms_of(alias) for alias in _aliases(routed)],
+        [_terms_of(alias) for alias in _aliases(routed, key)],
         sorted([each.id, each.provider, each.base_url, each.model] for each in routed.reached.deployments),
         sorted(
             [name.decode("latin-1"), value.decode("latin-1")]
@@ -115,15 +115,19 @@ def digest_of(scope: list[Any], asked: Any) -> bytes:
     return hashlib.blake2b(_encode([scope, asked]), digest_size=32).digest()
 
 
-def _aliases(routed: Routed) -> list[Alias]:
-    """All whose parameters and generations may count, whether or not their deployments are well just now."""
+def _aliases(routed: Routed, key: Key) -> list[Alias]:
+    """All whose parameters and generations may count, whether or not their deployments are well just now.
+
+    Those that the key may not call are left out: who may has an answer of theirs, which is not for this key.
+    """
     found: dict[str, Alias] = {}
     open_ones = [routed.alias, *routed.hops]
     while open_ones:
         alias = open_ones.pop(0)
         if alias.name not in found:
             found[alias.name] = alias
-            open_ones += [target.alias for target in alias.targets if target.alias is not None]
+            nested = [target.alias for target in alias.targets if target.alias is not None]
+            open_ones += [each for each in nested if key.models is None or each.name in key.models]
     return [found[name] for name in (routed.alias.name, *sorted(found.keys() - {routed.alias.name}))]
 
 

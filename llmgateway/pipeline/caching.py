@@ -299,6 +299,7 @@ class Caching:
             recorder.status != 200
             or body is None
             or deployment is None
+            or call.fallback
             or deployment not in visit.routed.reached.deployments
         ):
             return Verdict.BROKEN, None

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from billing.windows import load_zone
 from llmgateway.key_secrets import digest
 from llmgateway.pipeline.caching import Caching
-from llmgateway.pipeline.route_rules import CacheRule, CacheSettings, CircuitRules, Fallback
-from llmgateway.pipeline.snapshot import Alias, Key, KeyDigest, Retries, Snapshot
+from llmgateway.pipeline.route_rules import CacheRule, CacheSettings, CircuitRules, Fallback, FallbackCause, Parameters
+from llmgateway.pipeline.snapshot import Alias, BudgetRule, Key, KeyDigest, Retries, Snapshot, Target
 from llmgateway.stores.cache_memory import MemoryAnswers
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, PEPPER, PRICE, SECRET, House, alias, deployment, key, snapshot
 from tests.pipeline.streams import EVENTS, events
+
+load_zone("UTC")  # From disk, once.
 
 NONE = Retries(attempts=0)
 OTHER = "sk-gw-bobbobbobb-0123456789abcdef"
@@ -264,6 +267,20 @@ class TestWhoGetsIt:
 
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
 
+    async def test_a_key_gets_no_answer_of_a_nested_alias_that_it_may_not_call(self) -> None:
+        best, usual = alias("best", deployment()), alias("usual", deployment("b", 2))
+        front = Alias(
+            7, "gpt", 0, "priority", (Target(None, alias=best), Target(None, alias=usual)), cache=CacheRule(ttl_s=60)
+        )
+        house = caching_house(Reply.json(CHAT), Reply.json(CHAT), aliases=(front, best, usual))
+
+        await house.chat()
+        colleague = key("bob", id="2", models=frozenset({"gpt", "usual"}))
+        swap(house, keys=keys_with(house.snapshot, colleague))
+        other = await house.chat(authorization=f"Bearer {OTHER}")
+
+        assert (other.headers["x-gateway-cache"], other.headers["x-gateway-deployment"]) == ("miss", "b")
+
     async def test_a_route_that_changed_does_not_give_the_old_models_answers(self) -> None:
         house = caching_house(Reply.json(CHAT), Reply.json(CHAT))
 
@@ -384,4 +401,19 @@ class TestOutages:
         answers = [await house.chat(), await house.chat()]
 
         assert [answer.status_code for answer in answers] == [200, 200]
+        assert [answer.headers["x-gateway-cache"] for answer in answers] == ["miss", "miss"]
+
+    async def test_nor_is_it_where_the_other_alias_leads_to_the_same_deployment(self) -> None:
+        first = replace(
+            alias("gpt", deployment(), deployment("b", 2)),
+            cache=CacheRule(60),
+            fallbacks=(Fallback("spare", FallbackCause.BUDGET_EXHAUSTED),),
+            budgets=(BudgetRule(1, "day", "model", "gpt", "day", 0, "UTC"),),
+        )
+        spare = replace(alias("spare", deployment("b", 2)), parameters=Parameters(overrides={"max_tokens": 1}))
+        house = caching_house(Reply.json(CHAT), Reply.json(CHAT), aliases=(first, spare))
+
+        answers = [await house.chat(), await house.chat()]
+
+        assert [answer.headers["x-gateway-fallback"] for answer in answers] == ["spare", "spare"]
         assert [answer.headers["x-gateway-cache"] for answer in answers] == ["miss", "miss"]
