@@ -19,7 +19,7 @@ from llmgateway.pipeline.returning import Returning
 from llmgateway.pipeline.route_rules import FallbackCause
 from llmgateway.pipeline.snapshot import Deployment, Retries
 from llmgateway.pipeline.streaming import Answer
-from llmgateway.pipeline.upstream import FailureCause
+from llmgateway.pipeline.upstream import FailureCause, has_reached_provider
 from providers.adapters.types import Operation
 
 if TYPE_CHECKING:
@@ -273,7 +273,11 @@ def timed_out(call: Call, deployment: Deployment) -> Failure:
         call.exchange.wait(now, call.exchange.left_s(now))
     else:
         call.exchange.allow_last_words(now)
-    return Failure(FailureCause.TIMEOUT, deployment, detail="no answer in time", spent=call.heard(call.progress))
+    spent = call.heard(call.progress)
+    if call.is_impatient and (has_reached_provider() or call.progress.upstream_status):
+        # It costs what leaving does: else who sets a short time would have providers work for nothing, as often as it likes.
+        spent = call.worked_in_vain(call.progress, call.reservation)
+    return Failure(FailureCause.TIMEOUT, deployment, detail="no answer in time", spent=spent)
 
 
 def backoff_s(retries: Retries, rounds: int) -> float:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from llmgateway.pipeline.rules import BudgetIndex
     from providers.adapters.dialects.base import StreamScanner
 
+CLOCK_ERROR_S = 0.001
+"""A deadline that is worked out in two ways is not the same to the last digit."""
+
 
 class Call:
     """Belongs to one request's task. `settle` may be called from every exit; the first call counts."""
@@ -138,7 +141,8 @@ class Call:
     @property
     def is_impatient(self) -> bool:
         """The time that the caller itself has set is over, which may be less than any target needs."""
-        return self.request.timeout_s is not None and self.exchange.is_over
+        timeout_s = self.request.timeout_s
+        return timeout_s is not None and self.now() >= self.request.received + timeout_s - CLOCK_ERROR_S
 
     @property
     def reservation(self) -> Reservation:
@@ -332,6 +336,19 @@ class Call:
             return None
         return self.metered(progress, raw, output_estimate=0, response_model=scanner.response_model, begun=begun)
 
+    def worked_in_vain(self, progress: Progress, reservation: Reservation) -> Metered:
+        """What an attempt has used whose provider was at work when nobody wanted its answer any more.
+
+        What it said, or else its input as it was estimated; never more than a strict budget has paid for it.
+        """
+        spent = self.heard(progress)
+        if spent is None:
+            spent = self.metered(progress, None, output_estimate=0, response_model="")
+        granted = reservation.granted_pico_usd
+        if granted is not None and spent.cost_pico_usd > granted:
+            return msgspec.structs.replace(spent, cost_pico_usd=granted)
+        return spent
+
     def settle(self, status: str, *, error_type: str = "", refund_limits: bool = False) -> None:
         """Write the ledger row, give back the hold, book the cost. Never waits, so no cancellation can come between.
 
@@ -344,7 +361,7 @@ class Call:
         if self.running:
             self._end(progress.upstream_status, error_type or status, self.outcome)
         cost = self.cost_pico_usd
-        if self._lost_pico_usd and self.outcome.source == "none":
+        if self._lost.source != "none" and self.outcome.source == "none":
             self.outcome = self._lost
         usage, granted = self.outcome.usage, self.reservation.granted_pico_usd
         held = self.held_pico_usd

@@ -154,7 +154,8 @@ async def report(call: Call, client: Client, failure: Failure) -> None:
         return
     error = _own_error(failure, call.alias.name)
     call.progress.http_status = error.status
-    call.settle("failed", error_type=error.code, refund_limits=failure.kind is None and not call.has_spent)
+    has_worked = failure.spent is not None or call.has_spent
+    call.settle("failed", error_type=error.code, refund_limits=failure.kind is None and not has_worked)
     await client.error(error, gateway_lines(call))
 
 

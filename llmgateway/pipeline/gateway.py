@@ -170,10 +170,10 @@ class Gateway:
         try:
             if began is not None:
                 began(call)
-            if call.alias.mirror is not None:
-                self.mirroring.copy(call)
             result = await self.attempts.first_answer(call)
             if isinstance(result, Answer):
+                if call.alias.mirror is not None:
+                    self.mirroring.copy(call)
                 witness = None if request.state is None else request.state.witness
                 await deliver(call, client if witness is None else witness.client(client, call, result), result)
             else:
@@ -204,7 +204,7 @@ class Gateway:
         call.exchange.allow_last_words(self.clock.monotonic())
         error = APITimeoutError(f"The model '{call.alias.name}' did not answer in time. Try again.")
         call.progress.http_status = error.status
-        call.settle("failed", error_type=error.code, refund_limits=True)
+        call.settle("failed", error_type=error.code, refund_limits=not call.has_spent)
         await client.error(error, gateway_lines(call))
 
     def budgets_since(

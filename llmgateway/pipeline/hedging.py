@@ -88,16 +88,9 @@ class Runner:
 
     def used(self) -> Metered | None:
         """What it has cost although nobody gets its answer: what the provider said, or its input as it was estimated."""
-        call = self._call
         if not self.reached:
             return None
-        spent = call.heard(self.progress)
-        if spent is None:
-            spent = call.metered(self.progress, None, output_estimate=0, response_model="")
-        granted = self.admission.reservation.granted_pico_usd
-        if granted is not None and spent.cost_pico_usd > granted:
-            return msgspec.structs.replace(spent, cost_pico_usd=granted)
-        return spent
+        return self._call.worked_in_vain(self.progress, self.admission.reservation)
 
 
 class Hedging:
@@ -149,14 +142,15 @@ class Hedging:
         """Time is over, or nobody waits for an answer any more."""
         if second.is_over or call.progress is second.progress:
             return
-        if call.exchange.timed_out and not call.client_left:
+        if call.exchange.timed_out and not call.client_left and not call.is_impatient:
             failure = Failure(FailureCause.TIMEOUT, second.deployment, spent=call.heard(second.progress))
             self._judge(second, failure)
             self._end(call, second, failure.label, failure.spent)
             self._free_unless_spent(call)
         else:
+            cause = "client_left" if call.client_left else "timeout" if call.exchange.timed_out else "shutdown"
             self._judge(second, None)
-            self._end(call, second, "client_left" if call.client_left else "shutdown", second.used())
+            self._end(call, second, cause, second.used())
 
     async def _second(self, call: Call, deployment: Deployment, others: list[Deployment]) -> Runner | None:
         """The other attempt, if somebody may be asked and the budgets can pay for it."""

@@ -17,11 +17,12 @@ from llmgateway.pipeline.failures import retry_after_s
 from llmgateway.pipeline.route_rules import CircuitRules, Patience
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, Limit, Retries
 from tests.fakes import Reply, ScriptedUpstream
-from tests.gateways import CHAT, House, alias, deployment, key, snapshot
+from tests.gateways import CHAT, PRICE, House, alias, deployment, key, snapshot
 from tests.pipeline.attempt_scenes import COMMENT, DONE, ROLE, USAGE, Visit, check_returned, error, error_event, said
 
 A, B, C = deployment("a"), deployment("b", 2), deployment("c", 3)
 QUICK = Retries(attempts=2, initial_ms=1, max_ms=50, jitter=0.0)
+PER_DAY = Limit("limit:9", "two", "key", 2, 2, per="day", owner="key:1")
 DAILY = BudgetRule(1, "day", "key", "1", "day", 10**12, "UTC")
 
 
@@ -31,7 +32,10 @@ def house(
     return House(
         ScriptedUpstream(*replies),
         snapshot(
-            to or alias("gpt", A), who=key(budgets=(DAILY,)), retries=retries, circuit=CircuitRules(mode=circuits, wait_s=0.0)
+            to or alias("gpt", A),
+            who=key(budgets=(DAILY,)),
+            retries=retries,
+            circuit=CircuitRules(mode=circuits, wait_s=0.0),
         ),
     )
 
@@ -168,6 +172,38 @@ class TestDeadline:
         assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")
         assert len(place.upstream.requests) == 1
         check_returned(place, A)
+
+    async def test_who_waits_for_less_pays_for_what_the_provider_began(self) -> None:
+        place = house(Reply(pieces=(60.0,)), Reply.json(CHAT))
+        place.gateway.use(
+            snapshot(alias("gpt", A), who=key(budgets=(DAILY,), limits=(PER_DAY,)), retries=QUICK),
+            place.gateway.budget_index,
+        )
+        visit = Visit(place, x_request_timeout_ms="1500")
+
+        await visit.pass_time(1.6)
+        await visit.answer()
+
+        row = place.row
+        assert (row["status"], row["http_status"], row["usage_source"], row["counted"]) == (
+            "failed",
+            504,
+            "estimated",
+            True,
+        )
+        assert row["cost_pico_usd"] == row["attempts"][0]["cost_pico_usd"] == row["input"] * PRICE.input > 0
+        assert row["attempts"][0]["estimated"] is True
+        check_returned(place, A)
+        assert (await place.chat()).headers["x-ratelimit-remaining-requests"] == "0"
+
+    async def test_who_would_have_waited_longer_pays_nothing_for_the_gateways_own_deadline(self) -> None:
+        place = house(Reply(pieces=(601.0,)))
+        visit = Visit(place, x_request_timeout_ms="99999999")
+
+        await visit.pass_time(601)
+        await visit.answer()
+
+        assert (place.row["cost_pico_usd"], place.row["counted"]) == (0, False)
 
     async def test_a_caller_cannot_wait_for_more(self) -> None:
         place = house(Reply(delay_s=60.0))

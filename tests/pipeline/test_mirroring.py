@@ -70,6 +70,17 @@ async def test_the_other_alias_is_asked_the_same() -> None:
     assert place.telemetry.figures.mirrors == {"asked": 1}
 
 
+async def test_what_its_caller_gives_up_is_not_copied() -> None:
+    # Else a short time that is over before anything is sent would have copies made for nothing.
+    place = house(Reply(delay_s=60.0))
+    visit = Visit(place, x_request_timeout_ms="1000")
+
+    await visit.pass_time(1.1)
+
+    assert (await visit.answer()).status_code == 504
+    assert (len(place.upstream.requests), place.telemetry.figures.mirrors) == (1, {})
+
+
 async def test_it_counts_for_everybodys_and_the_other_aliass_budgets_and_never_for_the_callers() -> None:
     place = house(Reply.json(CHAT), Reply.json(CHAT))
 
