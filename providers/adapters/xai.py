@@ -38,4 +38,7 @@ class XAI(OpenAICompatible):
         # A wrong key is a 400 here, and the error is plain text.
         if status == 400 and "Incorrect API key" in str(body):
             return ErrorKind.AUTHENTICATION
+        # So is what it will not answer, a 403 of the same code that credentials without a right have.
+        if status == 403 and "violates usage guidelines" in str(body):
+            return ErrorKind.CONTENT_POLICY
         return super().error_kind(status, body)

@@ -46,6 +46,8 @@ _TOO_LONG = re.compile(
     r"token count .*exceeds the maximum|exceeds? the maximum number of (?:input )?tokens|context window", re.IGNORECASE
 )
 _UNSAFE = re.compile(r"\bblocked\b|safety|prohibited", re.IGNORECASE)
+_NOT_THERE = re.compile(r"permission to access the File\b|CachedContent not found", re.IGNORECASE)
+"""A 403 that says nothing of the credential: the request names something that is not there, or somebody else's."""
 _BILLING = re.compile(r"billing is disabled|billing account|credits? (?:are|is) depleted|spending cap", re.IGNORECASE)
 
 
@@ -57,6 +59,8 @@ def error_kind(status: int, body: JSONObject | None) -> ErrorKind:
     name = str(error.get("status") or (STATUSES[status] if status in _TELLING else ""))
     if any(reason in str(error) for reason in _BAD_KEYS):
         return ErrorKind.AUTHENTICATION
+    if name == "PERMISSION_DENIED" and _NOT_THERE.search(message):
+        return ErrorKind.INVALID_REQUEST
     if _BILLING.search(message):
         return ErrorKind.QUOTA_EXHAUSTED
     if kind := _KINDS.get(name):
