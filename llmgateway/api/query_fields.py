@@ -73,7 +73,10 @@ class GatewayQuery(Query, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """Rounded down to whole pico-dollars."""
         if self.max_cost_usd is None:
             return None
-        most = int(min(self.max_cost_usd * PICO_PER_USD, Decimal(LARGEST_HOLD)))
+        largest = (
+            Decimal(LARGEST_HOLD) / PICO_PER_USD
+        )  # Times a million million, other numbers may be too large to be one.
+        most = int(min(self.max_cost_usd, largest) * PICO_PER_USD)
         return Spending(most, expected_output=self.expected_output)
 
 

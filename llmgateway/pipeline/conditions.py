@@ -50,6 +50,8 @@ _IMAGES = re.compile(
     rb'"type"\s*:\s*"(?:image|image_url|input_image)"|"mime_?[tT]ype"\s*:\s*"image/|"input_image"', re.ASCII
 )
 _ESTIMATION = Estimation()
+MOST_METADATA_BYTES = 64 * 2**10
+"""More than any provider takes. Each evaluation copies all of it: thirty megabytes would stop the worker for seconds."""
 
 
 class BudgetUsed(NamedTuple):
@@ -267,7 +269,8 @@ def _has_tools(request: ModelRequest) -> bool:
 
 
 def _metadata(request: ModelRequest) -> dict[str, Any]:
-    found = msgspec.json.decode(_body(request).metadata)
+    raw = _body(request).metadata
+    found = msgspec.json.decode(raw) if len(raw) <= MOST_METADATA_BYTES else None
     return found if isinstance(found, dict) else {}
 
 

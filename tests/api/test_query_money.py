@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from decimal import Decimal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +65,13 @@ async def test_a_largest_cost_caps_the_output() -> None:
     cap = place.upstream.bodies[0]["max_tokens"]
     assert cap == (most - place.row["input_bytes"] * PRICE.input) // PRICE.output > 100
     assert response.headers["x-gateway-output-cap"] == str(cap)
+
+
+@pytest.mark.parametrize("most", ["1e999999", "1e30", "4611686.018427387904"])
+async def test_a_largest_cost_may_be_as_large_as_numbers_are(most: str) -> None:
+    place = house(Reply.json(CHAT))
+
+    assert (await place.post("/v1/gateway/query", {**ASKED, "max_cost_usd": most})).status_code == 200
 
 
 async def test_what_has_a_largest_cost_is_asked_of_one_target_at_a_time() -> None:

@@ -14,6 +14,7 @@ import pytest
 from llmgateway.pipeline.conditions import (
     _EXAMPLE,
     FIELDS,
+    MOST_METADATA_BYTES,
     VARIABLES,
     BudgetsNeededError,
     BudgetUsed,
@@ -78,6 +79,7 @@ def holds(
         ("!request.has_tools", asked()),
         ("request.metadata.app == 'shop'", asked({"metadata": {"app": "shop"}})),
         ("!has(request.metadata.app)", asked({"metadata": None})),
+        ("!has(request.metadata.app)", asked({"metadata": {"app": "shop", "more": "x" * MOST_METADATA_BYTES}})),
         ("'x-team' in headers && headers['x-team'] == 'red, blue'", asked(headers=[(b"X-Team", b"red"), (b"x-team", b"blue")])),
         ("key.id == '1' && key.name == 'alice' && key.team == 'red' && team == 'red'", asked()),
         ("request['mo' + 'del'] == 'gpt' && 'session' in request", asked()),
