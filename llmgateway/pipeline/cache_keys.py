@@ -31,6 +31,9 @@ _MAX_AGE = re.compile(rb"max-age\s*=\s*\"?(\d{1,9})")
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
+MOST_VALUES = 300_000
+"""Commas and colons of a body. To compare what has more of them would take so long that others had to wait."""
+
 
 class Wish(msgspec.Struct, frozen=True):
     """What a request says about kept answers, by `x-gateway-cache` and `cache-control`."""
@@ -76,12 +79,15 @@ def tenant_of(key: Key) -> str:
 
 
 def deciding_fields(request: ModelRequest, key: Key) -> JSONObject | None:
-    """Of the body. None: its answer must not be kept.
+    """Of the body. None: its answer must not be kept, or is not worth it.
 
     A caller's own key at a provider may be withdrawn there, which nobody would notice here.
     """
     verbatim = request.verbatim
     if isinstance(key, ForeignKey) or (verbatim is not None and verbatim.settlement is not None):
+        return None
+    body = request.body
+    if len(body) > MOST_VALUES and body.count(b",") + body.count(b":") > MOST_VALUES:
         return None
     try:
         return request.dialect.deciding_fields(_decode(request.body))
