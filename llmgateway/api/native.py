@@ -41,6 +41,15 @@ _SLASHES = re.compile(r"/{2,}")
 KeptFinder = Callable[[Deployment, str, str], Route | None]
 """Finds what is to be done with objects that the provider keeps, by deployment, path and label."""
 
+_WITHHELD = frozenset(
+    {
+        "key", "api-key", "api_key", "access_token", "oauth_token", "bearer_token", "subscription-key", "userproject",
+        "fields", "callback", "httpheaders", "httpmethod", "outputdefaults", "req", "ct",
+    }
+)  # fmt: skip
+"""Names in a query that mean another credential, another payer, another request, or an answer without its usage."""
+_READABLE = frozenset({"json", "sse", "media"})
+
 
 class NativeSurface:
     """Knows which first segments of a path are providers' in the present configuration."""
@@ -167,12 +176,19 @@ def climbs(path: str) -> bool:
 
 
 def forwarded_query(query: bytes) -> str:
-    """The query for the provider, with its question mark, without the caller's own key."""
+    """The query for the provider, with its question mark, without the caller's own key and what providers obey unseen."""
     text = query.decode("latin-1")
-    if "key=" not in text:
+    named = parse_qsl(text, keep_blank_values=True)
+    kept = [(name, value) for name, value in named if not is_withheld(name, value)]
+    if len(kept) == len(named):
         return f"?{quote(text, safe=string.punctuation)}" if text else ""
-    kept = [(name, value) for name, value in parse_qsl(text, keep_blank_values=True) if name != "key"]
     return f"?{urlencode(kept)}" if kept else ""
+
+
+def is_withheld(name: str, value: str) -> bool:
+    """Whether a part of a query is kept from providers: as the headers that are, it names who pays, or hides the usage."""
+    plain = name.lower().lstrip("$")
+    return plain in _WITHHELD or (plain == "alt" and value.lower() not in _READABLE)
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from llmgateway.api.asgi_types import Message, RawHeaders, Receive, Scope, Send
 from llmgateway.api.exchange import HttpExchange
-from llmgateway.api.native import NativeSurface
+from llmgateway.api.native import NativeSurface, is_withheld
 from llmgateway.pipeline.errors import BadRequestError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import ModelRequest
@@ -84,7 +84,9 @@ class RealtimeSurface:
         exchange.head = RequestHead(model=model, stream=True)
         request = self._request(exchange, provider)
         plain = tuple([each for each in offered if not each.startswith(KEY_SUBPROTOCOL)])
-        onward = urlencode([(name, value) for name, value in query if name not in _OWN_QUERY])
+        onward = urlencode(
+            [(name, value) for name, value in query if name not in _OWN_QUERY and not is_withheld(name, value)]
+        )
         session = await self._sessions.open(Handshake(request, secret, onward, plain), key)
         client = ClientSocket(exchange.receive, send)
         chosen = session.subprotocol or (PLAIN_SUBPROTOCOL if PLAIN_SUBPROTOCOL in plain else None)

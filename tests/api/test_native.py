@@ -344,3 +344,16 @@ async def test_what_a_provider_says_to_a_call_that_nobody_understands_opens_no_c
     response = await place.post("/acme/v1/chat/completions", {"model": "gpt", "messages": []})
 
     assert (response.status_code, place.gateway.health.state("acme")) == (200, "healthy")
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["fields=candidates", "$fields=id", "%24fields=id", "alt=proto", "$alt=proto", "access_token=x", "api-key=x", "userProject=x",
+     "callback=x", "$httpHeaders=x"],
+)  # fmt: skip
+async def test_nobody_hides_usage_or_changes_who_pays_by_a_query(told: str) -> None:
+    place = house(Reply.json(CHAT))
+
+    await place.post(f"/acme/v1/chat/completions?beta=true&{told}&alt=sse", {"model": "gpt", "messages": []})
+
+    assert str(place.upstream.requests[0].url) == "http://main.test/v1/chat/completions?beta=true&alt=sse"
