@@ -43,6 +43,8 @@ LAST_WORDS_S = 2.0
 """How long a provider may take to say what a response used that was stopped."""
 REFUSED, GOING_AWAY, INTERNAL, BAD_GATEWAY = 1008, 1001, 1011, 1014
 """Close codes, when it is the gateway that ends a session."""
+FORBIDDEN = 403
+"""What many servers answer where they know no WebSocket: it says nothing of the credential."""
 _ACTS = {"session.update", "response.create", "transcription_session.update"}
 
 
@@ -183,7 +185,10 @@ class Sessions:
                 subprotocols=asked.subprotocols,
             )
         except (UpstreamError, RefusedHandshakeError) as error:
-            health.record(deployment, ok=False, kind=_kind_of(deployment, error))
+            if isinstance(error, RefusedHandshakeError) and error.status == FORBIDDEN:
+                health.release(deployment)
+            else:
+                health.record(deployment, ok=False, kind=_kind_of(deployment, error))
             raise
         except BaseException:
             health.release(deployment)

@@ -342,8 +342,9 @@ async def test_refused_handshakes_open_circuits_and_an_opened_one_is_asked_for_n
     assert len(room.opener.asked) == 2
 
 
-async def test_what_a_caller_did_wrong_opens_nothing() -> None:
-    room = Room(*[RefusedHandshakeError(400, b"{}")] * 6)
+@pytest.mark.parametrize("status", [400, 403, 404])
+async def test_what_a_caller_did_wrong_opens_nothing(status: int) -> None:
+    room = Room(*[RefusedHandshakeError(status, b"{}")] * 12)
     for number in range(6):
         with pytest.raises(GatewayError):
             await room.open(number)
