@@ -32,9 +32,12 @@ _NOT_FORWARDED = frozenset(
         b"openai-organization", b"openai-project", b"x-goog-user-project", b"x-vertex-ai-llm-request-type",
         b"x-vertex-ai-llm-shared-request-type", b"x-amzn-bedrock-service-tier",
         b"x-amzn-bedrock-performanceconfig-latency",
+        # They are credentials, whatever the operator's are: a provider that gets two refuses both.
+        b"ocp-apim-subscription-key", b"x-goog-iam-authorization-token", b"x-serverless-authorization",
     }
 )  # fmt: skip
-_NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-gateway-", b"sec-", b"access-control-")
+_NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-gateway-", b"sec-", b"access-control-", b"x-amz-")
+"""Those of the last are part of a signature, and the gateway's own is the one that counts."""
 _CLIENT_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 

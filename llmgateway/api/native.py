@@ -188,7 +188,9 @@ def forwarded_query(query: bytes) -> str:
 def is_withheld(name: str, value: str) -> bool:
     """Whether a part of a query is kept from providers: as the headers that are, it names who pays, or hides the usage."""
     plain = name.lower().lstrip("$")
-    return plain in _WITHHELD or (plain == "alt" and value.lower() not in _READABLE)
+    if plain in _WITHHELD or plain.startswith("x-amz-"):
+        return True
+    return plain == "alt" and value.lower() not in _READABLE
 
 
 def _split(path: str) -> tuple[str, str]:

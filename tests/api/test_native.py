@@ -320,6 +320,9 @@ async def test_claude_on_vertex_is_understood_by_its_own_path() -> None:
         "x-vertex-ai-llm-shared-request-type",
         "x-amzn-bedrock-service-tier",
         "x-amzn-bedrock-performanceconfig-latency",
+        "x-amz-security-token",
+        "x-amz-date",
+        "ocp-apim-subscription-key",
     ],
 )
 async def test_who_pays_and_how_much_is_not_the_caller_s_to_say(name: str) -> None:
@@ -349,7 +352,7 @@ async def test_what_a_provider_says_to_a_call_that_nobody_understands_opens_no_c
 @pytest.mark.parametrize(
     "told",
     ["fields=candidates", "$fields=id", "%24fields=id", "alt=proto", "$alt=proto", "access_token=x", "api-key=x", "userProject=x",
-     "callback=x", "$httpHeaders=x"],
+     "callback=x", "$httpHeaders=x", "X-Amz-Signature=x"],
 )  # fmt: skip
 async def test_nobody_hides_usage_or_changes_who_pays_by_a_query(told: str) -> None:
     place = house(Reply.json(CHAT))
