@@ -49,7 +49,9 @@ def run(*arguments: str) -> list[Any]:
 def test_usage_prints_every_named_field(make_journal: MakeJournal) -> None:
     journal = make_journal()
     beside_tokens = {"units": {"search": 2}, "reported_cost_pico_usd": 29_000_000}
-    write(journal, "a", cache_write_5m=3, cache_write_1h=4, audio_output=1, cache="hit", saved_pico_usd=7, **beside_tokens)
+    write(
+        journal, "a", cache_write_5m=3, cache_write_1h=4, audio_output=1, cache="hit", saved_pico_usd=7, **beside_tokens
+    )
     journal.stop()
 
     [row] = run("usage")

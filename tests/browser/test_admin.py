@@ -29,7 +29,9 @@ def test_pages_open_without_a_complaint_and_fit(
 ) -> None:
     visit = visit_as_owner(width, scheme)
     cheap = ModelAlias.objects.create(name="cheap")
-    world.alias.rules.create(name="long-requests", when="request.input_tokens > 100_000 && !request.has_images", use=cheap)
+    world.alias.rules.create(
+        name="long-requests", when="request.input_tokens > 100_000 && !request.has_images", use=cheap
+    )
     world.alias.fallbacks.create(use=cheap, cause="context_too_long")
     objects = [
         reverse(f"admin:{instance._meta.app_label}_{instance._meta.model_name}_change", args=[instance.pk])

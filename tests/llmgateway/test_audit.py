@@ -23,7 +23,7 @@ from providers.models import Credential, Provider
 from tests.cast import Cast
 
 OBSERVED = {
-    "Alert", "ConfigChange", "DayMark", "Delivery", "JournalOffset", "KeptObject", "KeyDay", "Reconciliation", "ReporterState",
+    "Alert", "ConfigChange", "DayMark", "Delivery", "JournalOffset", "KeptObject", "KeptTurn", "KeyDay", "Reconciliation", "ReporterState",
     "TeamDay", "TeamHour", "UsageRecord", "UsageRollup",
 }  # fmt: skip
 

@@ -178,8 +178,8 @@ def test_expressions_that_can_be_saved(text: str) -> None:
     [
         ("request.model ==", "not an expression"),
         ("", "not an expression"),
-        ("reqest.model == 'gpt'", "There is no `reqest`; there is `budget_used`, `headers`, `key`"),
-        ("request.modle == 'gpt'", "There is no `request.modle`; `request` has `choices`"),
+        ("question.model == 'gpt'", "There is no `question`; there is `budget_used`, `headers`, `key`"),
+        ("request.sort == 'gpt'", "There is no `request.sort`; `request` has `choices`"),
         ("false && time.hours == 1", "There is no `time.hours`"),
         ("key.secret == 'x'", "There is no `key.secret`"),
         ("request.model > 1", "It cannot be evaluated: No such overload"),

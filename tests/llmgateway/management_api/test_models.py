@@ -70,7 +70,7 @@ def test_targets_take_the_place_of_those_that_are_there(operator: Caller, world:
         ({"rules": [{"name": "r", "when": "true", "use": "cheap", "colour": 1}]}, "rules", "There is no such field"),
         ({"rules": [{"name": "r", "when": "true", "use": "cheap"}] * 2}, "rules", "1: "),
         ({"fallbacks": [{"use": "small"}]}, "fallbacks", "0: small → small is a circle"),
-        ({"targets": [{"alias": "cheap", "wieght": 5}]}, "targets", "There is no such field"),
+        ({"targets": [{"alias": "cheap", "heft": 5}]}, "targets", "There is no such field"),
         ({"targets": [{"weight": 1}]}, "targets", "0: Choose a deployment or an alias"),
         ({"targets": [{"alias": "cheap", "canary_percent": 101}]}, "targets", "less than or equal to 100"),
     ],
