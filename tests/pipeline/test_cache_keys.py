@@ -150,7 +150,18 @@ def test_headers_of_a_vendor_make_a_difference_and_those_of_libraries_none() -> 
         {"targets": (deployment(), deployment("second", 2))},
         {"settings": CacheSettings(generation=1)},
     ],
-    ids=str,
+    ids=[
+        "team",
+        "no team",
+        "alias emptied",
+        "alias",
+        "defaults",
+        "overrides",
+        "model",
+        "deployment",
+        "targets",
+        "emptied",
+    ],  # fmt: skip
 )
 def test_another_tenant_model_route_or_generation_has_another_key(changes: dict[str, Any]) -> None:
     assert digest(request(), **changes) != REFERENCE
