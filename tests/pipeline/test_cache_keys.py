@@ -161,7 +161,7 @@ def test_headers_of_a_vendor_make_a_difference_and_those_of_libraries_none() -> 
         "deployment",
         "targets",
         "emptied",
-    ],  # fmt: skip
+    ],
 )
 def test_another_tenant_model_route_or_generation_has_another_key(changes: dict[str, Any]) -> None:
     assert digest(request(), **changes) != REFERENCE
