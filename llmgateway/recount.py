@@ -216,7 +216,10 @@ def _orphans(row: Record) -> Iterator[Orphan]:
         Tokens(input_tokens(row), output_tokens(row)) if row["counted"] else None,
         row.get("reserved_pico_usd", 0),
     )
-    if any(attempt.get("hedge") for attempt in row.get("attempts", ())):
+    attempts = row.get("attempts", ())
+    if isinstance(attempts, msgspec.Raw):  # The drain does not read what it only passes on.
+        attempts = msgspec.json.decode(attempts)
+    if any(attempt.get("hedge") for attempt in attempts):
         # The other attempt of a race held something of its own; the row's cost is booked already.
         yield Orphan(row["id"] + HEDGE_SUFFIX, 0, None)
 

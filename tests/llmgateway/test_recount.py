@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from django.db import connections
 
@@ -114,3 +115,9 @@ def test_every_row_of_an_adopted_journal_says_what_its_request_used() -> None:
         ("not sent", 0, 0),
     ]
     assert [each.used for each in found] == [Tokens(100, 25), Tokens(100, 25), None]
+
+
+def test_the_hold_of_a_second_attempt_returns_with_a_row_that_nobody_has_read() -> None:
+    row = {"id": "r", "cost_pico_usd": 7, "counted": False, "attempts": msgspec.Raw(b'[{"hedge":true},{}]')}
+
+    assert [(each.id, each.cost_pico_usd) for each in orphans([row])] == [("r", 7), ("r#h", 0)]
