@@ -58,6 +58,13 @@ def read_count(entry: Entry, field: str) -> int:
     return value
 
 
+def read_integer(entry: Entry, field: str, default: int, *, at_least: int, at_most: int) -> int:
+    value = entry.get(field, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
+        raise EntryError(f"{field} is a whole number from {at_least} to {at_most}")
+    return value
+
+
 def read_moment(entry: Entry, field: str) -> float | None:
     value = entry.get(field)
     if value is None:

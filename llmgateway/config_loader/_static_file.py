@@ -12,6 +12,9 @@
         budgets: [{name: day, window: day, limit_usd: "10"}]
         enabled: true
         user_id: ana
+        priority: 10
+        may_bypass_health: true
+        tenants: [research]            # further teams that its requests may act for
 
 What is wrong denies: a broken file has no keys, a broken entry is left out, and an unknown field is an error, for a
 misspelt `expires_at` must not make a key that never expires.
@@ -25,9 +28,17 @@ from typing import Any
 
 import yaml
 
-from llmgateway.config_loader._keys import AccessRules
+from llmgateway.config_loader._keys import AccessRules, acting_too
 from llmgateway.config_loader._quotas import TeamFacts
-from llmgateway.config_loader._static_fields import Entry, EntryError, read_boolean, read_moment, read_text, read_texts
+from llmgateway.config_loader._static_fields import (
+    Entry,
+    EntryError,
+    read_boolean,
+    read_integer,
+    read_moment,
+    read_text,
+    read_texts,
+)
 from llmgateway.config_loader._static_quotas import key_budgets, key_limits
 from llmgateway.key_secrets import MIN_CHOSEN_LENGTH, digest, digest_of_sha256
 from llmgateway.models import AuthSource
@@ -35,7 +46,7 @@ from llmgateway.pipeline.snapshot import ConfigProblem, Key, KeyDigest
 
 FIELDS = frozenset({
     "name", "secret", "sha256", "digest", "team", "models", "allowed_ips", "starts_at", "expires_at", "limits",
-    "budgets", "enabled", "user_id",
+    "budgets", "enabled", "user_id", "priority", "may_bypass_health", "tenants",
 })  # fmt: skip
 
 
@@ -109,7 +120,8 @@ class _EntryReader:
         key_digest = self._digest(entry)
         models = read_texts(entry, "models")
         allowed_ips = read_texts(entry, "allowed_ips")
-        return key_digest, Key(
+        tenants = [self._known_team(tenant)[0] for tenant in read_texts(entry, "tenants")]
+        key = Key(
             id=key_id,
             public_id=hashlib.sha256(key_digest).hexdigest()[:10],
             name=name,
@@ -123,15 +135,19 @@ class _EntryReader:
             limits=(*key_limits(entry, key_id, time_zone), *self._rules.limits.shared(team_id)),
             budgets=(*key_budgets(entry, key_id, time_zone), *self._rules.budgets.shared(team_id)),
             user_id=read_text(entry, "user_id"),
+            priority=read_integer(entry, "priority", 0, at_least=-100, at_most=100),
+            may_bypass_health=read_boolean(entry, "may_bypass_health", default=False),
             time_zone=time_zone,
         )
+        return key_digest, acting_too(key, dict.fromkeys(tenants), self._rules) if tenants else key
 
     def _team(self, entry: Entry) -> tuple[int, TeamFacts | None]:
         name = read_text(entry, "team")
-        if not name:
-            return 0, None
+        return self._known_team(name) if name else (0, None)
+
+    def _known_team(self, name: str) -> tuple[int, TeamFacts]:
         if name not in self._teams:
-            raise EntryError(f"there is no team {name}; create it or correct the name")
+            raise EntryError(f"there is no team {name or 'without a name'}; create it or correct the name")
         return self._teams[name]
 
     def _digest(self, entry: Entry) -> bytes:

@@ -56,6 +56,8 @@ keys:
     budgets: [{{name: day, window: day, limit_usd: "10.50", mode: expected}}]
     enabled: false
     user_id: ana
+    priority: -7
+    may_bypass_health: true
 """
     )
 
@@ -63,6 +65,7 @@ keys:
     assert snapshot.problems == ()
     assert (key.id, key.name, key.team_id, key.team_name) == ("file:batch", "batch", world.research.pk, "research")
     assert (key.models, key.enabled, key.user_id) == (frozenset({"small"}), False, "ana")
+    assert (key.priority, key.may_bypass_health, key.tenants) == (-7, True, ())
     assert (key.starts_at, key.expires_at) == (NEW_YEAR.timestamp(), NEW_YEAR.timestamp() + 365 * 86_400)
     assert key.networks is not None
     assert parse_address("10.1.1.1") in key.networks
@@ -90,6 +93,24 @@ def test_a_key_without_a_team_has_everyones_rules_alone(load: Load) -> None:
     assert (key.team_id, key.team_name, key.networks, key.models) == (0, "", None, None)
     assert [limit.scope for limit in key.limits] == ["global"]
     assert [rule.scope for rule in key.budgets] == ["global"]
+
+
+def test_a_key_acts_for_further_teams_by_their_rules_and_its_own(load: Load, world: World) -> None:
+    key = _only_key(
+        load(
+            f"keys: [{{name: a, sha256: {SHA256}, team: platform, tenants: [research, platform, research], "
+            "limits: [{metric: requests, per: minute, amount: 60}]}]"
+        )
+    )
+
+    assert [tenant.team_name for tenant in key.tenants] == ["research"]
+    as_research = key.acting_for("research")
+    assert as_research is not None
+    assert (as_research.id, as_research.team_id) == ("file:a", world.research.pk)
+    assert [limit.amount for limit in as_research.limits] == [60, 500]
+    assert [rule.name for rule in as_research.budgets] == ["month", "all"]
+    assert [limit.amount for limit in key.limits] == [60, 50, 500]
+    assert key.acting_for("nobody") is None
 
 
 @pytest.mark.parametrize("content", ["keys: [", "[]", "key: []", "keys: {}", "keys: []\nmore: 1", "\x00", ""])
@@ -183,6 +204,12 @@ def test_a_missing_file_has_no_keys_and_is_a_problem(world: World) -> None:
             ),
             "budgets: increase_until: An increase is for a time",
         ),
+        (f"name: bad, sha256: {SHA256}, priority: 101", "priority is a whole number from -100 to 100"),
+        (f"name: bad, sha256: {SHA256}, priority: true", "priority is a whole number from -100 to 100"),
+        (f"name: bad, sha256: {SHA256}, may_bypass_health: 1", "may_bypass_health is true or false"),
+        (f"name: bad, sha256: {SHA256}, tenants: research", "tenants is a list of texts"),
+        (f"name: bad, sha256: {SHA256}, tenants: [nobody]", "there is no team nobody"),
+        (f"name: bad, sha256: {SHA256}, tenants: ['']", "there is no team without a name"),
         ("name: good, sha256: " + "ef" * 32, "stands in the file twice"),
     ],
 )
