@@ -51,6 +51,34 @@ def alias_forget_answers(alias: ModelAlias) -> None:
 
 
 @transaction.atomic
+def deployment_save(deployment: Deployment, changes: Mapping[str, Any]) -> None:
+    """Set the columns that `changes` names, of a new deployment or of one that is there.
+
+    Raises:
+        ValidationError: by field; nothing is saved.
+    """
+    for name, value in changes.items():
+        setattr(deployment, name, value)
+    deployment.full_clean()
+    deployment.save()
+
+
+@transaction.atomic
+def alias_create(columns: Mapping[str, Any]) -> ModelAlias:
+    """A new alias with its targets, rules and fallbacks, as `alias_update` takes them.
+
+    Raises:
+        ValidationError: by field; nothing is saved.
+    """
+    alias = ModelAlias()
+    _set_columns(alias, columns)
+    alias.save()
+    for field in _PARTS:
+        _replace(alias, field, columns.get(field, ()))
+    return alias
+
+
+@transaction.atomic
 def alias_update(alias: ModelAlias, changes: Mapping[str, Any]) -> None:
     """Set the columns of an alias that `changes` names. Its `targets`, `rules` and `fallbacks`, lists of columns each,
     take the place of those that are there, in this order.
@@ -58,15 +86,21 @@ def alias_update(alias: ModelAlias, changes: Mapping[str, Any]) -> None:
     Raises:
         ValidationError: by field; nothing is saved.
     """
-    columns = {name: value for name, value in changes.items() if name not in _PARTS}
-    for name, value in columns.items():
-        setattr(alias, name, value)
-    alias.full_clean()
-    if columns:
-        alias.save(update_fields=list(columns))
+    changed = _set_columns(alias, changes)
+    if changed:
+        alias.save(update_fields=changed)
     for field in _PARTS:
         if field in changes:
             _replace(alias, field, changes[field])
+
+
+def _set_columns(alias: ModelAlias, changes: Mapping[str, Any]) -> list[str]:
+    """Set and check the columns of the alias itself; returns which they are."""
+    columns = [name for name in changes if name not in _PARTS]
+    for name in columns:
+        setattr(alias, name, changes[name])
+    alias.full_clean()
+    return columns
 
 
 def _replace(alias: ModelAlias, field: str, wanted: Sequence[Mapping[str, Any]]) -> None:

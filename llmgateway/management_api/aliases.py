@@ -1,4 +1,4 @@
-"""Model aliases and where they lead: to be read and changed. They are made in the admin and by the configuration file."""
+"""Model aliases and where they lead."""
 
 from __future__ import annotations
 
@@ -112,7 +112,10 @@ class ModelSerializer(StrictModel[ModelAlias]):
             "cache_ttl_s", "cache_mode", "cache_similarity", "cache_embeddings", "cache_generation", "hedge_max_usd",
             "hedge_after_s", "mirror_alias", "mirror_percent", "created_at", "targets", "rules", "fallbacks",
         )  # fmt: skip
-        read_only_fields = ("id", "name", "cache_generation", "created_at")
+        read_only_fields = ("id", "cache_generation", "created_at")
+
+    def create(self, validated_data: dict[str, Any]) -> ModelAlias:
+        return services.alias_create(validated_data)
 
     def update(self, instance: ModelAlias, validated_data: dict[str, Any]) -> ModelAlias:
         services.alias_update(instance, validated_data)
@@ -143,6 +146,15 @@ class ModelViewSet(Readable[ModelAlias]):
         aliases = ModelAlias.objects.select_related("cache_embeddings", "mirror_alias")
         return aliases.prefetch_related(Prefetch("targets", targets), "rules__use", "fallbacks__use")
 
+    @extend_schema(request=ModelSerializer, responses={201: ModelSerializer})
+    @writes
+    def create(self, request: Request) -> Response:
+        """Create a model name with its targets, rules and fallbacks. It can be called within a second."""
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        alias = serializer.save()
+        return self.shown(self.get_queryset().get(pk=alias.pk), status.HTTP_201_CREATED)
+
     @extend_schema(request=ModelSerializer(partial=True), responses=ModelSerializer)
     @writes
     def partial_update(self, request: Request, /, **kwargs: Any) -> Response:
@@ -152,6 +164,13 @@ class ModelViewSet(Readable[ModelAlias]):
         serializer.is_valid(raise_exception=True)
         serializer.save()
         return self.shown(self.get_object())
+
+    @extend_schema(responses={204: None})
+    @writes
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Delete it with its own limits and budgets, unless another alias leads to it. Calls of it are answered 404."""
+        self.locked().delete()
+        return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(request=None, responses=ModelSerializer)
     @action(detail=True, methods=["post"], url_path="purge-cache")

@@ -69,8 +69,16 @@ _ALL = (
     Scope("models:read", "see model aliases and their targets", ("providers.view_modelalias",)),
     Scope(
         "models:write",
-        "change model aliases, switch them off and retire them",
-        ("providers.change_modelalias",),
+        "create, change and delete model aliases, switch them off and retire them",
+        ("providers.add_modelalias", "providers.change_modelalias", "providers.delete_modelalias"),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope("deployments:read", "see deployments", ("providers.view_deployment",), frozenset(), in_one_team=False),
+    Scope(
+        "deployments:write",
+        "create, change and delete deployments",
+        ("providers.add_deployment", "providers.change_deployment", "providers.delete_deployment"),
         frozenset(),
         in_one_team=False,
     ),

@@ -7,6 +7,7 @@ from rest_framework.routers import SimpleRouter
 
 from llmgateway.management_api.aliases import ModelViewSet
 from llmgateway.management_api.budgets import BudgetViewSet
+from llmgateway.management_api.deployments import DeploymentViewSet
 from llmgateway.management_api.explain import ExplainView
 from llmgateway.management_api.health import HealthViewSet
 from llmgateway.management_api.keys import KeyViewSet
@@ -26,6 +27,7 @@ router.register("prices", PriceViewSet, "management-price")
 router.register("reporters", ReporterViewSet, "management-reporter")
 router.register("usage", UsageViewSet, "management-usage")
 router.register("models", ModelViewSet, "management-model")
+router.register("deployments", DeploymentViewSet, "management-deployment")
 router.register("health", HealthViewSet, "management-health")
 
 urlpatterns = [

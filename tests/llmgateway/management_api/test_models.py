@@ -120,6 +120,90 @@ def test_who_only_reads_models_forgets_nothing(caller: Callers, world: World, pa
     assert GatewaySettings.objects.get().cache_generation == 0
 
 
+class TestCreating:
+    def test_what_is_created_is_what_is_read(self, operator: Caller, world: World, cheap: ModelAlias) -> None:
+        body = {
+            "name": "fresh", "strategy": "priority", "cache_ttl_s": 60, "hedge_max_usd": "0.01", "mirror_alias": "cheap",
+            "mirror_percent": 2.5, "fallbacks": [{"cause": "rate_limit", "use": "cheap"}],
+            "rules": [{"name": "long", "when": "request.input_tokens > 100", "use": "cheap", "enabled": True}],
+        }  # fmt: skip
+
+        response = operator.post("/models", {**body, "targets": [{"deployment": "acme-small"}, {"alias": "small"}]})
+
+        shown = response.json()
+        assert response.status_code == 201, shown
+        assert {name: shown[name] for name in body} == body
+        assert [each["deployment"] or each["alias"] for each in shown["targets"]] == ["acme-small", "small"]
+        assert operator.get(f"/models/{shown['id']}").json() == shown
+        assert ModelAlias.objects.get(name="fresh").hedge_max_pico_usd == 10_000_000_000
+
+    @pytest.mark.parametrize(
+        ("body", "field", "message"),
+        [
+            ({}, "name", "This field is required"),
+            ({"name": "small"}, "name", "already exists"),
+            ({"name": "a b\n"}, "name", "name"),
+            ({"name": "x", "strategy": "by_mood"}, "strategy", "not a valid choice"),
+            ({"name": "x", "id": 7}, "id", "This cannot be written"),
+            ({"name": "x", "mirror_alias": "small"}, "mirror_percent", "Say how many percent"),
+            (
+                {"name": "x", "rules": [{"name": "r", "when": "1 +", "use": "small"}]},
+                "rules.0.when",
+                "This is not an expression",
+            ),
+            ({"name": "x", "fallbacks": [{"cause": "mood", "use": "small"}]}, "fallbacks", "not a valid choice"),
+            ({"name": "x", "targets": [{"alias": "x"}]}, "targets.0.alias", "There is no x here"),
+            ({"name": "x", "targets": [{"alias": "small", "canary_percent": 60}] * 2}, "targets", "1: "),
+        ],
+    )
+    def test_what_makes_no_sense_leaves_nothing_behind(
+        self, operator: Caller, world: World, body: dict[str, Any], field: str, message: str
+    ) -> None:
+        response = operator.post("/models", body)
+
+        error = response.json()["error"]
+        assert response.status_code == 400, response.json()
+        assert (error["param"] or "").startswith(field)
+        assert message in error["message"]
+        assert [alias.name for alias in ModelAlias.objects.all()] == ["small"]
+
+    def test_a_model_is_renamed(self, operator: Caller, world: World, cheap: ModelAlias) -> None:
+        assert operator.patch(_path(world), {"name": "smaller"}).json()["name"] == "smaller"
+        assert operator.patch(_path(world), {"name": "cheap"}).json()["error"]["param"] == "name"
+
+
+class TestDeleting:
+    def test_it_goes_with_its_parts(self, operator: Caller, world: World) -> None:
+        assert operator.delete(_path(world)).status_code == 204
+
+        assert not ModelAlias.objects.exists()
+        assert not AliasTarget.objects.exists()
+
+    def test_what_others_lead_to_stays_and_they_are_named(
+        self, operator: Caller, world: World, cheap: ModelAlias
+    ) -> None:
+        AliasTarget.objects.create(alias=cheap, target_alias=world.alias)
+        ModelAlias.objects.create(name="shadowed", mirror_alias=world.alias, mirror_percent=1)
+
+        response = operator.delete(_path(world))
+
+        assert response.status_code == 409
+        assert "by model alias shadowed, the alias target of cheap" in response.json()["error"]["message"]
+        assert ModelAlias.objects.filter(name="small").exists()
+
+    def test_it_stays_if_it_was_changed_meanwhile(self, operator: Caller, world: World) -> None:
+        assert operator.send("DELETE", _path(world), If_Match='"old"').status_code == 412
+
+        assert ModelAlias.objects.filter(name="small").exists()
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/models"), ("PATCH", "/models/{}"), ("DELETE", "/models/{}")])
+def test_who_only_reads_models_writes_none(caller: Callers, world: World, method: str, path: str) -> None:
+    answer = caller("models:read").send(method, path.format(world.alias.pk), {"name": "x"})
+
+    assert (answer.status_code, [alias.name for alias in ModelAlias.objects.all()]) == (403, ["small"])
+
+
 class TestKeys:
     def test_rank_and_tenants_are_written(self, operator: Caller, world: World) -> None:
         body = {"priority": 5, "may_bypass_health": True, "tenants": ["research"]}

@@ -328,7 +328,7 @@ def test_a_model_is_retired_and_kept(operator: Caller, world: World) -> None:
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [({"replacement": "small", "retires_at": "2027-01-31T00:00:00Z"}, "replacement"),
-     ({"replacement": "large"}, "retires_at"), ({"name": "x"}, "name"), ({"retires_at": "soon"}, "retires_at")],
+     ({"replacement": "large"}, "retires_at"), ({"name": ""}, "name"), ({"retires_at": "soon"}, "retires_at")],
 )  # fmt: skip
 def test_a_retirement_that_makes_no_sense_is_refused(
     operator: Caller, world: World, wrong: dict[str, str], field: str

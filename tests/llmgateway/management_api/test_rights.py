@@ -92,6 +92,10 @@ def test_a_key_can_be_neither_made_in_nor_moved_to_another_team(foreigner: Calle
         ("GET", "/usage", "usage:read"),
         ("GET", "/usage/summary", "usage:read"),
         ("GET", "/models", "models:read"),
+        ("POST", "/models", "models:write"),
+        ("DELETE", "/models/1", "models:write"),
+        ("GET", "/deployments", "deployments:read"),
+        ("POST", "/deployments", "deployments:write"),
     ],
 )
 def test_the_missing_scope_is_named(caller: Callers, method: str, path: str, scope: str) -> None:

@@ -1,0 +1,113 @@
+"""Deployments: a model at a provider, reached with one credential. Credentials are named here and never read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import django_filters
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from llmgateway.management_api.fields import NameField, StrictModel, UsdField
+from llmgateway.management_api.principals import Reach
+from llmgateway.management_api.resource import Readable, writes
+from providers import services
+from providers.models import Credential, Deployment, Provider
+
+
+class CredentialField(NameField):
+    """The name of a credential, which is known among those of its provider alone."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return data
+
+
+class DeploymentSerializer(StrictModel[Deployment]):
+    provider = NameField(queryset=Provider.objects.all())
+    credential = CredentialField(
+        queryset=Credential.objects.all(), required=False, allow_null=True,
+        help_text="The name of one of the provider's credentials; null: none.",
+    )  # fmt: skip
+    max_request_usd = UsdField(
+        source="max_request_pico_usd", required=False, allow_null=True,
+        help_text="What strict budgets hold for requests whose cost has no other bound.",
+    )  # fmt: skip
+
+    class Meta:
+        model = Deployment
+        fields = (
+            "id", "name", "provider", "credential", "model", "inject_usage", "connect_timeout_s",
+            "first_token_timeout_s", "idle_timeout_s", "total_timeout_s", "drain_s", "max_output_tokens",
+            "max_request_usd", "probe_enabled", "probe_path", "probe_interval_s", "probe_timeout_s",
+            "probe_unhealthy_after", "probe_healthy_after", "draining", "enabled",
+        )  # fmt: skip
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        name = attrs.get("credential")
+        if name is None:
+            return attrs
+        provider: Provider = (
+            attrs["provider"] if self.instance is None else attrs.get("provider", self.instance.provider)
+        )
+        found = provider.credentials.filter(name=name).first()
+        if found is None:
+            raise serializers.ValidationError({"credential": f"{provider} has no credential {name}."})
+        return {**attrs, "credential": found}
+
+    def create(self, validated_data: Mapping[str, Any]) -> Deployment:
+        return self.update(Deployment(), validated_data)
+
+    def update(self, instance: Deployment, validated_data: Mapping[str, Any]) -> Deployment:
+        services.deployment_save(instance, validated_data)
+        return instance
+
+
+class DeploymentFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
+    name = django_filters.CharFilter("name", label="The whole name.")
+    provider = django_filters.CharFilter("provider__name", label="The name of the provider.")
+    model = django_filters.CharFilter("model", label="The provider's name for the model.")
+    enabled = django_filters.BooleanFilter("enabled")
+
+
+class DeploymentViewSet(Readable[Deployment]):
+    """The models at providers to which aliases lead."""
+
+    serializer_class = DeploymentSerializer
+    read_scope, write_scope = "deployments:read", "deployments:write"
+    filterset_class = DeploymentFilters
+    search_fields = ("name", "model")
+    ordering_fields = ("name", "id")
+    ordering = ("name",)
+
+    def rows(self, reach: Reach) -> QuerySet[Deployment]:
+        return Deployment.objects.select_related("provider", "credential")
+
+    @extend_schema(request=DeploymentSerializer, responses={201: DeploymentSerializer})
+    @writes
+    def create(self, request: Request) -> Response:
+        """Create a deployment. Requests reach it as soon as an alias leads to it."""
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        return self.shown(serializer.save(), status.HTTP_201_CREATED)
+
+    @extend_schema(request=DeploymentSerializer(partial=True), responses=DeploymentSerializer)
+    @writes
+    def partial_update(self, request: Request, /, **kwargs: Any) -> Response:
+        """Change what is named in the body, and leave the rest. It applies to the next request."""
+        serializer = self.get_serializer(self.locked(), data=request.data, partial=True)
+        serializer.is_valid(raise_exception=True)
+        serializer.save()
+        return self.shown(self.get_object())
+
+    @extend_schema(responses={204: None})
+    @writes
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Delete it with its own limits and budgets, unless an alias leads to it."""
+        self.locked().delete()
+        return Response(status=status.HTTP_204_NO_CONTENT)
