@@ -7,6 +7,7 @@ import msgspec
 from llmgateway.api.commenting import CommentingResponder
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, requested_timeout_s, require_json
+from llmgateway.api.kept_references import check_references
 from llmgateway.api.responses import DisconnectWatch, Responder
 from llmgateway.pipeline.errors import BadRequestError
 from llmgateway.pipeline.gateway import Gateway
@@ -47,6 +48,8 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
             inbound.secret, client_ip=exchange.client_ip, takes_foreign=native
         )
     request = request_of(exchange, body, named, authenticated=authenticated)
+    if dialect.may_name_kept(body):
+        await check_references(gateway, key, body)
     if dialect.refers_to_kept:
         request = await with_what_was_kept(gateway, request, key, native=native)
     watch = exchange.watch = DisconnectWatch(exchange.receive)

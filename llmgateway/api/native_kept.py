@@ -102,10 +102,12 @@ class NativeObjects:
         return msgspec.json.encode({**answer, **cut})
 
     def _name(self, object_id: str) -> str:
-        """As it is in the book. An id that callers may have chosen is unique within a family of one provider at most."""
-        if _RANDOM_ID.fullmatch(object_id):
-            return object_id
-        return f"{self._mine.provider}:{self._family.name}/{object_id}"[:LONGEST_ID]
+        return name_in_book(self._mine.provider, self._family.name, object_id)
+
+
+def name_in_book(provider: str, family: str, object_id: str) -> str:
+    """As an object is in the book. An id that callers may have chosen is unique within a family of one provider at most."""
+    return object_id if _RANDOM_ID.fullmatch(object_id) else f"{provider}:{family}/{object_id}"[:LONGEST_ID]
 
 
 def _ids_of(item: Any) -> Iterator[str]:

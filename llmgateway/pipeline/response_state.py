@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from llmgateway.pipeline.protocols import KeptResponse, ObjectBook, Owner, Respo
 from llmgateway.pipeline.requests import ModelRequest, State
 from llmgateway.pipeline.response_witness import ResponseWitness
 from llmgateway.pipeline.routing import Routed
-from llmgateway.pipeline.snapshot import Key, Snapshot
+from llmgateway.pipeline.snapshot import ForeignKey, Key, Snapshot
 from providers.adapters.dialects.openai_responses import Reference, read_reference
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ class ResponseState:
             RequestTooLargeError: the conversation is larger than a body may be.
         """
         asked, mine = read_reference(request.body), owner_of(key)
+        if asked.items and not isinstance(key, ForeignKey):
+            await self.check_items(asked.items, key, native=native)
         is_kept = asked.store is not False
         state = State(
             is_kept=is_kept and self.shelf is not None,
@@ -145,13 +147,35 @@ class ResponseState:
     async def stop(self) -> None:
         """What is being kept is kept."""
         if self._writing:
-            await asyncio.wait(list(self._writing.values()))
+            await asyncio.wait(set(self._writing.values()))
 
     # What witnesses report.
 
-    def held_elsewhere(self, response_id: str, owner: Owner) -> None:
-        """A provider has answered and keeps the response."""
-        self._write(response_id, self.book.remember([response_id], owner), 0)
+    def held_elsewhere(self, ids: Sequence[str], owner: Owner) -> None:
+        """A provider has answered and keeps the response, its items, or both."""
+        fresh = [each for each in dict.fromkeys(ids) if each not in self._writing]
+        if fresh:
+            self._write(fresh, self.book.remember(fresh, owner), 0)
+
+    async def check_items(self, ids: Sequence[str], key: Key, *, native: bool) -> None:
+        """Raises NotFoundError: an item that is referred to is another team's or, but for native calls, of nobody here."""
+        mine, wanted = owner_of(key), set(ids)
+        for pause_s in LOOKS_S:
+            await asyncio.sleep(pause_s)
+            if writing := [self._writing[each] for each in wanted if each in self._writing]:
+                await asyncio.wait(writing)
+            known = await self.book.owners(wanted)
+            foreign = {each for each, owner in known.items() if not owner.shares_with(mine)}
+            if foreign or native or known.keys() == wanted:
+                break
+        unknown = set() if native else wanted - known.keys()
+        for each in sorted(foreign | unknown):
+            raise NotFoundError(
+                f"There is no item '{each[:200]}' of a response that a key of your team has made through this gateway. "
+                "Send the item itself in place of the `item_reference`.",
+                code="item_not_found",
+                param="input",
+            )
 
     def keep(self, response_id: str, owner: Owner, *, previous_id: str, body: bytes, answer: bytes) -> None:
         """An answer was translated, so that nobody keeps it unless it is here."""
@@ -162,13 +186,13 @@ class ResponseState:
             logger.warning("a response of %d bytes is not kept: more than is kept of one, or at a time", size)
             return
         kept = KeptResponse(response_id, owner, previous_id)
-        self._write(response_id, self._shelve(self.shelf, kept, body, answer), size)
+        self._write([response_id], self._shelve(self.shelf, kept, body, answer), size)
 
     async def _shelve(self, shelf: ResponseShelf, kept: KeptResponse, body: bytes, answer: bytes) -> None:
         packed, size = await asyncio.to_thread(pack, body, answer)
         await shelf.put(msgspec.structs.replace(kept, packed=packed, size=size))
 
-    def _write(self, response_id: str, work: Coroutine[Any, Any, None], size: int) -> None:
+    def _write(self, ids: Sequence[str], work: Coroutine[Any, Any, None], size: int) -> None:
         async def write() -> None:
             try:
                 await work
@@ -176,15 +200,16 @@ class ResponseState:
                 # The answer is with the client: all that is lost is that another request can go on from it.
                 logger.warning("a response could not be kept: %s", error)
             finally:
-                del self._writing[response_id]
+                for each in ids:
+                    del self._writing[each]
                 self._waiting_bytes -= size
 
         self._waiting_bytes += size
-        if response_id in self._writing:
+        if ids[0] in self._writing:
             work.close()  # The same id twice: the first one is being written.
             self._waiting_bytes -= size
             return
-        self._writing[response_id] = asyncio.create_task(write())
+        self._writing.update(dict.fromkeys(ids, asyncio.create_task(write())))
 
 
 def held(routed: Routed, request: ModelRequest) -> Routed:

@@ -24,7 +24,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 class Keeper(Protocol):
     """Who is told."""
 
-    def held_elsewhere(self, response_id: str, owner: Owner) -> None: ...
+    def held_elsewhere(self, ids: Sequence[str], owner: Owner) -> None: ...
 
     def keep(self, response_id: str, owner: Owner, *, previous_id: str, body: bytes, answer: bytes) -> None: ...
 
@@ -79,42 +79,91 @@ class _Response(msgspec.Struct):
     """Of an event."""
 
 
+class _Item(msgspec.Struct):
+    id: str = ""
+
+
+class _Output(msgspec.Struct):
+    output: list[_Item] = []
+    response: _Output | None = None
+    """Of an event."""
+
+
 _decode = msgspec.json.Decoder(_Response).decode
+_decode_output = msgspec.json.Decoder(_Output).decode
+_ENDS = (b"response.completed", b"response.incomplete", b"response.failed")
+_TAIL = 512
+"""What is remembered of what was sent before: pieces can be as small as a byte, and an event begins before its mark."""
+_CUT = 32
+"""Bytes of the mark of the last event that can be in one piece, and the rest in the next."""
 
 
 class _ProviderWatch(_Watch):
-    """Looks for the id that the provider keeps an answer by: in the whole of it, or in the first event that has it."""
+    """Looks for the ids that the provider keeps an answer and its items by: in the whole, or in the first and last event.
+
+    What comes between is searched for the mark of the last event, and no more.
+    """
 
     def __init__(self, client: Client, keeper: Keeper, owner: Owner) -> None:
         super().__init__(client)
         self._keeper = keeper
         self._owner = owner
         self._splitter: EventSplitter | None = EventSplitter()
+        self._before = b""
+        self._is_known = False
+        self._is_ending = False
+        self._is_done = False
 
     def _look(self, sent: bytes) -> None:
-        if self._splitter is None:
+        if self._is_done:
             return
+        if self._splitter is None:
+            if not any(mark in self._before[-_CUT:] + sent for mark in _ENDS):
+                self._before = (self._before + sent)[-_TAIL:]
+                return
+            self._is_ending = True
+            # The comment ends what began before, of which nothing is known, and says that these are events.
+            self._splitter, sent = EventSplitter(), b":\n\n" + self._before + sent
         try:
             events = [event.data for event in self._splitter.feed(sent)]
         except MalformedAnswerError:
-            self._splitter = None  # An event beyond measure: nobody can go on from what cannot be read.
+            self._is_done = True  # An event beyond measure: nobody can go on from what cannot be read.
             return
         for content in events or [self._splitter.whole]:
-            if content and self._is_found(content):
-                self._splitter = None
-                return
+            self._read(content)
+        if self._is_known and not self._is_ending:
+            self._splitter, self._before = None, sent[-_TAIL:]
 
-    def _is_found(self, content: bytes) -> bool:
+    def _read(self, content: bytes) -> None:
+        if not content or (self._is_known and not any(mark in content for mark in _ENDS)):
+            return
         try:
             read = _decode(content)
         except _UNREADABLE:
-            return False  # not for us to judge: the client gets what the provider said
+            return  # not for us to judge: the client gets what the provider said
         read = read.response or read
-        if not isinstance(read.id, str) or not 0 < len(read.id) <= 200:
-            return False
-        if read.store is not False:
-            self._keeper.held_elsewhere(read.id, self._owner)
-        return True
+        if not _is_id(read.id):
+            return
+        if read.store is False:
+            self._is_done = True
+            return
+        items = _items(content)
+        self._keeper.held_elsewhere([*([] if self._is_known else [read.id]), *items], self._owner)
+        self._is_known = True
+        self._is_done = bool(items)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 200
+
+
+def _items(content: bytes) -> list[str]:
+    """The ids of what an answer consists of."""
+    try:
+        read = _decode_output(content)
+    except _UNREADABLE:
+        return []
+    return [item.id for item in (read.response or read).output if _is_id(item.id)]
 
 
 class _GatewayWatch(_Watch):

@@ -16,6 +16,15 @@ from providers.adapters.dialects.base import Dialect, WireError
 from providers.adapters.types import JSONObject, Usage
 
 _decode = msgspec.json.Decoder(Any).decode
+_NAMES_KEPT = (
+    b"cachedContent",
+    b"cached_content",
+    b"fileUri",
+    b"file_uri",
+    b"SearchStoreNames",
+    b"_store_names",
+    b"\\u",
+)
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -36,6 +45,9 @@ class GeminiWire(Dialect):
 
     def usage(self, raw: JSONObject) -> Usage:
         return read_usage(raw)
+
+    def may_name_kept(self, body: bytes) -> bool:
+        return any(mark in body for mark in _NAMES_KEPT)
 
     def error_body(self, error: WireError) -> bytes:
         return _gemini_errors.error_body(error)

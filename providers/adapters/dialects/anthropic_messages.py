@@ -72,6 +72,9 @@ class AnthropicMessages(Dialect):
             raise MalformedBodyError("`metadata.user_id` must be a string.", param="metadata.user_id") from None
         return msgspec.structs.replace(head, user=metadata.user_id) if metadata else head
 
+    def may_name_kept(self, body: bytes) -> bool:
+        return b"file_id" in body or b'"container"' in body or b"\\u" in body
+
     def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
         # A container is where a provider runs code, and changes from call to call. A cap of 0 only fills its cache.
         if fields.get("container") or fields.get("max_tokens") == 0:

@@ -163,6 +163,13 @@ class Dialect:
         """For a stream that goes to a client of this same dialect. `strip_usage`: the caller had not asked for it."""
         raise NotImplementedError
 
+    def may_name_kept(self, body: bytes) -> bool:
+        """Whether a request may name what a provider keeps: a search of its bytes, for every request is asked.
+
+        JSON can write any letter as an escape, so that a body with escapes may name anything.
+        """
+        return False
+
     def asked_units(self, body: bytes) -> Units:
         """What a request uses beside tokens, as far as it says so itself. Only where the dialect `measures`."""
         return ()

@@ -19,6 +19,11 @@ class _Named(msgspec.Struct):
 
 
 _KNOWN = {"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"}
+_NAMES_KEPT = (
+    b"file_id", b"vector_store_ids", b'"container"', b"item_reference", b"previous_response_id", b'"conversation"',
+    b"cachedContent", b"cached_content", b"fileUri", b"file_uri", b"\\u",
+)  # fmt: skip
+"""What stands in a file of requests that name something kept."""
 _read = msgspec.json.Decoder(_Named).decode
 
 
@@ -36,6 +41,10 @@ class Opaque(OpenAIWire):
             named = _Named()  # No JSON, or nothing that names a model: none of our business.
         # What the body says goes to the provider as it is, so it comes before what a header says.
         return RequestHead(model=named.model or model, stream=stream or named.stream)
+
+    def may_name_kept(self, body: bytes) -> bool:
+        # Nobody knows its form, so anything may; also a file of requests that are to be answered later.
+        return bool(body) and (body[:64].lstrip()[:1] in (b"{", b"[") or any(mark in body for mark in _NAMES_KEPT))
 
     def answer_usage(self, body: bytes) -> tuple[JSONObject | None, str]:
         raw, model = super().answer_usage(body)

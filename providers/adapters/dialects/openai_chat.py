@@ -25,6 +25,9 @@ class OpenAIChat(OpenAIWire):
     def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
         return None if fields.get("store") else without_caller(fields)
 
+    def may_name_kept(self, body: bytes) -> bool:
+        return b"file_id" in body or b"\\u" in body
+
     def with_usage_requested(self, body: bytes, head: RequestHead) -> bytes:
         return with_usage_requested(body, head)
 

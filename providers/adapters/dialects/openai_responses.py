@@ -32,6 +32,21 @@ class _Own(msgspec.Struct):
     store: Any = None
 
 
+class _Item(msgspec.Struct):
+    id: Any = None
+    type: Any = None
+    role: Any = None
+
+    @property
+    def is_reference(self) -> bool:
+        """Its type may be left out, as may that of messages, which have a role."""
+        return isinstance(self.id, str) and (self.type == "item_reference" or (self.type is None and self.role is None))
+
+
+class _Input(msgspec.Struct):
+    input: list[_Item]
+
+
 class Reference(NamedTuple):
     """What a request has to do with what is kept of others."""
 
@@ -41,9 +56,13 @@ class Reference(NamedTuple):
     """The id of one that the provider keeps."""
     store: bool | None
     """Whether its answer is to be kept; None: it does not say."""
+    items: tuple[str, ...] = ()
+    """Ids of items of earlier answers that stand for the items themselves."""
 
 
 _KEPT_ELSEWHERE = ("previous_response_id", "conversation", "prompt", "background")
+_decode_input = msgspec.json.Decoder(_Input).decode
+_NAMES_KEPT = (b"file_id", b"vector_store_ids", b'"container"', b"\\u")
 _decode_own = msgspec.json.Decoder(_Own).decode
 
 
@@ -61,7 +80,18 @@ def read_reference(body: bytes) -> Reference:
     if store is not None and not isinstance(store, bool):
         raise MalformedBodyError("`store` must be true or false.", param="store")
     previous = _id(own.previous_response_id, "previous_response_id")
-    return Reference(previous, _id(conversation, "conversation"), store)
+    return Reference(previous, _id(conversation, "conversation"), store, _referred_items(body))
+
+
+def _referred_items(body: bytes) -> tuple[str, ...]:
+    """Most bodies are passed over without reading their items; JSON can write any letter as an escape."""
+    if b'"id"' not in body and b"\\u" not in body:
+        return ()
+    try:
+        items = _decode_input(body).input
+    except (msgspec.MsgspecError, RecursionError):
+        return ()  # A text, or what no provider takes.
+    return tuple([item.id for item in items if item.is_reference])
 
 
 def _id(value: Any, name: str) -> str:
@@ -91,6 +121,9 @@ class OpenAIResponses(OpenAIWire):
                 param="background",
             )
         return head
+
+    def may_name_kept(self, body: bytes) -> bool:
+        return any(mark in body for mark in _NAMES_KEPT)
 
     def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
         # An answer repeats what was asked, so everything decides it. Without `store: false` it is kept at the provider,
