@@ -21,6 +21,7 @@ be failures. Without it a busy deployment would be left alone for one failure in
 
 _OPENS_AT_ONCE = frozenset({ErrorKind.AUTHENTICATION, ErrorKind.QUOTA_EXHAUSTED})
 """What no other request can fare better with: the credential is refused."""
+_OF_CREDENTIAL = _OPENS_AT_ONCE | {ErrorKind.PERMISSION_DENIED}
 
 
 class CircuitState(enum.StrEnum):
@@ -47,7 +48,7 @@ class Opening(msgspec.Struct, frozen=True):
 class Circuit:
     """Failures and what follows from them. Times come from the caller."""
 
-    __slots__ = ("_latest", "changed_at", "failures", "kind", "opening", "trial_until")
+    __slots__ = ("_latest", "_refusals", "changed_at", "failures", "kind", "opening", "trial_until")
 
     def __init__(self) -> None:
         self.opening: Opening | None = None
@@ -61,6 +62,8 @@ class Circuit:
         self.trial_until = 0.0
         """Until then one request tries; 0: none does. One that was never heard of again must not close it for ever."""
         self._latest: deque[bool] = deque()
+        self._refusals: deque[float] = deque()
+        """Of the window, those of one request each: what it asked for is not permitted. None since it last worked."""
 
     def state(self, now: float) -> CircuitState:
         opening = self.opening
@@ -89,24 +92,47 @@ class Circuit:
         self.kind = kind
         self.expire(now)
         if self.opening is not None:
-            if now < self.opening.until:
-                return False
-            self._open(rules, now, kind, retry_after_s, times=self.opening.times + 1)
-            return True
+            return self._fail_trial(self.opening, rules, now, kind, retry_after_s)
+        if kind == ErrorKind.PERMISSION_DENIED:
+            return self._refuse(rules, now, kind)
         self._note(rules, ok=False)
         self.failures.append(now)
-        self._forget_before(now - rules.window_s)
+        _forget_before(self.failures, now - rules.window_s)
         if kind in _OPENS_AT_ONCE or (kind == ErrorKind.RATE_LIMITED and retry_after_s) or self._is_too_much(rules):
             self._open(rules, now, kind, retry_after_s, times=1)
             return True
         return False
+
+    def _fail_trial(
+        self, opening: Opening, rules: CircuitRules, now: float, kind: str, retry_after_s: float | None
+    ) -> bool:
+        if now < opening.until:
+            return False
+        if kind == ErrorKind.PERMISSION_DENIED and opening.kind not in _OF_CREDENTIAL:
+            self.give_up_trial()  # It answers again, to whoever may ask.
+            return False
+        self._open(rules, now, kind, retry_after_s, times=opening.times + 1)
+        return True
+
+    def _refuse(self, rules: CircuitRules, now: float, kind: str) -> bool:
+        """Only when nothing else comes any more, as often as failures must: what one caller may not have says nothing
+        of what others ask for.
+        """
+        refusals = self._refusals
+        refusals.append(now)
+        _forget_before(refusals, now - rules.window_s)
+        if len(refusals) < rules.failures:
+            return False
+        self._open(rules, now, kind, None, times=1)
+        return True
 
     def succeed(self, rules: CircuitRules, now: float) -> bool:
         """Note that it works. True: that has closed the circuit."""
         self.expire(now)
         if self.opening is None:
             self._note(rules, ok=True)
-            self._forget_before(now - rules.window_s)
+            self._refusals.clear()
+            _forget_before(self.failures, now - rules.window_s)
             return False
         self.close(now)
         return True
@@ -122,6 +148,7 @@ class Circuit:
         self.changed_at = now
         self.failures.clear()
         self._latest.clear()
+        self._refusals.clear()
 
     def take_over(self, opening: Opening | None, changed_at: float, kind: str) -> None:
         """Be as another worker says."""
@@ -129,8 +156,8 @@ class Circuit:
         self.opening, self.kind = opening, kind or self.kind
 
     def failures_in_window(self, rules: CircuitRules, now: float) -> int:
-        self._forget_before(now - rules.window_s)
-        return len(self.failures)
+        _forget_before(self.failures, now - rules.window_s)
+        return len(self.failures) + len(self._refusals)
 
     def _open(self, rules: CircuitRules, now: float, kind: str, retry_after_s: float | None, *, times: int) -> None:
         longest = max(rules.open_s, LONGEST_OPEN_S)
@@ -150,6 +177,7 @@ class Circuit:
             return False
         return 2 * self._latest.count(False) >= len(self._latest)
 
-    def _forget_before(self, moment: float) -> None:
-        while self.failures and self.failures[0] <= moment:
-            self.failures.popleft()
+
+def _forget_before(times: deque[float], moment: float) -> None:
+    while times and times[0] <= moment:
+        times.popleft()

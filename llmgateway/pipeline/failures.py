@@ -25,7 +25,7 @@ from llmgateway.pipeline.translation import translated_headers
 from llmgateway.pipeline.upstream import FailureCause, RawHeaders
 from providers.adapters.base import Adapter
 from providers.adapters.dialects.base import ERROR_CODES, ERROR_TYPES, WireError
-from providers.adapters.dialects.errors import error_message
+from providers.adapters.dialects.errors import error_message, kind_of_limit
 from providers.adapters.types import ErrorKind, JSONObject
 
 _POINTLESS_AGAIN = {
@@ -37,6 +37,7 @@ _POINTLESS_AGAIN = {
 }
 _FALLBACKS = {
     ErrorKind.RATE_LIMITED: FallbackCause.RATE_LIMIT,
+    ErrorKind.EXCEEDS_LIMIT: FallbackCause.RATE_LIMIT,
     ErrorKind.QUOTA_EXHAUSTED: FallbackCause.RATE_LIMIT,
     ErrorKind.CONTEXT_TOO_LONG: FallbackCause.CONTEXT_TOO_LONG,
     ErrorKind.CONTENT_POLICY: FallbackCause.CONTENT_POLICY,
@@ -85,11 +86,15 @@ class Failure:
         """Whether the same deployment may well answer in a moment."""
         if self.kind is None:
             return self.cause not in _POINTLESS_AGAIN
+        if self.kind is ErrorKind.EXCEEDS_LIMIT:
+            return False
         return self.kind.worth_another_target and not self.kind.blames_credential
 
     @property
     def blames_provider(self) -> bool:
-        return self.worth_another_target and self.cause is not FailureCause.INEXPRESSIBLE
+        if self.cause is FailureCause.INEXPRESSIBLE or self.kind is ErrorKind.EXCEEDS_LIMIT:
+            return False
+        return self.worth_another_target
 
     @property
     def fallback_cause(self) -> FallbackCause | None:
@@ -137,7 +142,7 @@ def kind_of_event(adapter: Adapter, error: JSONObject) -> ErrorKind:
     code: Any = error.get("code")
     known = _KINDS_BY_CODE.get(str(code)) or _KINDS_BY_NAME.get(str(error.get("type")))
     if known is not None:
-        return known
+        return kind_of_limit(str(error.get("message"))) if known is ErrorKind.RATE_LIMITED else known
     status = int(code) if str(code).isdecimal() else 0
     if 400 <= status < 600:
         return adapter.error_kind(status, {"error": error})

@@ -35,9 +35,12 @@ DEGRADED_MARKER = "[LLM_PROXY_PROVIDER_DEGRADED]"
 
 _BLAMES_REQUEST = frozenset(
     {ErrorKind.INVALID_REQUEST, ErrorKind.CONTEXT_TOO_LONG, ErrorKind.CONTENT_POLICY, "inexpressible"}
+    | {ErrorKind.EXCEEDS_LIMIT}
 )
 """Kinds that say nothing of the deployment."""
-_BLAMES_CREDENTIAL = frozenset({ErrorKind.AUTHENTICATION, ErrorKind.QUOTA_EXHAUSTED, ErrorKind.RATE_LIMITED})
+_BLAMES_CREDENTIAL = frozenset(
+    {ErrorKind.AUTHENTICATION, ErrorKind.PERMISSION_DENIED, ErrorKind.QUOTA_EXHAUSTED, ErrorKind.RATE_LIMITED}
+)
 
 _trials: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar("trials", default=frozenset())
 """Those that this request has begun. Others that began before a circuit opened end while it is tried."""
@@ -199,7 +202,8 @@ class Health:
         elif kind in _BLAMES_CREDENTIAL and self._is_own_account(deployment):
             self.release(deployment)
         else:
-            self._streaks[deployment.provider] = self._streaks.get(deployment.provider, 0) + 1
+            if kind != ErrorKind.PERMISSION_DENIED:  # That is between one request and the provider.
+                self._streaks[deployment.provider] = self._streaks.get(deployment.provider, 0) + 1
             self._failed(deployment, kind or "failed", retry_after_s)
 
     def release(self, deployment: Deployment) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from providers.adapters.base import Adapter
 from providers.adapters.dialects._openai_wire import member
 from providers.adapters.dialects.base import Dialect
+from providers.adapters.dialects.errors import error_message, kind_of_limit, kind_of_refusal
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import ErrorKind, Headers, JSONObject, Operation
 
@@ -64,12 +65,14 @@ class OpenAICompatible(Adapter):
         known = self.error_codes.get(code) or self.error_types.get(str(error.get("type")))
         if known is not None:
             return known
-        if status in (401, 403):
+        if status == 401:
             return ErrorKind.AUTHENTICATION
+        if status == 403:
+            return kind_of_refusal(f"{code} {error_message(body)}")
         if code == "insufficient_quota" or status == 402:
             return ErrorKind.QUOTA_EXHAUSTED
-        if status == 429:
-            return ErrorKind.RATE_LIMITED
+        if status == 429 or (status == 413 and code == "rate_limit_exceeded"):
+            return kind_of_limit(error_message(body))
         if status in (503, 529):
             return ErrorKind.OVERLOADED
         if status >= 500 or status == 408:

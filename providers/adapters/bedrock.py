@@ -14,7 +14,7 @@ from providers.adapters._aws_signature import Credentials, signed
 from providers.adapters.base import Adapter
 from providers.adapters.dialects._converse_reply import exception_kind
 from providers.adapters.dialects.base import Dialect
-from providers.adapters.dialects.errors import error_message
+from providers.adapters.dialects.errors import error_message, kind_of_refusal
 from providers.adapters.errors import CredentialError
 from providers.adapters.types import ErrorKind, Headers, JSONObject, NativeCall, Operation, Signer, TokenRequest
 
@@ -60,8 +60,10 @@ class Bedrock(Adapter):
         kind = exception_kind(str((body or {}).get("__type", "")), message)
         if kind is not None:
             return kind
-        if status in {401, 403}:
+        if status == 401:
             return ErrorKind.AUTHENTICATION
+        if status == 403:
+            return kind_of_refusal(message)
         if status == 429:
             return ErrorKind.RATE_LIMITED
         if status in {503, 529}:

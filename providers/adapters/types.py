@@ -81,7 +81,11 @@ class ErrorKind(enum.StrEnum):
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
     QUOTA_EXHAUSTED = "quota_exhausted"
+    EXCEEDS_LIMIT = "request_exceeds_limit"
+    """This one request is more than a limit of the account takes in a minute: it never fits, however long one waits."""
     AUTHENTICATION = "authentication"
+    PERMISSION_DENIED = "permission_denied"
+    """Our credential is known and may not do this. It may be this request alone: a model, a country, what it asks for."""
     CONTEXT_TOO_LONG = "context_too_long"
     CONTENT_POLICY = "content_policy"
     INVALID_REQUEST = "invalid_request"
@@ -90,13 +94,14 @@ class ErrorKind(enum.StrEnum):
     @property
     def blames_credential(self) -> bool:
         """The provider refuses our credential, not the caller's request."""
-        return self in {ErrorKind.AUTHENTICATION, ErrorKind.QUOTA_EXHAUSTED}
+        return self in {ErrorKind.AUTHENTICATION, ErrorKind.PERMISSION_DENIED, ErrorKind.QUOTA_EXHAUSTED}
 
     @property
     def worth_another_target(self) -> bool:
         """Another deployment may well answer the same request."""
         return self.blames_credential or self in {
             ErrorKind.RATE_LIMITED,
+            ErrorKind.EXCEEDS_LIMIT,
             ErrorKind.OVERLOADED,
             ErrorKind.SERVER_ERROR,
         }

@@ -63,6 +63,33 @@ async def test_these_are_not(status: int) -> None:
     assert (await place.chat()).status_code == status
 
 
+TOO_LARGE = error(
+    "rate_limit_exceeded", "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 40000."
+)
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply.json(TOO_LARGE, 429, retry_after="1"), Reply.events(error_event(**TOO_LARGE["error"]))]
+)
+async def test_what_is_larger_than_a_whole_limit_is_for_others_and_says_nothing_of_the_target(reply: Reply) -> None:
+    place = house(reply, Reply.json(error(), 503), Reply.json(CHAT), to=alias("gpt", A, B), circuits="enforce")
+
+    assert (await place.chat()).status_code == 200
+
+    assert tried(place) == [("a", "request_exceeds_limit", 0), ("b", "overloaded", 0), ("b", "completed", 1)]
+    assert place.gateway.health.state_of(A).state == "healthy"
+    check_returned(place, A, B)
+
+
+async def test_if_it_is_too_large_for_all_the_client_is_told_so() -> None:
+    place = house(Reply.json(TOO_LARGE, 429), circuits="enforce")
+
+    response = await place.chat()
+
+    assert (response.status_code, response.json()) == (429, TOO_LARGE)
+    assert len(place.upstream.requests) == 1
+
+
 async def test_first_all_targets_then_all_that_are_worth_it_again() -> None:
     place = house(
         Reply.json(error(), 503),

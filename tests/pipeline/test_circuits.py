@@ -69,6 +69,54 @@ def test_a_refused_credential_opens_it_at_once(kind: str) -> None:
     assert (circuit.opening.kind, circuit.opening.until) == (kind, 1030.0)
 
 
+def test_what_one_request_may_not_have_opens_nothing_while_others_are_answered() -> None:
+    circuit = Circuit()
+    for _ in range(20):
+        assert not circuit.fail(RULES, 1000.0, "permission_denied")
+        assert not circuit.fail(RULES, 1000.0, "permission_denied")
+        circuit.succeed(RULES, 1000.0)
+
+    assert circuit.state(1000.0) is CircuitState.CLOSED
+    assert circuit.failures_in_window(RULES, 1000.0) == 0
+
+
+def test_when_nothing_is_permitted_any_more_it_opens() -> None:
+    circuit = Circuit()
+
+    verdicts = [circuit.fail(RULES, 1000.0 + second, "permission_denied") for second in (0, 30, 61, 62)]
+
+    assert verdicts == [False, False, False, True]
+    assert circuit.opening is not None
+    assert (circuit.opening.kind, circuit.opening.until) == ("permission_denied", 1092.0)
+
+
+def test_what_is_not_permitted_is_no_failure_among_others() -> None:
+    circuit = Circuit()
+    circuit.fail(RULES, 1000.0, "permission_denied")
+    circuit.fail(RULES, 1000.0, "permission_denied")
+
+    assert [circuit.fail(RULES, 1000.0, "server_error") for _ in range(3)] == [False, False, True]
+
+
+def test_a_trial_that_is_not_permitted_tells_nothing_of_a_server_that_failed() -> None:
+    circuit = opened()
+    assert circuit.try_once(1030.0, 60)
+
+    assert not circuit.fail(RULES, 1030.0, "permission_denied")
+    assert circuit.state(1030.0) is CircuitState.HALF_OPEN
+    assert circuit.try_once(1030.0, 60)
+
+
+def test_a_trial_that_is_still_not_permitted_opens_it_again() -> None:
+    circuit = Circuit()
+    for _ in range(3):
+        circuit.fail(RULES, 1000.0, "permission_denied")
+    assert circuit.try_once(1030.0, 60)
+
+    assert circuit.fail(RULES, 1030.0, "permission_denied")
+    assert circuit.state(1089.0) is CircuitState.OPEN
+
+
 @pytest.mark.parametrize(("asked_s", "open_s"), [(7.0, 7.0), (86_400.0, LONGEST_OPEN_S)])
 def test_a_rate_limit_opens_it_for_as_long_as_the_provider_asks(asked_s: float, open_s: float) -> None:
     circuit = Circuit()

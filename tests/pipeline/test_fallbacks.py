@@ -97,6 +97,7 @@ async def test_own_retries_come_first_and_fallbacks_have_their_own() -> None:
         (Reply.json(error("content_policy_violation"), 400), FallbackCause.CONTENT_POLICY),
         (Reply.json(error(), 429), FallbackCause.RATE_LIMIT),
         (Reply.json(error("insufficient_quota"), 429), FallbackCause.RATE_LIMIT),
+        (Reply.json(error(message="Request too large"), 429), FallbackCause.RATE_LIMIT),
         (Reply.json(error(), 401), FallbackCause.ERROR),
         (Reply.events(error_event(code="context_length_exceeded")), FallbackCause.CONTEXT_TOO_LONG),
     ],

@@ -71,7 +71,9 @@ def test_a_circuit_is_of_one_model_at_one_provider() -> None:
     assert health.usable((A, other)) == (other,)
 
 
-@pytest.mark.parametrize("kind", ["invalid_request", "context_too_long", "content_policy", "inexpressible"])
+@pytest.mark.parametrize(
+    "kind", ["invalid_request", "context_too_long", "content_policy", "request_exceeds_limit", "inexpressible"]
+)
 def test_what_callers_did_wrong_never_counts(kind: str) -> None:
     health = health_of()
     fail(health, times=50, kind=kind)

@@ -12,6 +12,7 @@ from providers.adapters._aws_events import Message, MessageSplitter
 from providers.adapters.dialects._converse_writing import DIALECT
 from providers.adapters.dialects._openai_wire import count
 from providers.adapters.dialects.conversation import Block, Foreign, Reasoning, Text, ToolCall
+from providers.adapters.dialects.errors import kind_of_refusal
 from providers.adapters.dialects.reply import (
     BlockEnded,
     BlockStarted,
@@ -42,7 +43,7 @@ _KINDS = {
     "serviceUnavailableException": ErrorKind.OVERLOADED,
     "modelNotReadyException": ErrorKind.OVERLOADED,
     "serviceQuotaExceededException": ErrorKind.RATE_LIMITED,
-    "accessDeniedException": ErrorKind.AUTHENTICATION,
+    "accessDeniedException": ErrorKind.PERMISSION_DENIED,
     "unrecognizedClientException": ErrorKind.AUTHENTICATION,
     "expiredTokenException": ErrorKind.AUTHENTICATION,
     "validationException": ErrorKind.INVALID_REQUEST,
@@ -59,6 +60,8 @@ def exception_kind(name: str, message: str) -> ErrorKind | None:
     kind = _KINDS.get(plain[:1].lower() + plain[1:])
     if kind is ErrorKind.INVALID_REQUEST and ("too long" in message or "maximum context" in message):
         return ErrorKind.CONTEXT_TOO_LONG
+    if kind is ErrorKind.PERMISSION_DENIED:
+        return kind_of_refusal(message)
     return kind
 
 

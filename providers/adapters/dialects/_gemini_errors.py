@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from providers.adapters.dialects.base import WireError
+from providers.adapters.dialects.errors import kind_of_refusal
 from providers.adapters.types import ErrorKind, JSONObject
 
 STATUSES = {
@@ -31,7 +32,6 @@ DOMAIN = "gateway"
 
 _KINDS = {
     "UNAUTHENTICATED": ErrorKind.AUTHENTICATION,
-    "PERMISSION_DENIED": ErrorKind.AUTHENTICATION,
     "RESOURCE_EXHAUSTED": ErrorKind.RATE_LIMITED,
     "UNAVAILABLE": ErrorKind.OVERLOADED,
     "INTERNAL": ErrorKind.SERVER_ERROR,
@@ -63,6 +63,8 @@ def error_kind(status: int, body: JSONObject | None) -> ErrorKind:
         return ErrorKind.INVALID_REQUEST
     if _BILLING.search(message):
         return ErrorKind.QUOTA_EXHAUSTED
+    if name == "PERMISSION_DENIED":
+        return kind_of_refusal(message)
     if kind := _KINDS.get(name):
         return kind
     if status >= 500 or status == 408:

@@ -42,9 +42,11 @@ from providers.adapters.types import ErrorKind, JSONObject, Usage
 
 STATUS_OF = {
     ErrorKind.RATE_LIMITED: 429,
+    ErrorKind.EXCEEDS_LIMIT: 429,
     ErrorKind.QUOTA_EXHAUSTED: 429,
     ErrorKind.OVERLOADED: 503,
     ErrorKind.AUTHENTICATION: 502,
+    ErrorKind.PERMISSION_DENIED: 502,
     ErrorKind.SERVER_ERROR: 500,
 }
 

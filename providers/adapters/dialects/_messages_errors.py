@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from providers.adapters.dialects.base import WireError
+from providers.adapters.dialects.errors import kind_of_refusal
 from providers.adapters.types import ErrorKind, JSONObject
 
 _BY_STATUS = {
@@ -28,7 +29,7 @@ _KINDS = {
     "overloaded_error": ErrorKind.OVERLOADED,
     "billing_error": ErrorKind.QUOTA_EXHAUSTED,
     "authentication_error": ErrorKind.AUTHENTICATION,
-    "permission_error": ErrorKind.AUTHENTICATION,
+    "permission_error": ErrorKind.PERMISSION_DENIED,
     "invalid_request_error": ErrorKind.INVALID_REQUEST,
     "request_too_large": ErrorKind.INVALID_REQUEST,
     "not_found_error": ErrorKind.INVALID_REQUEST,
@@ -54,7 +55,7 @@ def kind_of(error: Any, status: int = 200) -> ErrorKind:
             return ErrorKind.QUOTA_EXHAUSTED
         if "content filtering policy" in message:
             return ErrorKind.CONTENT_POLICY
-    return kind
+    return kind_of_refusal(message) if kind is ErrorKind.PERMISSION_DENIED else kind
 
 
 def _kind_of_status(status: int) -> ErrorKind:

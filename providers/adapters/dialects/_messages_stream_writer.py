@@ -25,9 +25,11 @@ from providers.adapters.types import ErrorKind, JSONObject, Usage
 
 _STATUSES = {
     ErrorKind.RATE_LIMITED: 429,
+    ErrorKind.EXCEEDS_LIMIT: 429,
     ErrorKind.OVERLOADED: 529,
     ErrorKind.QUOTA_EXHAUSTED: 402,
     ErrorKind.AUTHENTICATION: 401,
+    ErrorKind.PERMISSION_DENIED: 403,
     ErrorKind.CONTEXT_TOO_LONG: 400,
     ErrorKind.CONTENT_POLICY: 400,
     ErrorKind.INVALID_REQUEST: 400,

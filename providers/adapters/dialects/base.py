@@ -253,9 +253,11 @@ class Dialect:
 
 ERROR_TYPES: dict[ErrorKind, str] = {
     ErrorKind.RATE_LIMITED: "rate_limit_error",
+    ErrorKind.EXCEEDS_LIMIT: "rate_limit_error",
     ErrorKind.OVERLOADED: "server_error",
     ErrorKind.QUOTA_EXHAUSTED: "insufficient_quota",
     ErrorKind.AUTHENTICATION: "authentication_error",
+    ErrorKind.PERMISSION_DENIED: "permission_error",
     ErrorKind.CONTEXT_TOO_LONG: "invalid_request_error",
     ErrorKind.CONTENT_POLICY: "invalid_request_error",
     ErrorKind.INVALID_REQUEST: "invalid_request_error",
@@ -264,9 +266,11 @@ ERROR_TYPES: dict[ErrorKind, str] = {
 """OpenAI's `type` for what a provider's error means."""
 ERROR_CODES: dict[ErrorKind, str] = {
     ErrorKind.RATE_LIMITED: "rate_limit_exceeded",
+    ErrorKind.EXCEEDS_LIMIT: "request_exceeds_limit",
     ErrorKind.OVERLOADED: "overloaded",
     ErrorKind.QUOTA_EXHAUSTED: "insufficient_quota",
     ErrorKind.AUTHENTICATION: "upstream_authentication_failed",
+    ErrorKind.PERMISSION_DENIED: "upstream_permission_denied",
     ErrorKind.CONTEXT_TOO_LONG: "context_length_exceeded",
     ErrorKind.CONTENT_POLICY: "content_policy_violation",
     ErrorKind.INVALID_REQUEST: "invalid_value",
