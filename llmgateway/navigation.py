@@ -35,6 +35,10 @@ def _is_of_deployments(request: HttpRequest) -> bool:
     return request.path.startswith(str(reverse_lazy("admin:providers_deployment_changelist")))
 
 
+def _is_of_requests(request: HttpRequest) -> bool:
+    return request.path.startswith(str(reverse_lazy("admin:billing_usagerecord_changelist")))
+
+
 def _may_explain(request: HttpRequest) -> bool:
     return request.user.has_perms(SCOPES["explain:read"].permissions)
 
@@ -110,7 +114,17 @@ NAVIGATION: list[dict[str, Any]] = [
         "title": "Records",
         "separator": True,
         "items": [
-            _list("Requests", "receipt_long", "billing_usagerecord"),
+            {
+                **_list("Requests", "receipt_long", "billing_usagerecord"),
+                # The page of mirrored ones is below theirs.
+                "active": lambda request: _is_of_requests(request) and not request.path.endswith("/mirrors/"),
+            },
+            {
+                "title": "Mirroring",
+                "icon": "compare",
+                "link": reverse_lazy("admin:billing_usagerecord_mirrors"),
+                "permission": _may_view("billing_usagerecord"),
+            },
             _list("Deliveries", "outbox", "billing_delivery"),
             _list("Changes", "history", "auditlog_logentry"),
             _list("Log-in attempts", "login", "axes_accessattempt"),

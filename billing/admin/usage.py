@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -15,17 +14,16 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import TextFilter
 from unfold.decorators import display
 
+from billing.admin.ledger_words import PERIOD_LABELS, PERIODS, STATUS_TONES, milliseconds
+from billing.admin.mirrors import MirrorPage
 from billing.models import TOKEN_BUCKETS, UsageRecord, UsageRollup
 from billing.money import format_usd, plain, usd
 from billing.reviews import mark_reviewed
-from llmgateway.admin_base import CappedPaginator, ReadOnlyAdmin, badge
+from llmgateway.admin_base import CappedPaginator, badge
 from llmgateway.models import ApiKey, Team
 
 SCANNED_ROWS = 20_000
 """How many of the newest rows are looked at for what no index finds: a status, an end user, a client's request id."""
-
-PERIODS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
-STATUS_TONES = {"completed": "good", "cancelled": "neutral", "failed": "bad", "interrupted": "warning"}
 
 
 class LedgerPaginator(CappedPaginator):
@@ -39,7 +37,7 @@ class PeriodFilter(admin.SimpleListFilter):
     parameter_name = "period"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("hour", "Last hour"), ("day", "Last 24 hours"), ("week", "Last 7 days"), ("month", "Last 30 days")]
+        return PERIOD_LABELS
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
         period = PERIODS.get(self.value() or "")
@@ -107,7 +105,7 @@ def _key_ids(name: str) -> list[str]:
 
 
 @admin.register(UsageRecord)
-class UsageRecordAdmin(ReadOnlyAdmin):
+class UsageRecordAdmin(MirrorPage):
     empty_text = "Each request that was admitted stands here a moment after it ended."
     list_display = (
         "started_at",
@@ -220,11 +218,11 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
     @display(description="Duration")  # type: ignore[untyped-decorator]
     def duration(self, record: UsageRecord) -> str:
-        return _milliseconds(record.duration_us)
+        return milliseconds(record.duration_us)
 
     @display(description="First token")  # type: ignore[untyped-decorator]
     def first_token(self, record: UsageRecord) -> str:
-        return "–" if record.ttft_us is None else _milliseconds(record.ttft_us)
+        return milliseconds(record.ttft_us)
 
     @display(description="In the gateway")  # type: ignore[untyped-decorator]
     def overhead(self, record: UsageRecord) -> str:
@@ -237,10 +235,6 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     @display(description="Usage as the provider sent it")  # type: ignore[untyped-decorator]
     def raw_usage(self, record: UsageRecord) -> SafeString | str:
         return _pretty(record.usage_raw) if record.usage_raw else "none"
-
-
-def _milliseconds(microseconds: int) -> str:
-    return f"{microseconds / 1000:,.0f} ms"
 
 
 def _pretty(value: Any) -> SafeString:
