@@ -117,6 +117,7 @@ class _Asked:
     def can_answer(self, deployment: Deployment) -> bool:
         """Whether it understands the request and can be called, as far as configuration goes."""
         if self.opaque and deployment.provider != self.request.provider:
+            self.refused = True
             return False
         if deployment.adapter.dialect_for(self.request.dialect) is None:
             self.refused = True
@@ -236,7 +237,7 @@ class Router:
         if level.ways:
             return _routed(alias, [level], hops, dry_run=dry_run)
         if asked.refused and not asked.offered:
-            raise _not_offered(alias, asked.request.dialect)
+            raise _only_there(alias, asked.request) if asked.opaque else _not_offered(alias, asked.request.dialect)
         instead = self._instead(reached, asked, FallbackCause.ERROR, (), dry_run=dry_run)
         if instead is not None:
             return instead._replace(alias=alias)
@@ -419,6 +420,14 @@ def _able(alias: Alias, deployments: tuple[Deployment, ...], dialect: Dialect) -
 def _not_offered(alias: Alias, dialect: Dialect) -> BadRequestError:
     return BadRequestError(
         f"The model '{alias.name}' does not offer {dialect.operation.value.replace('_', ' ')}.", param="model"
+    )
+
+
+def _only_there(alias: Alias, request: ModelRequest) -> BadRequestError:
+    return BadRequestError(
+        f"The model '{alias.name}' is not at the provider '{request.provider}', and the gateway cannot translate this "
+        "call for another one. Name a model that is there, or call this one on the gateway's own paths.",
+        param="model",
     )
 
 

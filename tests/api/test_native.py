@@ -360,3 +360,13 @@ async def test_nobody_hides_usage_or_changes_who_pays_by_a_query(told: str) -> N
     await place.post(f"/acme/v1/chat/completions?beta=true&{told}&alt=sse", {"model": "gpt", "messages": []})
 
     assert str(place.upstream.requests[0].url) == "http://main.test/v1/chat/completions?beta=true&alt=sse"
+
+
+async def test_a_model_of_another_provider_is_no_outage_where_nobody_can_translate_the_call() -> None:
+    place = house()
+
+    answer = await place.post("/acme/v1/novelty", {"model": "rival", "input": "x"})
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "model")
+    assert "'rival' is not at the provider 'acme'" in error["message"]
