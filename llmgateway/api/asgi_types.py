@@ -13,3 +13,5 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 WHOLE_BODY = "llmgateway.body"
 """In `scope["extensions"]`: the request's body, from a server that had all of it at once. `receive` gives it too."""
+KNOWN_HEAD = "llmgateway.known_head"
+"""There too: the `KnownHead` of the request, whose headers need not be read again."""

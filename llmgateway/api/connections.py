@@ -19,6 +19,7 @@ from typing import Protocol
 
 import msgspec
 
+from llmgateway.api.known_heads import KnownHeads
 from llmgateway.conf import Conf
 from llmgateway.pipeline.snapshot import Networks, parse_address
 
@@ -113,6 +114,7 @@ class Connections:
         """Those that still send a body though they have been answered."""
         self.bodies: dict[Connection, float] = {}
         """Those whose headers are complete and whose body is not."""
+        self.known_heads = KnownHeads()
         self._stalled: dict[Connection, tuple[float, int]] = {}
         self._by_address: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()

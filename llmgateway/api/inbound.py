@@ -8,7 +8,8 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from llmgateway.api.asgi_types import WHOLE_BODY, Message, RawHeaders, Receive, Scope
+from llmgateway.api.asgi_types import KNOWN_HEAD, WHOLE_BODY, Message, RawHeaders, Receive, Scope
+from llmgateway.api.known_heads import KnownHead
 from llmgateway.pipeline.errors import (
     BadRequestError,
     RequestTimeoutError,
@@ -83,7 +84,19 @@ class InboundReader:
         self._not_forwarded = _NOT_FORWARDED | set(self._key_headers)
 
     def read(self, scope: Scope) -> Inbound:
-        inbound = Inbound([], (scope.get("extensions") or {}).get(WHOLE_BODY))
+        extensions = scope.get("extensions") or {}
+        body: bytes | None = extensions.get(WHOLE_BODY)
+        known: KnownHead | None = extensions.get(KNOWN_HEAD)
+        if known is None or body is None:
+            return self._read(scope, body)
+        if known.reading is None:
+            known.reading = self._read(scope, None)
+        inbound: Inbound = known.reading.__copy__()
+        inbound.body, inbound.content_length = body, len(body)
+        return inbound
+
+    def _read(self, scope: Scope, body: bytes | None) -> Inbound:
+        inbound = Inbound([], body)
         keys: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name not in self._not_forwarded:

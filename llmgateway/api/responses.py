@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from llmgateway.api.asgi_types import RawHeaders, Receive, Send
-from llmgateway.api.http_protocol import Exchange
+from llmgateway.api.http_exchange import Exchange
 from llmgateway.pipeline.errors import GatewayError
 from llmgateway.pipeline.header_lines import HeaderLines, line, pairs
 from providers.adapters.dialects.base import Dialect, WireError
