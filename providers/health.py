@@ -15,6 +15,7 @@ KINDS = {
     "no_token": "the credential brings no token",
     "not_connected": "no connection",
     "overloaded": "the provider is overloaded",
+    "permission_denied": "the provider permits nothing that is asked",
     "quota_exhausted": "the account's quota is used up",
     "rate_limited": "the provider limits us",
     "redirect": "it redirects",

@@ -151,16 +151,19 @@ class Conditions:
         return found
 
     def problems(self, aliases: Mapping[str, Alias]) -> tuple[ConfigProblem, ...]:
-        """The rules among those in force that could not be evaluated for some request."""
+        """The rules among those in force that can be evaluated for no request.
+
+        One that fails for what some caller has sent, or has not, is not the operators' fault and is only counted.
+        """
         return tuple(
             ConfigProblem(
                 "providers_aliasrule",
                 "",
                 f"rule {rule.name} of {alias}",
-                f"it could not be evaluated ({reason}), so it did not apply. Correct its expression.",
+                f"it does not apply to any request: {wrong} Correct its expression.",
             )
-            for (alias, _), (rule, reason) in self._latest.items()
-            if alias in aliases and rule in aliases[alias].rules
+            for (alias, _), (rule, _) in self._latest.items()
+            if alias in aliases and rule in aliases[alias].rules and (wrong := _wrong_for_all(rule.when))
         )
 
     def _note(self, alias: str, rule: RoutingRule, reason: str) -> None:
@@ -170,7 +173,11 @@ class Conditions:
         self._latest[place] = rule, reason[:300]
         if known is None or known[0] != rule:
             logger.warning(
-                "rule %s of alias %s could not be evaluated, so it did not apply: %s", rule.name, alias, reason
+                "rule %s of alias %s could not be evaluated for a request, so it did not apply: %s. "
+                "If only some requests have what it looks at, let it ask first: 'x-team' in headers && …",
+                rule.name,
+                alias,
+                reason,
             )
 
 
@@ -187,6 +194,12 @@ def check_expression(text: str) -> str | None:
         if field not in FIELDS[variable]:
             return f"There is no `{variable}.{field}`; `{variable}` has {_listed(FIELDS[variable])}."
     return _trial(program)
+
+
+@lru_cache(maxsize=1024)
+def _wrong_for_all(text: str) -> str | None:
+    """What no request can do anything about; None: it depends on the request."""
+    return check_expression(text)
 
 
 def _trial(program: cel.Program) -> str | None:

@@ -209,17 +209,38 @@ def test_a_request_has_everything_that_there_is() -> None:
     assert {name: frozenset(found[name]) for name in FIELDS} == FIELDS
 
 
-def test_a_rule_that_could_not_be_evaluated_is_a_problem_until_it_is_changed(caplog: pytest.LogCaptureFixture) -> None:
-    conditions, broken, mended = Conditions(), rule("headers['x-team'] == 'red'"), rule("'x-team' in headers")
+def test_a_rule_that_can_be_evaluated_for_nobody_is_a_problem_until_it_is_changed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    conditions, broken, mended = Conditions(), rule("request.model > 1"), rule("request.model > 'a'")
     for _ in range(3):
         conditions.hold("gpt", broken, Facts(asked(), key(), now=NOON))
 
     (problem,) = conditions.problems({"gpt": replace(alias("gpt", deployment()), rules=(broken,))})
 
-    assert str(problem).startswith("rule cheap of gpt: it could not be evaluated (there is no 'x-team')")
+    assert str(problem).startswith("rule cheap of gpt: it does not apply to any request: It cannot be evaluated")
     assert conditions.problems({"gpt": replace(alias("gpt", deployment()), rules=(mended,))}) == ()
     assert conditions.problems({}) == ()
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("when", "request_"),
+    [
+        ("headers['x-team'] == 'red'", asked()),
+        ("request.metadata.size > 5", asked({"metadata": {"size": "large"}})),
+        ("request.metadata.urgent", asked({"metadata": {"urgent": "yes"}})),
+        ("100 / (request.choices - 3) < 0", asked({"n": 3})),
+        ("request.session.matches(request.end_user)", asked(session="a", end_user="(")),
+    ],
+)
+def test_what_some_caller_sends_makes_no_problem_of_the_configuration(when: str, request_: ModelRequest) -> None:
+    conditions, odd = Conditions(), rule(when)
+
+    conditions.hold("gpt", odd, Facts(request_, key(), now=NOON, budget_used=BudgetUsed(None)))
+
+    assert conditions.failures == {("gpt", "cheap"): 1}
+    assert conditions.problems({"gpt": replace(alias("gpt", deployment()), rules=(odd,))}) == ()
 
 
 def test_the_documentation_names_every_variable() -> None:
