@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from llmgateway.pipeline.errors import BadRequestError, NotFoundError
+from llmgateway.pipeline.natives import reachable
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Snapshot
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.registry import vendors
@@ -128,7 +129,7 @@ class Choices:
         alias = self._alias_of(model)
         if alias is None and not self._is_word(model):
             raise _unknown(f"The model '{model}' does not exist or is not allowed for this key.", "model")
-        return list(_each_once((*(alias.deployments if alias else ()), *of_vendor)))
+        return list(_each_once((*(self._reached(alias) if alias else ()), *of_vendor)))
 
     def _natively(self, asked: str, deployment: Deployment) -> Choice:
         """By the provider's own name, unless an alias of that name would answer in its place."""
@@ -144,7 +145,10 @@ class Choices:
         """All that this key may use."""
         if self._key.models is None:
             return self._snapshot.deployments
-        return list(_each_once(each for alias in self._aliases for each in alias.deployments))
+        return list(_each_once(each for alias in self._aliases for each in self._reached(alias)))
+
+    def _reached(self, alias: Alias) -> Iterable[Deployment]:
+        return reachable(alias, self._key, now=self._now)
 
     def _chats(self, deployments: Sequence[Deployment]) -> bool:
         return any(chats(deployment) for deployment in deployments)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Target
+
+
+def reachable(alias: Alias, key: Key, *, now: float) -> Iterator[Deployment]:
+    """The deployments to which `alias`, which the key may call, leads it: through aliases that it may call as well."""
+    for target in alias.targets:
+        nested = target.alias
+        if target.deployment is not None:
+            yield target.deployment
+        elif nested is not None and not nested.is_retired(now) and (key.models is None or nested.name in key.models):
+            yield from reachable(nested, key, now=now)
 
 
 class Natives:
@@ -29,7 +39,8 @@ class Natives:
             return found
         # One that has retired comes last: it would be refused though another leads there too.
         allowed = sorted(key.models & aliases.keys(), key=lambda name: (aliases[name].is_retired(now), name))
-        return next((part for name in allowed if (part := self._part(aliases[name], found)) is not None), None)
+        parts = (self._part(aliases[name], found) for name in allowed)
+        return next((part for part in parts if part is not None and any(reachable(part, key, now=now))), None)
 
     def _part(self, alias: Alias, native: Alias) -> Alias | None:
         """`alias` as far as it leads to `native`. The same object every time: rules are kept by it.

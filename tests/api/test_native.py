@@ -9,7 +9,7 @@ import pytest
 
 from billing.money import PICO_PER_USD
 from llmgateway.api.native import forwarded_query
-from llmgateway.pipeline.snapshot import BudgetRule, Limit, Retries
+from llmgateway.pipeline.snapshot import Alias, BudgetRule, Limit, Retries, Target
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
@@ -66,6 +66,35 @@ async def test_a_key_with_a_list_of_models_reaches_only_where_they_lead() -> Non
 
     assert [allowed.status_code, refused.status_code, files.status_code] == [200, 404, 404]
     assert place.row["alias"] == "rival"
+
+
+@pytest.mark.parametrize("inner_retires", [None, 1.0])
+async def test_what_lies_behind_an_alias_that_a_key_may_not_call_does_not_exist_for_it(
+    inner_retires: float | None,
+) -> None:
+    inner = replace(alias("inner", OTHER), retires_at=inner_retires)
+    outer = Alias(9, "outer", 0, "priority", (Target(MAIN), Target(None, alias=inner)))
+    listed = {"outer", "inner"} if inner_retires else {"outer"}
+    place = house(Reply.json(CHAT), aliases=(inner, outer), who=key(models=frozenset(listed)))
+
+    hidden = await place.post("/rival/v1/chat/completions", {"model": "rival-large", "messages": []})
+    reached = await place.post("/acme/v1/chat/completions", {"model": "gpt-upstream", "messages": []})
+
+    assert (hidden.status_code, reached.status_code) == (404, 200)
+
+
+async def test_an_alias_that_leads_nowhere_for_a_key_hides_no_other_that_does() -> None:
+    inner = alias("inner", OTHER)
+    outer = Alias(9, "a-first", 0, "priority", (Target(None, alias=inner),))
+    place = house(
+        Reply.json(CHAT),
+        aliases=(inner, outer, alias("z-last", OTHER)),
+        who=key(models=frozenset({"a-first", "z-last"})),
+    )
+
+    response = await place.post("/rival/v1/chat/completions", {"model": "rival-large", "messages": []})
+
+    assert (response.status_code, place.row["alias"]) == (200, "z-last")
 
 
 async def test_whatever_else_there_is_passes_through_as_it_is() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.route_rules import Fallback, RoutingRule
-from llmgateway.pipeline.snapshot import Retries
+from llmgateway.pipeline.snapshot import Alias, Retries, Target
 from providers.adapters.registry import get_adapter, vendors
 from tests.api.questions import ASKED, ONCE, house, keeping_house, made_by, several
 from tests.fakes import Reply
@@ -177,6 +177,18 @@ async def test_what_a_key_may_not_use_is_not_chosen() -> None:
 
     assert nothing.json()["model"] == "alias-mistral-main"
     assert [openai.status_code, version.status_code] == [404, 404]
+
+
+async def test_a_version_behind_an_alias_that_a_key_may_not_call_does_not_exist_for_it() -> None:
+    inner = alias("inner", deployment())
+    outer = Alias(9, "outer", 0, "priority", (Target(None, alias=inner),))
+    place = house(shot=snapshot(inner, outer, deployments=(deployment(),), who=key(models=frozenset({"outer"}))))
+
+    version = {"query": "a", "model_version": "gpt-upstream"}
+    answers = [await place.post("/api/query", asked) for asked in (version, {**version, "model": "outer"})]
+
+    assert [each.status_code for each in answers] == [404, 404]
+    assert all("model_version" in each.json()["error"] for each in answers)
 
 
 async def test_without_a_model_the_alias_auto_decides_and_is_told_the_task() -> None:

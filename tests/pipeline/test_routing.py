@@ -263,7 +263,7 @@ class TestNativeNames:
     def test_and_not_through_others(self) -> None:
         pool = nested("pool", B)
 
-        with pytest.raises(NoTargetAvailableError):
+        with pytest.raises(NotFoundError):
             self.there(nested("gpt", pool), pool, models={"gpt"}).route(B.model, provider=B.provider)
 
 
