@@ -11,13 +11,13 @@ from django.db.models import Q
 from billing.models import MAX_LIMIT, Budget, BudgetCredit
 from billing.money import MAX_LIMIT_USD
 from llmgateway.config_loader._quotas import (
+    OwnerNames,
     PlaceQuotas,
     Quotas,
     TeamFacts,
     no_pause,
     of_callers,
     of_places,
-    owner_of,
     scope_of,
 )
 from llmgateway.config_loader._values import as_text, epoch, in_slices, shared
@@ -72,21 +72,22 @@ def load_budgets(
     key_ids: Collection[int] | None = None,
     *,
     before: Mapping[int, BudgetRule],
+    names: OwnerNames,
     pause: Callable[[], None],
 ) -> Quotas[BudgetRule]:
     """Enabled budgets of those who ask; with `key_ids`, of no other keys. Those that are the same in `before` are taken
     from there."""
-    found = _budgets(of_callers(key_ids), teams, problems, pause)
+    found = _budgets(of_callers(key_ids), teams, problems, names, pause)
     return Quotas[BudgetRule].of(was if (was := before.get(rule.id)) == rule and was else rule for rule in found)
 
 
 def load_place_budgets(problems: list[ConfigProblem]) -> PlaceQuotas[BudgetRule]:
     """Enabled budgets of providers, deployments and aliases."""
-    return PlaceQuotas[BudgetRule].of(_budgets(of_places(), {}, problems, no_pause))
+    return PlaceQuotas[BudgetRule].of(_budgets(of_places(), {}, problems, OwnerNames({}), no_pause))
 
 
 def _budgets(
-    which: Q, teams: TeamsById, problems: list[ConfigProblem], pause: Callable[[], None]
+    which: Q, teams: TeamsById, problems: list[ConfigProblem], names: OwnerNames, pause: Callable[[], None]
 ) -> Iterator[BudgetRule]:
     prepaid = _load_credits(which, problems)
     rows = (
@@ -96,9 +97,9 @@ def _budgets(
         .values_list(*COLUMNS)
     )
     for values in in_slices(rows, pause):
-        names = values[7:10]
-        row = BudgetRow._make((*values[:7], next((name for name in names if name is not None), None), *values[10:]))
-        kind, owner = owner_of(row[1:6])
+        places = values[7:10]
+        row = BudgetRow._make((*values[:7], next((name for name in places if name is not None), None), *values[10:]))
+        kind, owner = names.of(row[1:6])
         team = teams.get(row.team_id or row.key_team_id or 0)
         zone = team.time_zone if team else "UTC"
         scope_id = row.place or str(row.key_id or row.team_id or "")

@@ -11,7 +11,7 @@ from msgspec import structs
 from llmgateway.config_loader._budgets import load_budgets
 from llmgateway.config_loader._limits import load_limits
 from llmgateway.config_loader._networks import NetworkCompiler, load_network_lists, load_ties
-from llmgateway.config_loader._quotas import Quotas, TeamFacts, is_own, load_teams
+from llmgateway.config_loader._quotas import OwnerNames, Quotas, TeamFacts, load_teams, own_part
 from llmgateway.config_loader._values import as_number, as_text, epoch, in_slices, text_set, texts
 from llmgateway.models import ApiKey, KeyTenant
 from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, Limit, Snapshot
@@ -65,11 +65,11 @@ def load_rules(
 ) -> AccessRules:
     """With `key_ids`, what concerns these keys alone. Limits and budgets that are the same in `before` are taken
     from there."""
-    teams = load_teams(problems)
+    teams, names = load_teams(problems), OwnerNames(before.keys)
     return AccessRules(
         teams=teams,
-        limits=load_limits(problems, teams, key_ids, before=before.keys, pause=pause),
-        budgets=load_budgets(problems, teams, key_ids, before=before.budgets, pause=pause),
+        limits=load_limits(problems, teams, key_ids, before=before.keys, names=names, pause=pause),
+        budgets=load_budgets(problems, teams, key_ids, before=before.budgets, names=names, pause=pause),
         networks=NetworkCompiler(load_network_lists(problems)),
         ties=load_ties(key_ids, pause=pause),
         tenants=_load_tenants(key_ids, pause),
@@ -165,8 +165,7 @@ def _load_tenants(key_ids: Collection[int] | None, pause: Callable[[], None]) ->
 def acting_too(key: Key, team_ids: Iterable[int], rules: AccessRules) -> Key:
     """The key with itself as each of these other teams: its own rules, that team's and everyone's. Its own rules stay
     the same ones, in its own team's time, so that whoever it acts for they count together."""
-    limits = tuple(rule for rule in key.limits if is_own(rule))
-    budgets = tuple(rule for rule in key.budgets if is_own(rule))
+    limits, budgets = own_part(key.limits), own_part(key.budgets)
     tenants = tuple(
         structs.replace(
             key,

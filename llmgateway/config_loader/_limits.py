@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 from django.db.models import Q
 
 from llmgateway.config_loader._quotas import (
+    OwnerNames,
     PlaceQuotas,
     Quotas,
     TeamFacts,
     no_pause,
     of_callers,
     of_places,
-    owner_of,
     scope_of,
 )
 from llmgateway.config_loader._values import as_number, as_text, epoch, in_slices
@@ -70,14 +70,16 @@ def load_limits(
     key_ids: Collection[int] | None = None,
     *,
     before: Mapping[bytes, KeyDigest],
+    names: OwnerNames,
     pause: Callable[[], None],
 ) -> Quotas[Limit]:
     """Enabled limits of those who ask; with `key_ids`, of no other keys. Those that the keys `before` have the same are
     taken from there."""
-    found = _limits(of_callers(key_ids), teams, problems, pause)
+    found = _limits(of_callers(key_ids), teams, problems, names, pause)
     if not before:
         return Quotas[Limit].of(found)
-    owners = {f"key:{entry.key.id}": entry.key for entry in before.values()}
+    # By the texts that their limits have already.
+    owners = {entry.key.limits[0].owner: entry.key for entry in before.values() if entry.key.limits}
     return Quotas[Limit].of(_known(owners.get(limit.owner), limit) for limit in found)
 
 
@@ -92,10 +94,12 @@ def _known(key: Key | None, limit: Limit) -> Limit:
 
 def load_place_limits(problems: list[ConfigProblem]) -> PlaceQuotas[Limit]:
     """Enabled limits of providers, deployments and aliases."""
-    return PlaceQuotas[Limit].of(_limits(of_places(), {}, problems, no_pause))
+    return PlaceQuotas[Limit].of(_limits(of_places(), {}, problems, OwnerNames({}), no_pause))
 
 
-def _limits(which: Q, teams: TeamsById, problems: list[ConfigProblem], pause: Callable[[], None]) -> Iterator[Limit]:
+def _limits(
+    which: Q, teams: TeamsById, problems: list[ConfigProblem], names: OwnerNames, pause: Callable[[], None]
+) -> Iterator[Limit]:
     rows = (
         RateLimit.objects.filter(which, enabled=True)
         .exclude(key__revoked_at__isnull=False)
@@ -104,7 +108,7 @@ def _limits(which: Q, teams: TeamsById, problems: list[ConfigProblem], pause: Ca
     )
     for values in in_slices(rows, pause):
         row = LimitRow._make(values)
-        kind, owner = owner_of(row[1:6])
+        kind, owner = names.of(row[1:6])
         team = teams.get(row.team_id or row.key_team_id or 0)
         zone = team.time_zone if team else "UTC"
         try:

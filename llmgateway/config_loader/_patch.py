@@ -28,7 +28,7 @@ from llmgateway.config_loader._load import (
     pepper_problems,
 )
 from llmgateway.config_loader._networks import KeyNetworks
-from llmgateway.config_loader._quotas import PLACES, is_of_place, is_own, owner_of
+from llmgateway.config_loader._quotas import PLACES, is_of_place, is_own, own_part, owner_of
 from llmgateway.config_loader._reading import one_view
 from llmgateway.config_loader._routing import load_routing
 from llmgateway.config_loader._settings import load_settings
@@ -212,7 +212,8 @@ class _Patch:
         )
 
     def _with_access(self, new: Snapshot) -> Snapshot:
-        rules = load_rules(self._problems, self._plan.keys, pause=self._pause)
+        known = Snapshot(budgets=self._old.budgets)
+        rules = load_rules(self._problems, self._plan.keys, before=known, pause=self._pause)
         if self._plan.keys:
             self._problems.extend(pepper_problems(self._conf))
         own_budgets, read_budgets = self._kept_budgets(), rules.all_budgets()
@@ -258,7 +259,8 @@ class _Patch:
                 del keys[digest]
             elif key is not entry.key:
                 keys[digest] = KeyDigest(key, entry.valid_until)
-                own_budgets.update((rule.id, rule) for rule in key.budgets if is_own(rule))
+                if key.budgets is not entry.key.budgets:
+                    own_budgets.update((rule.id, rule) for rule in own_part(key.budgets))
                 exchanged += 1
         keep(exchanged)
 
@@ -268,9 +270,17 @@ class _Patch:
             team = rules.teams.get(key.team_id)
             if team is None:
                 return None
-            # Not replace(): it takes four times as long, and this may run for every key there is.
-            own_limits, own_budgets = _own_limits(key, team.time_zone), _own_budgets(key, team.time_zone)
+            own_limits, own_budgets = own_part(key.limits), own_part(key.budgets)
+            if key.time_zone != team.time_zone:
+                own_limits, own_budgets = (
+                    _limits_in(own_limits, team.time_zone),
+                    _budgets_in(own_budgets, team.time_zone),
+                )
+            limits = rules.limits.joined(own_limits, key.team_id)
+            budgets = rules.budgets.joined(own_budgets, key.team_id)
             tenants = key.tenants
+            # Not replace(): it takes four times as long, and this may run for every key there is. What is the same is
+            # kept, for both keys are in memory for a while.
             key = Key(
                 key.id,
                 key.public_id,
@@ -282,8 +292,8 @@ class _Patch:
                 key.expires_at,
                 key.models,
                 key.networks,
-                rules.limits.joined(own_limits, key.team_id),
-                rules.budgets.joined(own_budgets, key.team_id),
+                key.limits if key.limits == limits else limits,
+                key.budgets if key.budgets == budgets else budgets,
                 key.user_id,
                 key.priority,
                 key.may_bypass_health,
@@ -317,17 +327,12 @@ class _Patch:
         return (problem.table, problem.row_id) in changed_rows
 
 
-def _own_limits(key: Key, time_zone: str) -> tuple[Limit, ...]:
-    own = (rule for rule in key.limits if is_own(rule))
-    return tuple(
-        structs.replace(rule, time_zone=time_zone) if rule.per in CALENDAR and rule.time_zone != time_zone else rule
-        for rule in own
-    )
+def _limits_in(rules: tuple[Limit, ...], time_zone: str) -> tuple[Limit, ...]:
+    return tuple(structs.replace(rule, time_zone=time_zone) if rule.per in CALENDAR else rule for rule in rules)
 
 
-def _own_budgets(key: Key, time_zone: str) -> tuple[BudgetRule, ...]:
-    own = (rule for rule in key.budgets if is_own(rule))
-    return tuple(rule if rule.time_zone == time_zone else structs.replace(rule, time_zone=time_zone) for rule in own)
+def _budgets_in(rules: tuple[BudgetRule, ...], time_zone: str) -> tuple[BudgetRule, ...]:
+    return tuple(structs.replace(rule, time_zone=time_zone) for rule in rules)
 
 
 def _is_among(row_id: str, ids: set[int]) -> bool:

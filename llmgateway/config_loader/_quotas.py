@@ -5,7 +5,7 @@ Keys share what is equal: a key without quotas of its own has its team's very tu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Generic, TypeVar
@@ -15,7 +15,7 @@ from django.db.models import Q
 
 from llmgateway.limit_terms import CALLERS, OWNERS
 from llmgateway.models import Team
-from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Limit
+from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, KeyDigest, Limit
 
 PLACES = tuple(owner for owner in OWNERS if owner not in CALLERS)
 """The owners that are a place where requests go, not somebody who asks."""
@@ -91,6 +91,14 @@ def is_own(rule: Limit | BudgetRule) -> bool:
     return rule.owner.startswith("key:")
 
 
+def own_part(rules: tuple[T, ...]) -> tuple[T, ...]:
+    """A key's own among its rules: they come first."""
+    for number, rule in enumerate(rules):
+        if not rule.owner.startswith("key:"):
+            return rules[:number]
+    return rules
+
+
 def is_of_place(rule: Limit | BudgetRule) -> bool:
     return rule.owner.partition(":")[0] in PLACES
 
@@ -99,14 +107,24 @@ def owner_of(row_ids: Iterable[int | None]) -> tuple[str, str]:
     """The kind of owner and `kind:id`, from the columns in the order of `OWNERS`; both empty: everyone."""
     for kind, row_id in zip(OWNERS, row_ids, strict=True):
         if row_id is not None:
-            return _named(kind, row_id)
+            return kind, f"{kind}:{row_id}"
     return "", ""
 
 
-@lru_cache(maxsize=4096)
-def _named(kind: str, row_id: int) -> tuple[str, str]:
-    """The rules of one owner share its name: they are often read one after the other."""
-    return kind, f"{kind}:{row_id}"
+class OwnerNames:
+    """Whose a rule is, as rules say it: all rules of one owner have one text, wherever in the tables they stand."""
+
+    def __init__(self, before: Mapping[bytes, KeyDigest]) -> None:
+        self._known: dict[str, str] = {}
+        for entry in before.values():
+            for rule in entry.key.limits[:1] or entry.key.budgets[:1]:
+                if is_own(rule):
+                    self._known[rule.owner] = rule.owner
+
+    def of(self, row_ids: Iterable[int | None]) -> tuple[str, str]:
+        """As `owner_of`."""
+        kind, owner = owner_of(row_ids)
+        return kind, self._known.setdefault(owner, owner)
 
 
 def scope_of(kind: str, each: str) -> str:
