@@ -6,6 +6,7 @@ what text costs: a prompt, a tool's description, what a tool was called with.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,13 @@ _PLACES = {
     "inline_data": "data",
     "file_data": "",
 }
+_LETTERS = (string.ascii_letters + string.digits + "+/=").encode()
+_URL_SAFE = frozenset({"inlineData", "inline_data"})
+"""Where the other alphabet of base64 is understood too, which has `-` and `_`."""
 _MEDIA_TYPES = ("media_type", "mimeType", "mime_type")
+
+LONGEST_HEAD = 256
+"""`data:image/png;base64,`, and whatever may be said there of the type."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -64,7 +71,7 @@ def _of_part(part: dict[str, Any]) -> Iterator[int]:
         value = part.get(place)
         if isinstance(value, dict) and name:
             if not _is_text(value):
-                yield _base64_length(value.get(name))
+                yield _base64_length(value.get(name), url_safe=place in _URL_SAFE)
         elif value is not None:
             yield _base64_length(value)
 
@@ -75,11 +82,17 @@ def _is_text(holder: dict[str, Any]) -> bool:
     return holder.get("type") == "text" or any(value.startswith("text/") for value in media_types)
 
 
-def _base64_length(value: object) -> int:
-    """Text that says it is base64 has spaces, or other letters: it stays text."""
-    if not isinstance(value, str) or value.startswith("data:text/") or not value.isascii() or " " in value:
+def _base64_length(value: object, *, url_safe: bool = False) -> int:
+    """Text that says it is base64 has a space, a full stop or another such sign somewhere: it stays text."""
+    if not isinstance(value, str) or len(value) <= ATTACHMENT_MIN or value.startswith("data:text/"):
         return 0
-    return len(value)
+    if not value.isascii() or " " in value:
+        return 0
+    head, mark, content = value.partition(";base64,")
+    if len(head) > LONGEST_HEAD and mark:
+        return 0
+    strange = (content if mark else value).encode().translate(None, _LETTERS + b"-_" if url_safe else _LETTERS)
+    return 0 if strange else len(value)
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

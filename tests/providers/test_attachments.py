@@ -64,13 +64,28 @@ def test_text_that_looks_like_base64_counts_as_text(body: bytes) -> None:
     assert attached_bytes(body) == 0
 
 
-@pytest.mark.parametrize("text", ["words and words ", "中文", "\u00e9"])
+@pytest.mark.parametrize(
+    "text", ["words and words ", "words.and.words.", "words_and_words-", "words\n", "中文", "\u00e9"]
+)
 @pytest.mark.parametrize("place", ["image_url", "input_audio"])
 def test_what_is_no_base64_counts_as_text_wherever_it_stands(place: str, text: str) -> None:
     part = {place: {"url": f"x;base64,{text * 2000}", "data": text * 2000}}
 
     assert attached_bytes(chat(part)) == 0
     assert estimate_input_tokens(chat(part), 4.0, max_sample_bytes=100_000) > 900
+
+
+def test_a_head_as_long_as_a_prompt_is_text() -> None:
+    part = {"image_url": {"url": f"data:{WORDS};base64,{LONG}"}}
+
+    assert attached_bytes(chat(part)) == 0
+
+
+def test_gemini_s_other_alphabet_is_base64_where_gemini_reads_it() -> None:
+    urlsafe = "A-_9" * 1000
+
+    assert attached_bytes(chat({"inlineData": {"mimeType": "image/png", "data": urlsafe}})) == len(urlsafe)
+    assert attached_bytes(chat({"input_audio": {"data": urlsafe}})) == 0
 
 
 def test_short_base64_is_text() -> None:
