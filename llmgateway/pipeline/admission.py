@@ -29,6 +29,19 @@ class Admission(msgspec.Struct):
     """Limits in shadow mode on the bytes of a request that it exceeds."""
     settings: AdmissionRules = AdmissionRules()
     """As of its admission."""
+    held_pico_usd: int = 0
+    """The largest hold; what would be held if there is no budget."""
+    output_cap: int | None = None
+    """The cap on output that a strict budget, or the caller's own largest price, pays for; None: it stays as it is."""
+
+    def take(self, reservation: Reservation, place: int) -> None:
+        """From now on it holds `reservation`, for the candidate at that place."""
+        ask = self.ask
+        self.reservation, self.deployment = reservation, ask.candidates[place]
+        windows = reservation.windows
+        self.held_pico_usd = reservation.held_pico_usd if windows else ask.targets[place].expected_pico_usd
+        terms = ask.strict[place]
+        self.output_cap = None if terms is None else terms.cap_within(reservation.granted_pico_usd)
 
     @property
     def in_order(self) -> tuple[Deployment, ...]:
@@ -39,25 +52,6 @@ class Admission(msgspec.Struct):
     def request_for(self, deployment: Deployment, request: ModelRequest) -> ModelRequest:
         """`request` as `deployment` is to be asked it: with what the aliases on its way set."""
         return self.ask.requests.get(deployment.id, request)
-
-    @property
-    def held_pico_usd(self) -> int:
-        """The largest hold; what would be held if there is no budget."""
-        if self.reservation.windows:
-            return self.reservation.held_pico_usd
-        return self.ask.targets[self.ask.candidates.index(self.deployment)].expected_pico_usd
-
-    @property
-    def output_cap(self) -> int | None:
-        """The cap on output that a strict budget, or the caller's own largest price, pays for; None: it stays as it is."""
-        terms = self.ask.strict[self.ask.candidates.index(self.deployment)]
-        if terms is None:
-            return None
-        granted = self.reservation.granted_pico_usd
-        paid = None if granted is None else terms.granted_cap(granted)
-        if paid is None or terms.within is None:
-            return terms.within if paid is None else paid
-        return min(paid, terms.within)
 
 
 class AdmissionDesk:
@@ -93,7 +87,9 @@ class AdmissionDesk:
             decision = await self._decide_later(request, rules, ask, settings)
         if not isinstance(decision, Reservation):
             raise as_error(decision, rules, ask.demand, settings, now=self._clock.time())
-        return Admission(ask, rules, decision, ask.candidates[decision.target], oversized, settings)
+        admission = Admission(ask, rules, decision, ask.candidates[decision.target], oversized, settings)
+        admission.take(decision, decision.target)
+        return admission
 
     def _decide(self, request: ModelRequest, rules: Rules, ask: Ask) -> Awaitable[Reservation | Refusal]:
         return self._store.admit(
@@ -144,9 +140,9 @@ class AdmissionDesk:
         """Exchange the counters of the present deployment for those of `deployment`; False: it has no room."""
         if deployment is admission.deployment:
             return True
-        target = admission.ask.targets[admission.ask.candidates.index(deployment)]
-        decision = await self._store.move(admission.reservation, target)
+        place = admission.ask.candidates.index(deployment)
+        decision = await self._store.move(admission.reservation, admission.ask.targets[place])
         if not isinstance(decision, Reservation):
             return False
-        admission.reservation, admission.deployment = decision, deployment
+        admission.take(decision, place)
         return True

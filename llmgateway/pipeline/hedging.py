@@ -195,7 +195,8 @@ class Hedging:
             return None
         headroom = admission.reservation
         decision = msgspec.structs.replace(decision, requests=headroom.requests, tokens=headroom.tokens)
-        own = msgspec.structs.replace(admission, reservation=decision, deployment=other)
+        own = msgspec.structs.replace(admission)
+        own.take(decision, ask.candidates.index(other))
         call.rival = Rival(decision, decision.held_pico_usd)
         runner = Runner(call, other, Progress(), own)
         with contextlib.suppress(LedgerUnavailableError):  # The first attempt goes on as if there were no other.

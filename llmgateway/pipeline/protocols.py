@@ -107,7 +107,11 @@ class Reservation(msgspec.Struct, frozen=True):
     @property
     def held_pico_usd(self) -> int:
         """The largest hold."""
-        return max([window.held_pico_usd for window in self.windows], default=0)
+        largest = 0
+        for window in self.windows:
+            if window.held_pico_usd > largest:
+                largest = window.held_pico_usd
+        return largest
 
 
 class LimitRefusal(msgspec.Struct, frozen=True):

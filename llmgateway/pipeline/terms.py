@@ -18,6 +18,7 @@ from llmgateway.pipeline.snapshot import AdmissionRules, BudgetRule, Deployment,
 from llmgateway.pipeline.spending import affordable_output, unpriced
 from providers.adapters.body import RequestHead, estimate_input_tokens
 from providers.adapters.bounds import Bound, NotBoundableError, bound
+from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import Operation, Units
 
 EXPECTED_OUTPUT_TOKENS = 1024
@@ -26,6 +27,8 @@ ADDED_CAP_TOKENS = 8_192
 """A strict budget never adds a larger cap than this, unless the deployment says that its model can say more."""
 WITHOUT_OUTPUT = {Operation.EMBEDDINGS, Operation.MODERATION, Operation.RERANK, Operation.PASSTHROUGH}
 """Operations whose answers are not made of tokens."""
+_PLAIN = {Operation.CHAT, Operation.TEXT_COMPLETION}
+"""Operations whose requests say no units beside tokens."""
 _FREE = {"GET", "HEAD", "OPTIONS", "DELETE"}
 LARGEST_HOLD = 2**62
 """More than any budget, and still a number that every store can keep."""
@@ -55,6 +58,13 @@ class StrictTerms(msgspec.Struct, frozen=True):
         affordable = min(self.ceiling, (granted_pico_usd - self.base_pico_usd) // self.token_pico_usd)
         return affordable if self.cap is None or affordable < self.cap else None
 
+    def cap_within(self, granted_pico_usd: int | None) -> int | None:
+        """The same, and within what the caller itself pays at most. None granted: no strict budget is concerned."""
+        paid = None if granted_pico_usd is None else self.granted_cap(granted_pico_usd)
+        if paid is None or self.within is None:
+            return self.within if paid is None else paid
+        return min(paid, self.within)
+
 
 class Ask(msgspec.Struct, frozen=True):
     """All that admission must know of one request."""
@@ -72,11 +82,34 @@ class Ask(msgspec.Struct, frozen=True):
     """By id of a deployment, what it is asked where aliases on the way change the request."""
 
 
+class _Place(msgspec.Struct, frozen=True):
+    """What is the same for every request in a dialect to a deployment."""
+
+    deployment: Deployment
+    cap_fields: tuple[str, ...]
+    """The request's fields that cap output and are obeyed there."""
+    limits: tuple[Limit, ...]
+    """Those that a store counts."""
+    has_strict: bool
+    searches_unasked: bool
+
+    @classmethod
+    def of(cls, deployment: Deployment, dialect: Dialect) -> _Place:
+        return cls(
+            deployment,
+            _output_cap_fields(dialect, deployment),
+            _counted(deployment.limits),
+            any(budget.strict for budget in deployment.budgets),
+            deployment.adapter.searches_unasked(deployment.model),
+        )
+
+
 class Terms:
     """Works out what requests ask. One per process, used from the event loop alone."""
 
     def __init__(self) -> None:
         self.learner = OutputLearner()
+        self._places: dict[tuple[int, str], _Place] = {}
 
     def ask(
         self,
@@ -94,6 +127,8 @@ class Terms:
         """
         first = candidates[0]
         dialect = request.dialect
+        if len(candidates) == 1 and not rules.via and dialect.operation in _PLAIN and request.spending is None:
+            return self._plain(request, rules, first, candidates, settings, now=now)
         opaque = dialect.operation is Operation.PASSTHROUGH
         own = as_each_gets_it(request, rules.via) if rules.via else NO_REQUESTS
         asked = own.get(first.id, request)
@@ -116,6 +151,36 @@ class Terms:
         if unable is not None and not able:
             raise unable
         return Ask(demand, tuple(able), tuple(targets), tuple(strict), units, own)
+
+    def _plain(
+        self,
+        request: ModelRequest,
+        rules: Rules,
+        deployment: Deployment,
+        candidates: tuple[Deployment, ...],
+        settings: AdmissionRules,
+        *,
+        now: float,
+    ) -> Ask:
+        """`ask` for nearly all requests: in text, for one deployment. What it says is what the long way says."""
+        dialect, head = request.dialect, request.head
+        place = self._places.get((deployment.id, dialect.name))
+        if place is None or place.deployment is not deployment:
+            place = self._places[deployment.id, dialect.name] = _Place.of(deployment, dialect)
+        cap = head.output_cap(place.cap_fields)
+        expected = self.learner.expected(rules.key.id, deployment.model) or EXPECTED_OUTPUT_TOKENS
+        output = (expected if cap is None or expected < cap else cap) * head.choices
+        demand = Tokens(_expected_input(request, deployment), output)
+        price, budgets = in_force(deployment.prices, now), deployment.budgets
+        if price is None:
+            if rules.budgets or budgets:
+                raise _unpriced(deployment)
+            return Ask(demand, candidates, (TargetTerms(place.limits),), (None,))
+        pico_usd = min(LARGEST_HOLD, demand.input * price.dearest_input + output * price.dearest_output + price.request)
+        hold = terms = None
+        if rules.strict or place.has_strict:
+            hold, terms = _strict(request, place, price, settings, (), cap)
+        return Ask(demand, candidates, (TargetTerms(place.limits, budgets, pico_usd, hold),), (terms,))
 
     def expected(self, request: ModelRequest, key_id: str, deployment: Deployment) -> Tokens:
         """What a request probably takes there."""
@@ -166,7 +231,9 @@ def _target(
     if not rules.strict and not (budgets and any(budget.strict for budget in budgets)):
         terms = _within(request, deployment, price, demand, None) if request.spending is not None else None
         return TargetTerms(limits, budgets, expected), terms
-    hold, terms = _strict(request, deployment, price, settings, units)
+    place = _Place.of(deployment, request.dialect)
+    cap = request.head.output_cap(place.cap_fields)
+    hold, terms = _strict(request, place, price, settings, units, cap)
     if request.spending is not None:
         terms = _within(request, deployment, price, demand, terms)
     return TargetTerms(limits, budgets, expected, hold), terms
@@ -210,7 +277,10 @@ def _opaque(
 
 def output_cap_fields(request: ModelRequest, deployment: Deployment) -> tuple[str, ...]:
     """The request's fields that cap output and that are obeyed at `deployment`; translation carries every one over."""
-    dialect = request.dialect
+    return _output_cap_fields(request.dialect, deployment)
+
+
+def _output_cap_fields(dialect: Dialect, deployment: Deployment) -> tuple[str, ...]:
     adapter = deployment.adapter
     return adapter.output_cap_fields(dialect) if adapter.dialect_for(dialect) is dialect else dialect.output_cap_fields
 
@@ -233,36 +303,43 @@ def estimated_input(body: bytes, deployment: Deployment) -> int:
 
 
 def _strict(
-    request: ModelRequest, deployment: Deployment, price: PriceVersion, settings: AdmissionRules, units: Units
+    request: ModelRequest,
+    place: _Place,
+    price: PriceVersion,
+    settings: AdmissionRules,
+    units: Units,
+    cap: int | None,
 ) -> tuple[StrictHold, StrictTerms | None]:
-    head, adapter = request.head, deployment.adapter
+    """`cap` is the request's own, by the fields that are obeyed there."""
+    head, deployment = request.head, place.deployment
     try:
-        bounds = bound(request.body, request.dialect, adapter, choices=head.choices)
-        _check_bounds_of_units(request, deployment, price)
+        bounds = bound(request.body, request.dialect, deployment.adapter, choices=head.choices)
+        _check_bounds_of_units(request, place, price)
     except NotBoundableError as error:
         if deployment.max_request_pico_usd is None:
             raise _not_boundable(deployment, str(error)) from None
         whole = deployment.max_request_pico_usd
         return StrictHold(wanted=whole, least=whole), None
-    terms = _strict_terms(request, deployment, price, bounds, units)
+    terms = _strict_terms(place, price, bounds, units, cap)
     cap = terms.cap
     worthwhile = _least_output(head, deployment, settings)
     least = worthwhile if cap is None or cap > worthwhile else cap
     wanted = terms.ceiling if cap is None else cap
+    base, each = terms.base_pico_usd, terms.token_pico_usd
     return (
         StrictHold(
-            wanted=_capped(terms.base_pico_usd + max(wanted, least) * terms.token_pico_usd),
-            least=_capped(terms.base_pico_usd + least * terms.token_pico_usd),
-            share=settings.absent_cap_share if cap is None else 1,
+            min(LARGEST_HOLD, base + (wanted if wanted > least else least) * each),
+            min(LARGEST_HOLD, base + least * each),
+            settings.absent_cap_share if cap is None else 1,
         ),
         terms,
     )
 
 
-def _check_bounds_of_units(request: ModelRequest, deployment: Deployment, price: PriceVersion) -> None:
+def _check_bounds_of_units(request: ModelRequest, place: _Place, price: PriceVersion) -> None:
     """Raises NotBoundableError: what has a price is neither in the request nor capped by it."""
     dialect = request.dialect
-    if deployment.adapter.searches_unasked(deployment.model) and dearest_of(price.units, "search") is not None:
+    if place.searches_unasked and dearest_of(price.units, "search") is not None:
         raise NotBoundableError("the model searches as often as it likes")
     if not dialect.measures:
         return
@@ -279,17 +356,13 @@ def _says_anything_of(price: PriceVersion, units: Units) -> bool:
     return any(dearest_of(price.units, name.partition(":")[0]) is not None for name, _ in units)
 
 
-def _strict_terms(
-    request: ModelRequest, deployment: Deployment, price: PriceVersion, bounds: Bound, units: Units
-) -> StrictTerms:
+def _strict_terms(place: _Place, price: PriceVersion, bounds: Bound, units: Units, cap: int | None) -> StrictTerms:
     base = bounds.input_tokens * price.dearest_input + price.request
     if units:
         base += dearest_units(price.units, units)
-    fields = output_cap_fields(request, deployment)
-    if not fields:
+    if not place.cap_fields:
         return StrictTerms(base, 0, cap=0, ceiling=0)
-    cap = request.head.output_cap(fields)
-    ceiling = (deployment.max_output_tokens or ADDED_CAP_TOKENS) if cap is None else cap
+    ceiling = (place.deployment.max_output_tokens or ADDED_CAP_TOKENS) if cap is None else cap
     return StrictTerms(base, bounds.choices * price.dearest_output, cap, ceiling)
 
 
@@ -298,10 +371,6 @@ def _least_output(head: RequestHead, deployment: Deployment, settings: Admission
     thinking = head.thinking_budget
     least = max(settings.strict_min_output_tokens, deployment.adapter.min_output_tokens)
     return least + thinking if thinking else least
-
-
-def _capped(pico_usd: int) -> int:
-    return min(LARGEST_HOLD, pico_usd)
 
 
 def _unpriced(deployment: Deployment) -> BudgetExceededError:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 from billing.windows import reset_bounds, window_bounds
-from llmgateway.pipeline.protocols import LimitRefusal
+from llmgateway.pipeline.protocols import Headroom, LimitRefusal
 from llmgateway.pipeline.snapshot import Limit
 
 MINUTE_US = 60_000_000
@@ -248,3 +248,29 @@ class Slots:
 
     def restore(self, mark: None, saved: int) -> None:
         self.running = saved
+
+
+Counter = Bucket | Quota | Slots
+Wanted = tuple[Counter, int]
+"""A counter, and what is wanted of it."""
+
+
+def headrooms(wanted: list[Wanted], callers: int, now: float) -> tuple[Headroom | None, Headroom | None]:
+    """Of the tightest limit of requests, and of tokens."""
+    requests: Bucket | Quota | None = None
+    tokens: Bucket | Quota | None = None
+    fewest_requests = fewest_tokens = 0
+    for counter, _ in wanted if len(wanted) == callers else wanted[:callers]:
+        limit = counter.limit
+        if isinstance(counter, Slots) or limit.shadow:
+            continue
+        remaining = counter.remaining()
+        if limit.metric == "requests":
+            if requests is None or remaining < fewest_requests:
+                requests, fewest_requests = counter, remaining
+        elif tokens is None or remaining < fewest_tokens:
+            tokens, fewest_tokens = counter, remaining
+    return (
+        None if requests is None else Headroom(requests.limit.amount, fewest_requests, requests.reset_s(now)),
+        None if tokens is None else Headroom(tokens.limit.amount, fewest_tokens, tokens.reset_s(now)),
+    )

@@ -6,16 +6,13 @@ object. Counters of limits are in `limits.py`, the order of those who wait for h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from billing.windows import window_bounds
 from llmgateway.pipeline.protocols import (
     BudgetRefusal,
     BudgetState,
     Clock,
-    Headroom,
     HeldWindow,
     LimitRefusal,
     Refusal,
@@ -24,45 +21,23 @@ from llmgateway.pipeline.protocols import (
     Tokens,
 )
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
-from llmgateway.stores.limits import PATIENCE_S, Bucket, Count, Quota, Slots
+from llmgateway.stores.holds import NO_GRANT, Window, grant_of, hold_of, place_of, sums_of
+from llmgateway.stores.limits import Bucket, Count, Counter, Quota, Slots, Wanted, headrooms
 from llmgateway.stores.waiting import Waiters
 
 SWEEP_SLICE = 20_000
 """Counters that one sweep looks at: a few milliseconds of the event loop."""
 
-NO_GRANT = -1
-"""No strict budget is concerned."""
+REMEMBERED = 50_000
+"""Rules whose windows are found by identity; then all are forgotten, and found by name again."""
 
-_Counter = Bucket | Quota | Slots
-_Wanted = tuple[_Counter, int]
 _Taken = tuple[Any, int, Any, int]
 """A counter, what was taken of it, what `take` returned, and when (microseconds)."""
 
 
 _NOTHING: list[_Taken] = []
-
-
-class _Window:
-    """What is settled and held of a budget in one window."""
-
-    __slots__ = ("ends_at", "held", "name", "rule", "settled", "starts_at")
-
-    def __init__(self, name: str, starts_at: float, ends_at: float, rule: BudgetRule) -> None:
-        self.name = name
-        self.starts_at = starts_at
-        self.ends_at = ends_at
-        self.rule = rule
-        """The newest that was asked about."""
-        self.settled = 0
-        self.held = 0
-
-    def refusal(self) -> BudgetRefusal:
-        resets_at = None if self.ends_at == math.inf else self.ends_at
-        return BudgetRefusal(self.rule, self.settled, self.held, resets_at)
-
-    def is_over(self, now: float, now_us: int) -> bool:
-        # Requests that began before the end are still booked on it.
-        return self.held == 0 and self.ends_at + PATIENCE_S < now
+_ONES = frozenset({"requests", "concurrency"})
+"""Metrics of which every request takes one."""
 
 
 class _Open:
@@ -70,7 +45,7 @@ class _Open:
 
     __slots__ = ("callers", "reservation", "taken", "target_taken", "windows")
 
-    def __init__(self, reservation: Reservation, taken: list[_Taken], windows: list[_Window]) -> None:
+    def __init__(self, reservation: Reservation, taken: list[_Taken], windows: list[Window]) -> None:
         self.reservation = reservation
         self.taken = taken
         """Of the caller's limits."""
@@ -92,9 +67,9 @@ class _Attempt:
         self.limits = limits
         self.now = clock.time()
         self.now_us = _microseconds(clock)
-        self.wanted: list[_Wanted] = []
+        self.wanted: list[Wanted] = []
         self.shadowed: list[Limit] = []
-        self.windows: list[_Window] = []
+        self.windows: list[Window] = []
 
     def take(self) -> list[_Taken]:
         now_us = self.now_us
@@ -109,14 +84,14 @@ class MemoryStore:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._counters: dict[str, _Counter] = {}
+        self._counters: dict[str, Counter] = {}
         self._counts: dict[str, Count] = {}
-        self._windows: dict[str, _Window] = {}
-        self._current: dict[tuple[int, str], _Window] = {}
-        """The present window of each budget."""
+        self._windows: dict[str, Window] = {}
+        self._by_rule: dict[int, Window] = {}
+        """The present windows by the identity of their rules, which is found faster than rules are compared."""
         self._open: dict[str, _Open] = {}
         self._waiters = Waiters()
-        self._unswept: list[_Counter | Count | _Window] = []
+        self._unswept: list[Counter | Count | Window] = []
 
     async def admit(
         self,
@@ -127,7 +102,11 @@ class MemoryStore:
         budgets: tuple[BudgetRule, ...],
         targets: Sequence[TargetTerms],
     ) -> Reservation | Refusal:
-        decision = self._admit(request_id, demand, limits, budgets, targets)
+        terms = targets[0]
+        if len(targets) == 1 and not terms.limits and not terms.budgets:
+            decision = self._admit_plain(request_id, demand, limits, budgets, terms)
+        else:
+            decision = self._admit(request_id, demand, limits, budgets, targets)
         if self._waiters:
             self._waiters.tried(admitted=isinstance(decision, Reservation))
         if decision.__class__ is BudgetRefusal and decision.budget.strict:
@@ -154,7 +133,7 @@ class MemoryStore:
             old.demand,
             old.limits,
             target.limits,
-            _hold(attempt.windows, target, granted),
+            hold_of(attempt.windows, target, granted),
             target=old.target,
             granted_pico_usd=None if granted < 0 else granted,
             requests=old.requests,
@@ -210,17 +189,17 @@ class MemoryStore:
         self._window(budget, self._clock.time()).settled = 0
 
     async def state(self, budget: BudgetRule) -> BudgetState:
-        window = self._windows.get(_place(budget, self._clock.time())[0])
+        window = self._windows.get(place_of(budget, self._clock.time())[0])
         return BudgetState(0, 0) if window is None else BudgetState(window.settled, window.held)
 
     async def limit_used(self, limit: Limit) -> int:
         now, now_us = self._clock.time(), _microseconds(self._clock)
         return self._counter(limit, now, now_us).used(now, now_us)
 
-    def counter_of(self, limit: Limit) -> _Counter:
+    def counter_of(self, limit: Limit) -> Counter:
         return self._counter(limit, self._clock.time(), _microseconds(self._clock))
 
-    def window_of(self, budget: BudgetRule) -> _Window:
+    def window_of(self, budget: BudgetRule) -> Window:
         """The present one."""
         return self._window(budget, self._clock.time())
 
@@ -271,17 +250,69 @@ class MemoryStore:
             del attempt.wanted[wanted:], attempt.shadowed[shadowed:]
         return next((each for each in refusals if _is_callers(each, budgets)), refusals[0])
 
+    def _admit_plain(
+        self,
+        request_id: str,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        terms: TargetTerms,
+    ) -> Reservation | Refusal:
+        """`_admit` for one target that has neither limits nor budgets of its own, as most have: in one go."""
+        clock, counters = self._clock, self._counters
+        now, now_us = clock.time(), int(clock.monotonic() * 1e6 + 0.5)
+        wanted: list[Wanted] = []
+        shadowed: tuple[Limit, ...] = ()
+        for limit in limits:
+            counter = counters.get(limit.counter)
+            if counter is None or counter.limit is not limit:
+                counter = self._counter(limit, now, now_us)
+            need = 1 if limit.metric in _ONES else demand.amount(limit.metric)
+            if counter.fits(need, now, now_us):
+                wanted.append((counter, need))
+            elif not limit.shadow:
+                return counter.refusal(need, now)
+            else:
+                shadowed = (*shadowed, limit)
+        by_rule = self._by_rule
+        windows: list[Window] = []
+        for budget in budgets:
+            window = by_rule.get(id(budget))
+            if window is None or window.rule is not budget or not window.starts_at <= now < window.ends_at:
+                window = self._window(budget, now)
+            windows.append(window)
+        granted = grant_of(windows, terms, now) if windows else NO_GRANT
+        if not isinstance(granted, int):
+            return granted
+        taken: list[_Taken] = [(counter, need, counter.take(need), now_us) for counter, need in wanted]
+        requests, tokens = headrooms(wanted, len(wanted), now)
+        reservation = Reservation(
+            request_id,
+            demand,
+            limits,
+            (),
+            hold_of(windows, terms, granted) if windows else (),
+            0,
+            None if granted < 0 else granted,
+            requests,
+            tokens,
+            shadowed,
+        )
+        opened = self._open[request_id] = _Open(reservation, taken, windows)
+        opened.callers = len(windows)
+        return reservation
+
     def _take(self, attempt: _Attempt, callers: int, number: int, terms: TargetTerms, granted: int) -> _Open:
         """Take what the attempt wants; the first `callers` of it are of the caller's limits."""
         taken = attempt.take()
-        requests, tokens = _headrooms(attempt.wanted, callers, attempt.now)
+        requests, tokens = headrooms(attempt.wanted, callers, attempt.now)
         # By position, for that is what this costs least with; the order is the struct's.
         reservation = Reservation(
             attempt.id,
             attempt.demand,
             attempt.limits,
             terms.limits,
-            _hold(attempt.windows, terms, granted),
+            hold_of(attempt.windows, terms, granted),
             number,
             None if granted < 0 else granted,
             requests,
@@ -297,7 +328,7 @@ class MemoryStore:
         """The grant if a target has room, what it takes being added to the attempt; else what has none."""
         if terms.budgets:
             attempt.windows += [self._window(budget, attempt.now) for budget in terms.budgets]
-        granted = _grant(attempt.windows, terms, attempt.now)
+        granted = grant_of(attempt.windows, terms, attempt.now)
         if terms.limits and isinstance(granted, int):
             return self._want(terms.limits, attempt) or granted
         return granted
@@ -326,9 +357,10 @@ class MemoryStore:
                 if not counter.alive:
                     counter = self._revived(counter)  # noqa: PLW2901
                 amount = 0 if used is None else used.amount(counter.limit.metric)
-                counter.settle(need, amount, mark, at_us, now_us)
+                if amount != need or counter.__class__ is Slots:
+                    counter.settle(need, amount, mark, at_us, now_us)
 
-    def _counter(self, limit: Limit, now: float, now_us: int) -> _Counter:
+    def _counter(self, limit: Limit, now: float, now_us: int) -> Counter:
         """The limit's counter, which goes by `limit` from then on. Another kind of limit counts anew."""
         counter = self._counters.get(limit.counter)
         if counter is not None and counter.limit is limit:
@@ -345,7 +377,7 @@ class MemoryStore:
         self._counters[limit.counter] = counter
         return counter
 
-    def _revived(self, bucket: Bucket) -> _Counter:
+    def _revived(self, bucket: Bucket) -> Counter:
         """What stands for a bucket that was swept while the request ran: what it used beyond its demand still counts."""
         other = self._counters.get(bucket.limit.counter)
         if isinstance(other, Bucket) and other.limit.metric == bucket.limit.metric:
@@ -355,22 +387,24 @@ class MemoryStore:
             self._counters[bucket.limit.counter] = bucket
         return bucket
 
-    def _window(self, budget: BudgetRule, now: float) -> _Window:
+    def _window(self, budget: BudgetRule, now: float) -> Window:
         """The budget's present window, which exists from then on."""
-        window = self._current.get((budget.id, budget.scope_id))
+        window = self._by_rule.get(id(budget))
         if window is not None and window.rule is budget and window.starts_at <= now < window.ends_at:
             return window
-        name, starts_at, ends_at = _place(budget, now)
+        name, starts_at, ends_at = place_of(budget, now)
         window = self._windows.get(name)
         if window is None:
-            window = self._windows[name] = _Window(name, starts_at, ends_at, budget)
+            window = self._windows[name] = Window(name, starts_at, ends_at, budget)
         window.rule = budget
-        self._current[budget.id, budget.scope_id] = window
+        if len(self._by_rule) >= REMEMBERED:
+            self._by_rule.clear()
+        self._by_rule[id(budget)] = window
         return window
 
     def _book_if_new(self, budget: BudgetRule, held_windows: tuple[HeldWindow, ...], cost_pico_usd: int) -> None:
-        sums = _sums(budget)
-        if all(_sums(held.budget) != sums for held in held_windows):
+        sums = sums_of(budget)
+        if all(sums_of(held.budget) != sums for held in held_windows):
             self._window(budget, self._clock.time()).settled += cost_pico_usd
 
     def _wake(self, held_windows: tuple[HeldWindow, ...], now_taken: dict[str, int]) -> None:
@@ -398,14 +432,13 @@ class MemoryStore:
         for window, held in zip(opened.windows, opened.reservation.windows, strict=True):
             window.held += held.held_pico_usd
 
-    def _forget(self, counter: _Counter | Count | _Window) -> None:
+    def _forget(self, counter: Counter | Count | Window) -> None:
         if isinstance(counter, Count):
             self._counts.pop(counter.name, None)
-        elif isinstance(counter, _Window):
+        elif isinstance(counter, Window):
             self._windows.pop(counter.name, None)
-            budget = counter.rule.id, counter.rule.scope_id
-            if self._current.get(budget) is counter:
-                del self._current[budget]
+            if self._by_rule.get(id(counter.rule)) is counter:
+                del self._by_rule[id(counter.rule)]
         else:
             counter.alive = False
             if self._counters.get(counter.limit.counter) is counter:
@@ -416,69 +449,5 @@ def _microseconds(clock: Clock) -> int:
     return int(clock.monotonic() * 1e6 + 0.5)
 
 
-def _grant(windows: list[_Window], terms: TargetTerms, now: float) -> int | BudgetRefusal:
-    """What strict budgets can grant together; refuses if a budget has no room."""
-    strict, expected, granted = terms.strict, terms.expected_pico_usd, NO_GRANT
-    for window in windows:
-        rule = window.rule
-        remaining = rule.limit_at(now) - window.settled - window.held
-        if strict is None or not rule.strict:
-            if remaining < expected or remaining <= 0:
-                return window.refusal()
-            continue
-        if remaining < strict.least:
-            return window.refusal()
-        grant = min(strict.wanted, max(strict.least, remaining // strict.share))
-        if granted == NO_GRANT or grant < granted:
-            granted = grant
-    return granted
-
-
 def _is_callers(refusal: Refusal, budgets: tuple[BudgetRule, ...]) -> bool:
     return isinstance(refusal, BudgetRefusal) and any(refusal.budget is budget for budget in budgets)
-
-
-def _hold(windows: list[_Window], terms: TargetTerms, granted: int) -> tuple[HeldWindow, ...]:
-    """Hold of each window what its budget wants held."""
-    held = []
-    for window in windows:
-        rule = window.rule
-        hold = granted if rule.strict and terms.strict is not None else terms.expected_pico_usd
-        window.held += hold
-        held.append(HeldWindow(window.name, rule, hold))
-    return tuple(held)
-
-
-def _headrooms(wanted: list[_Wanted], callers: int, now: float) -> tuple[Headroom | None, Headroom | None]:
-    """Of the tightest limit of requests, and of tokens."""
-    requests: Bucket | Quota | None = None
-    tokens: Bucket | Quota | None = None
-    fewest_requests = fewest_tokens = 0
-    for counter, _ in wanted if len(wanted) == callers else wanted[:callers]:
-        limit = counter.limit
-        if isinstance(counter, Slots) or limit.shadow:
-            continue
-        remaining = counter.remaining()
-        if limit.metric == "requests":
-            if requests is None or remaining < fewest_requests:
-                requests, fewest_requests = counter, remaining
-        elif tokens is None or remaining < fewest_tokens:
-            tokens, fewest_tokens = counter, remaining
-    return (
-        None if requests is None else Headroom(requests.limit.amount, fewest_requests, requests.reset_s(now)),
-        None if tokens is None else Headroom(tokens.limit.amount, fewest_tokens, tokens.reset_s(now)),
-    )
-
-
-def _place(budget: BudgetRule, now: float) -> tuple[str, float, float]:
-    """The name of the counter of the window that contains `now`, where it begins and where it ends."""
-    start, end = window_bounds(budget.window, budget.time_zone, now, starts_on=budget.starts_on)
-    subject = f"{budget.each}:{budget.scope_id}:" if budget.each else ""
-    # The kind of window is part of the name: a day and a month may begin at the same moment.
-    name = f"budget:{budget.id}:{subject}{budget.window}:{int(start)}"
-    return name, start, math.inf if end is None else end
-
-
-def _sums(budget: BudgetRule) -> tuple[int, str, str, str, int]:
-    """What tells counters of a budget apart, whatever the time: after an edit of the window it counts anew."""
-    return budget.id, budget.scope_id, budget.window, budget.time_zone, budget.starts_on
