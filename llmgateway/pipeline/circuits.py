@@ -83,6 +83,25 @@ class Circuit:
         self.trial_until = now + lease_s
         return True
 
+    def back_at(self, rules: CircuitRules, *, badly_needed: bool) -> float:
+        """When it may be tried. While nobody else can answer, no pause is longer than the first one."""
+        opening = self.opening
+        if opening is None:
+            return 0.0
+        if not badly_needed or not opening.needs_trial:
+            return opening.until
+        return min(opening.until, opening.at + rules.open_s)
+
+    def hurry(self, now: float) -> None:
+        """It is half-open from now on."""
+        if self.opening is not None:
+            self.opening = msgspec.structs.replace(self.opening, until=min(now, self.opening.until))
+
+    @property
+    def blames_credential(self) -> bool:
+        """It is open because of our credential, which time does not mend."""
+        return self.opening is not None and self.opening.kind in _OF_CREDENTIAL
+
     def give_up_trial(self) -> None:
         """The request that tried ended without a verdict."""
         self.trial_until = 0.0

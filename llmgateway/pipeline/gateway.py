@@ -276,17 +276,19 @@ class Gateway:
             GatewayError: what `Router.route` raises.
         """
         used: BudgetUsed | None = None
-        has_waited = dry_run
+        until: float | None = None
         while True:
             try:
                 return self.route(request, key, budget_used=used, dry_run=dry_run)
             except BudgetsNeededError:
                 used = await self.budget_used(request, key)
             except AllOutError as error:
-                wait_s = self.snapshot.circuit.wait_s
-                if has_waited or not await self.health.wait_for_any(error.deployments, wait_s):
+                loop_time = asyncio.get_running_loop().time()
+                if until is None:
+                    until = loop_time + self.snapshot.circuit.wait_s
+                # Others may have come before us to whom is back; there may be time for the next.
+                if dry_run or not await self.health.wait_for_any(error.deployments, until - loop_time):
                     raise self.health.refusal(error.alias.name, error.deployments) from None
-                has_waited = True
 
     async def budget_used(self, request: ModelRequest, key: Key) -> BudgetUsed:
         """Of the budgets of the caller and of the alias that is asked for."""

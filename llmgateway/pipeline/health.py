@@ -213,21 +213,25 @@ class Health:
             self._wake()
 
     async def wait_for_any(self, candidates: Sequence[Deployment], timeout_s: float) -> bool:
-        """Wait until one of them may be sent a request. False: none in time, said as soon as that is known."""
+        """Wait until one of them may be sent a request. False: none in time, said as soon as that is known.
+
+        Whoever asks has nobody else: one of them that has failed again and again is tried before its time.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while not any(each.id not in self._troubled or self._takes(each, bypass=False) for each in candidates):
-            left_s, due_s = deadline - loop.time(), self.back_in_s(candidates)
-            if left_s <= 0 or due_s is None or due_s > left_s:
+            if self._hurry(candidates):
+                continue
+            left_s, due_s = deadline - loop.time(), self._due_s(candidates)
+            if left_s <= 0 or not due_s or min(due_s) > left_s:
                 return False
-            await self._change(min(left_s, due_s) if due_s else left_s)
+            await self._change(min([left_s, *(each for each in due_s if each > 0)]))
         return True
 
     def back_in_s(self, candidates: Sequence[Deployment]) -> float | None:
         """Seconds until the first of them may be tried again; 0: one is being tried. None: nobody can say."""
-        now = self._clock.time()
-        known = [back_at for each in candidates if (back_at := self._back_at(each)) is not None]
-        return max(0.0, min(known) - now) if known else None
+        due_s = self._due_s(candidates)
+        return max(0.0, min(due_s)) if due_s else None
 
     def refusal(self, alias: str, candidates: Sequence[Deployment]) -> NoTargetAvailableError:
         """What callers are told when all targets are out."""
@@ -370,14 +374,40 @@ class Health:
             return False
         return self.sharing.may_try(number)
 
+    def _due_s(self, candidates: Sequence[Deployment]) -> list[float]:
+        """Seconds until each may be tried again, as all of them are out; without those that only people can put back."""
+        now = self._clock.time()
+        return [back_at - now for each in candidates if (back_at := self._back_at(each)) is not None]
+
     def _back_at(self, deployment: Deployment) -> float | None:
-        """When it may be tried again; None: only people can put it back."""
         number = deployment.id
         if self._known.get(number, deployment).draining:
             return None
         probe, circuit = self._probes.get(number), self._circuits.get(number)
-        back_at = 0.0 if circuit is None or circuit.opening is None else circuit.opening.until
+        back_at = 0.0 if circuit is None else circuit.back_at(self._rules, badly_needed=True)
         return max(back_at, probe.back_at) if probe is not None and not probe.healthy else back_at
+
+    def _hurry(self, candidates: Sequence[Deployment]) -> bool:
+        """Let the least bad of them be tried, all of which are out, if its first pause is over and no other is tried.
+
+        Pauses grow so that nobody is kept waiting by what fails again and again. Without anybody else there is nothing to spare.
+        """
+        now, ripe = self._clock.time(), list[tuple[bool, float, Deployment]]()
+        for each in candidates:
+            probe, circuit = self._probes.get(each.id), self._circuits.get(each.id)
+            is_ill = self._known.get(each.id, each).draining or (probe is not None and not probe.healthy)
+            if is_ill or circuit is None or circuit.opening is None:
+                continue
+            if circuit.opening.until <= now:
+                return False
+            if circuit.back_at(self._rules, badly_needed=True) <= now:
+                ripe.append((circuit.blames_credential, circuit.opening.until, each))
+        if not ripe:
+            return False
+        _, _, deployment = min(ripe, key=lambda found: found[:2])
+        logger.info("deployment %s: is tried before its time, for nobody else is left to ask", deployment.name)
+        self._circuits[deployment.id].hurry(now)
+        return True
 
     def _succeeded(self, deployment: Deployment, circuit: Circuit) -> None:
         number, now = deployment.id, self._clock.time()

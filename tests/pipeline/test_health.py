@@ -321,6 +321,103 @@ async def test_waiting_ends_by_itself_when_a_circuit_is_half_open() -> None:
     assert await asyncio.wait_for(health.wait_for_any((A,), 1), 2)
 
 
+async def test_while_one_is_tried_the_next_is_not_overlooked() -> None:
+    clock = FakeClock()
+    health = health_of(clock=clock)
+    fail(health)
+    clock.advance(29.97)
+    fail(health, B)
+    clock.advance(0.03)
+    assert in_own_context(health.claim, A)
+    clock.advance(29.95)
+    asyncio.get_running_loop().call_later(0.01, clock.advance, 0.05)
+
+    assert await asyncio.wait_for(health.wait_for_any(BOTH, 30), 0.5)
+    assert health.usable(BOTH) == (B,)
+
+
+class TestNobodyElse:
+    """All are out, and one of them has failed so often that its turn is long in coming."""
+
+    def failed_twice(self, clock: FakeClock) -> Health:
+        health = health_of(clock=clock)
+        fail(health)
+        clock.advance(30)
+        assert in_own_context(self.try_in_vain, health)
+        return health
+
+    def try_in_vain(self, health: Health, which: Deployment = A, kind: str = "timeout") -> bool:
+        claimed = health.claim(which)
+        health.record(which, ok=False, kind=kind)
+        return claimed
+
+    async def test_one_request_tries_it_before_its_time(self) -> None:
+        clock = FakeClock()
+        health = self.failed_twice(clock)
+        clock.advance(29)
+        assert health.back_in_s((A,)) == 1
+        assert not await health.wait_for_any((A,), 0)
+        clock.advance(1)
+
+        assert await health.wait_for_any((A,), 0)
+
+        assert in_own_context(health.claim, A)
+        assert not await health.wait_for_any((A,), 0)
+        assert not in_own_context(health.claim, A)
+
+    async def test_it_is_tried_no_oftener_than_after_its_first_pause(self) -> None:
+        clock = FakeClock()
+        health = self.failed_twice(clock)
+        for _ in range(3):
+            clock.advance(30)
+            assert await health.wait_for_any((A,), 0)
+            assert in_own_context(self.try_in_vain, health)
+            assert not await health.wait_for_any((A,), 0)
+
+    async def test_while_another_answers_it_is_left_alone_for_all_of_its_time(self) -> None:
+        clock = FakeClock()
+        health = self.failed_twice(clock)
+        clock.advance(30)
+
+        assert await health.wait_for_any(BOTH, 0)
+        assert health.usable(BOTH) == (B,)
+
+    @pytest.mark.parametrize("kind", ["authentication", "quota_exhausted"])
+    async def test_what_only_failed_comes_before_what_refuses_our_credential(self, kind: str) -> None:
+        clock = FakeClock()
+        health = self.failed_twice(clock)  # A until 60 s from now.
+        clock.advance(25)
+        fail(health, B, kind=kind)
+        clock.advance(30)
+        in_own_context(self.try_in_vain, health, B, kind)  # B for 60 s,
+        clock.advance(5)
+        in_own_context(self.try_in_vain, health)  # and A for 120 s.
+        clock.advance(35)
+
+        assert await health.wait_for_any(BOTH, 0)
+        assert health.usable(BOTH) == (A,)
+
+    async def test_who_asked_for_time_has_it(self) -> None:
+        clock = FakeClock()
+        health = health_of(A, clock=clock)
+        health.record(A, ok=False, kind="rate_limited", retry_after_s=100)
+        clock.advance(40)
+
+        assert not await health.wait_for_any((A,), 0)
+        assert health.back_in_s((A,)) == 60
+
+    async def test_what_probes_or_people_took_out_is_not_tried(self) -> None:
+        clock = FakeClock()
+        health = self.failed_twice(clock)
+        clock.advance(30)
+        health.use(of(replace(A, draining=True), B))
+        assert not await health.wait_for_any((A,), 0)
+
+        health.use(of(replace(A, probe=Probe()), B))
+        health.probed(A, probed(healthy=False, back_at=clock.time() + 10))
+        assert not await health.wait_for_any((A,), 0)
+
+
 async def test_who_leaves_does_not_wait_on() -> None:
     clock = FakeClock()
     health = health_of(clock=clock)

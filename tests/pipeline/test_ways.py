@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -441,6 +443,21 @@ class TestWhenAllAreOut:
         assert response.headers["retry-after"] == "30"
         assert response.headers["x-gateway-degraded"] == "true"
 
+    async def test_who_has_failed_again_and_again_is_tried_when_nobody_else_is_left(self) -> None:
+        of = house(
+            nested("gpt", A, retries=0),
+            replies=[Reply.json({"error": {"message": "no"}}, 503), Reply.json(CHAT)],
+            circuit=CircuitRules(failures=1, open_s=30.0, wait_s=0.0),
+        )
+        await self.open_circuit(of)
+        of.clock.advance(30)
+        assert (await of.chat()).status_code == 503
+        assert (await of.chat()).headers["retry-after"] == "30"
+        of.clock.advance(30)
+
+        assert (await of.chat()).status_code == 200
+        assert of.gateway.health.state_of(A).state == "healthy"
+
     async def test_who_is_back_in_time_answers(self) -> None:
         of = house(nested("gpt", A), circuit=CircuitRules(failures=1, open_s=0.05, wait_s=5.0))
         await self.open_circuit(of)
@@ -449,6 +466,28 @@ class TestWhenAllAreOut:
         of.clock.advance(0.1)
 
         assert (await running).status_code == 200
+
+    async def test_who_comes_too_late_to_who_is_back_waits_on(self) -> None:
+        of = house(nested("gpt", A), circuit=CircuitRules(failures=1, open_s=0.05, wait_s=5.0))
+        await self.open_circuit(of)
+        health, somebody = of.gateway.health, contextvars.copy_context()
+        wait, waits = health.wait_for_any, list[float]()
+
+        async def overtaken(candidates: Sequence[Deployment], timeout_s: float) -> bool:
+            found = await wait(candidates, timeout_s)
+            waits.append(timeout_s)
+            if len(waits) == 1:
+                assert somebody.run(health.claim, A)
+                asyncio.get_running_loop().call_later(0.01, health.release, A, context=somebody)
+            return found
+
+        health.wait_for_any = overtaken  # type: ignore[method-assign]
+        running = asyncio.create_task(of.chat())
+        await asyncio.sleep(0)
+        of.clock.advance(0.1)
+
+        assert (await running).status_code == 200
+        assert waits[1] < waits[0] == 5.0
 
 
 @pytest.mark.parametrize("strategy", ["round_robin", "weighted", "least_in_flight", "lowest_latency", "lowest_cost"])
