@@ -23,6 +23,9 @@
     show(element, text !== "");
   };
 
+  // On a telephone what comes stands below the screen.
+  const bringIntoView = (element) => element.scrollIntoView({ block: "nearest" });
+
   const NEXT_STEPS = {
     401: "Paste another key above.",
     429: "Send it again when the wait is over.",
@@ -135,6 +138,7 @@
     for (const name of ["input", "output", "total", "cost", "first", "duration", "attempts", "cache", "by"]) set(name, "–");
     show($("answers-card"), false);
     show($("answer-card"), true);
+    bringIntoView($("answer-card"));
   };
 
   const showHead = (headers) => {
@@ -238,6 +242,7 @@
     const told = await (await ask("/api/parallel", { body: { query, models: chosen }, signal })).json();
     $("answers").replaceChildren(...Object.entries(told.responses).map(card));
     show($("answers-card"), true);
+    bringIntoView($("answers-title"));
   };
 
   const mode = () => new FormData($("ask-form")).get("mode");
@@ -256,6 +261,7 @@
     } catch (error) {
       const problem = whatWentWrong(error);
       tell($("problem"), problem);
+      if (problem) bringIntoView($("problem"));
       $("state").textContent = problem ? "" : "Cancelled. What had come by then is charged.";
       if (!$("answer").textContent) show($("answer-card"), false);
     } finally {

@@ -7,12 +7,13 @@ from axe_playwright_python.sync_playwright import Axe
 from django.urls import reverse
 from playwright.sync_api import expect
 
+from billing.models import UsageRecord
 from llmgateway.key_secrets import digest
 from llmgateway.models import ApiKey
 from llmgateway.services import newest_pepper
 from providers.models import ModelAlias
 from tests.browser.conftest import Scheme, VisitorFactory
-from tests.llmgateway.admin.world import World
+from tests.llmgateway.admin.world import World, create_record
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -21,6 +22,10 @@ LISTS = (
     "providers_deployment", "providers_provider", "providers_credential", "billing_price", "billing_budget",
     "billing_usagerecord", "auditlog_logentry", "auth_user",
 )  # fmt: skip
+PAGES = ("/admin/billing/usagerecord/mirrors/", "/admin/providers/deployment/health/")
+ROWS_TOO_WIDE = """Array.from(document.querySelectorAll(".inline-related .simplebar-content-wrapper"))
+    .filter((rows) => innerWidth < 640 && rows.scrollWidth > rows.clientWidth + 1)
+    .map((rows) => rows.closest("[id$=-group]").id)"""
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
@@ -38,11 +43,14 @@ def test_pages_open_without_a_complaint_and_fit(
         for instance in world.objects()
     ]
     lists = [reverse(f"admin:{name}_changelist") for name in LISTS]
+    copy = create_record(world.key, record_id="req-1_mir", mirror_of=world.record.pk)
+    UsageRecord.objects.filter(pk=copy.pk).update(key_id="mirror", key_name="mirror", alias="cheap")
 
-    for path in ("/admin/", *lists, *objects, "/admin/llmgateway/apikey/add/"):
-        visit.open(path)
+    for path in ("/admin/", *lists, *PAGES, *objects, "/admin/llmgateway/apikey/add/"):
+        page = visit.open(path)
 
         assert visit.overflow() <= 0, f"{path} is too wide for {width} pixels"
+        assert page.evaluate(ROWS_TOO_WIDE) == [], f"{path} has rows that are too wide for {width} pixels"
 
 
 def test_a_key_is_created_copied_and_gone_after_a_reload(visit_as_owner: VisitorFactory, world: World) -> None:
@@ -107,6 +115,7 @@ def test_nothing_keeps_people_out(visit_as_owner: VisitorFactory, world: World, 
         "/admin/llmgateway/apikey/",
         "/admin/billing/price/add/",
         "/admin/billing/usagerecord/",
+        *PAGES,
     ):
         page = visit.open(path)
         page.wait_for_timeout(200)  # The library makes its selects after the page has loaded.
