@@ -160,7 +160,7 @@ class Gateway:
     ) -> Call:
         """The same of the providers alone, whatever answers are kept. `began` is told when it is admitted."""
         if not self.turns.take():
-            waited = await self.turns.wait(key.priority, presence)
+            waited = await self.turns.wait(key, presence)
             request = msgspec.structs.replace(request, queued_s=waited)
         try:
             call = await self._admitted(request, key, presence, routed)

@@ -112,7 +112,7 @@ class Sessions:
         """
         gateway = self._gateway
         if not gateway.turns.take():
-            await gateway.turns.wait(key.priority, _Presence())
+            await gateway.turns.wait(key, _Presence())
         try:
             return await self._opened(asked, key)
         except BaseException:

@@ -1,8 +1,9 @@
 """How much a worker takes on at once: a turn for each request that runs, and a queue for those that must wait for one.
 
-Whoever waits holds nothing but its place: no money, no slot of a limit, no connection upstream. The queue is ordered by
-the priorities of keys. A point of priority is worth `HEAD_START_S` of waiting, so who waits long enough overtakes
-newcomers of any higher priority. When the queue is full the last in this order goes: a newcomer, or whoever it displaces.
+Whoever waits holds nothing but its place: no money, no slot of a limit, no connection upstream. `queues` says who is next:
+by the priorities of keys, of which a point is worth some seconds of waiting, so that who waits long enough overtakes
+newcomers of any higher priority; keys of equal priority take turns. When the queue is full the last in this order goes: a
+newcomer, or whoever it displaces.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from bisect import bisect_left, insort
 
 from llmgateway.pipeline.errors import OverloadedError
 from llmgateway.pipeline.protocols import Clock
+from llmgateway.pipeline.queues import Place, Queue
 from llmgateway.pipeline.requests import Presence
 from llmgateway.pipeline.route_rules import LoadRules
+from llmgateway.pipeline.snapshot import ForeignKey, Key
 from llmgateway.pipeline.telemetry import DURATION_BOUNDS_S, Histogram
 
-HEAD_START_S = 5.0
 REASONS = ("full", "displaced", "waited")
 """Why requests are refused: no place was free, somebody of higher priority took theirs, no turn came in time."""
 
@@ -27,25 +28,11 @@ class QueueLeftError(asyncio.CancelledError):
     """The client left before its turn came; nothing was taken."""
 
 
-class _Place:
-    """Somebody who waits. Those with the greater `order` go first."""
-
-    __slots__ = ("future", "order")
-
-    def __init__(self, order: tuple[float, int], future: asyncio.Future[None]) -> None:
-        self.order = order
-        self.future = future
-
-
-def _order(place: _Place) -> tuple[float, int]:
-    return place.order
-
-
 class Turns:
     """All turns of this process. Used from the event loop alone; whoever has taken one gives it back once.
 
     Example:
-        waited_s = 0.0 if turns.take() else await turns.wait(key.priority, presence)
+        waited_s = 0.0 if turns.take() else await turns.wait(key, presence)
         try:
             ...
         finally:
@@ -59,8 +46,8 @@ class Turns:
         self.waits_s = Histogram(DURATION_BOUNDS_S)
         """Of those who got a turn in the end; who need not wait is not in it."""
         self._clock = clock
-        self._queue: list[_Place] = []
-        """Sorted; the last one goes next. Whenever somebody is in it, all turns are taken."""
+        self._queue = Queue()
+        """Whenever somebody is in it, all turns are taken."""
         self._arrivals = 0
 
     @property
@@ -84,8 +71,8 @@ class Turns:
         if self._queue:
             self._let_in()
 
-    async def wait(self, priority: int, presence: Presence) -> float:
-        """Take a turn when it comes. Returns the seconds until then.
+    async def wait(self, key: Key, presence: Presence) -> float:
+        """Take a turn when that of `key` comes. Returns the seconds until then.
 
         Raises:
             OverloadedError: there is no place in the queue, or no turn came in time.
@@ -93,7 +80,7 @@ class Turns:
         """
         began, loop = self._clock.monotonic(), asyncio.get_running_loop()
         self._arrivals += 1
-        place = _Place((priority * HEAD_START_S - began, -self._arrivals), loop.create_future())
+        place = Place(self._arrivals, loop.create_future(), priority=key.priority, whose=_whose(key), began=began)
         self._enter(place)
         presence.watch()
         timer = loop.call_later(self.rules.queue_wait_s, self._give_up, place)
@@ -101,7 +88,7 @@ class Turns:
             await place.future
         except asyncio.CancelledError:
             if place.future.cancelled():
-                self._leave(place)
+                self._queue.remove(place)
             elif place.future.exception() is None:
                 self.give_back()  # It came in the same moment.
             if presence.client_left:
@@ -113,24 +100,22 @@ class Turns:
         self.waits_s.observe(waited)
         return waited
 
-    def _enter(self, place: _Place) -> None:
-        if len(self._queue) >= self.rules.max_queued:
-            if not self._queue or place.order < self._queue[0].order:
-                self.refused["full"] += 1
-                raise self._overloaded()
-            self._refuse(self._queue.pop(0), "displaced")
-        insort(self._queue, place, key=_order)
+    def _enter(self, place: Place) -> None:
+        self._queue.add(place)
+        if len(self._queue) <= self.rules.max_queued:
+            return
+        last = self._queue.last()
+        self._queue.remove(last)
+        if last is place:
+            self.refused["full"] += 1
+            raise self._overloaded()
+        self._refuse(last, "displaced")
 
-    def _leave(self, place: _Place) -> None:
-        at = bisect_left(self._queue, place.order, key=_order)
-        if self._queue[at : at + 1] == [place]:
-            del self._queue[at]
-
-    def _give_up(self, place: _Place) -> None:
-        self._leave(place)
+    def _give_up(self, place: Place) -> None:
+        self._queue.remove(place)
         self._refuse(place, "waited")
 
-    def _refuse(self, place: _Place, reason: str) -> None:
+    def _refuse(self, place: Place, reason: str) -> None:
         if not place.future.done():  # Else its client has left, and its task does not know yet.
             self.refused[reason] += 1
             place.future.set_exception(self._overloaded())
@@ -150,3 +135,8 @@ class Turns:
                 self.taken -= 1
             else:
                 place.future.set_result(None)
+
+
+def _whose(key: Key) -> str:
+    """Who shares a line. Callers' own keys do: anybody can make up as many as they like."""
+    return "" if isinstance(key, ForeignKey) else key.id

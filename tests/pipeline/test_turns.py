@@ -8,15 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from llmgateway.http import httpx
 from llmgateway.key_secrets import digest
 from llmgateway.pipeline.errors import GatewayError, OverloadedError
+from llmgateway.pipeline.queues import HEAD_START_S
 from llmgateway.pipeline.route_rules import LoadRules
 from llmgateway.pipeline.rules import BudgetIndex
-from llmgateway.pipeline.snapshot import KeyDigest
+from llmgateway.pipeline.snapshot import ForeignKey, Key, KeyDigest
 from llmgateway.pipeline.sockets import RefusedHandshakeError, SocketClosedError
-from llmgateway.pipeline.turns import HEAD_START_S, QueueLeftError, Turns
+from llmgateway.pipeline.turns import QueueLeftError, Turns
 from tests.fakes import FakeClock
 from tests.gateways import CHAT, PEPPER, Caller, House, key, snapshot
 from tests.pipeline.test_sessions import Room, Side
@@ -64,14 +66,14 @@ class Waiting:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.clients: dict[str, Somebody] = {}
 
-    async def add(self, name: str, priority: int = 0) -> None:
+    async def add(self, name: str, priority: int = 0, whose: str = "1") -> None:
         self.clients[name] = Somebody()
-        self.tasks[name] = asyncio.create_task(self._wait(name, priority))
+        self.tasks[name] = asyncio.create_task(self._wait(name, key(id=whose, priority=priority)))
         await settled()
 
-    async def _wait(self, name: str, priority: int) -> None:
+    async def _wait(self, name: str, whose: Key) -> None:
         try:
-            await self.turns.wait(priority, self.clients[name])
+            await self.turns.wait(whose, self.clients[name])
         except OverloadedError:
             self.refused.append(name)
         else:
@@ -129,6 +131,69 @@ class TestOrder:
         assert (sum(turns.waits_s.counts), turns.waits_s.total) == (1, 3.0)
 
 
+class TestShares:
+    async def test_keys_of_one_priority_take_turns(self, clock: FakeClock) -> None:
+        turns = Turns(clock, LoadRules(max_in_flight=1, max_queued=100, queue_wait_s=30))
+        turns.take()
+        waiting = Waiting(turns)
+        for name in ("a1", "a2", "a3", "a4"):
+            await waiting.add(name, whose="a")
+        for name in ("b1", "b2", "c1"):
+            await waiting.add(name, whose=name[0])
+
+        await waiting.serve(7)
+
+        assert waiting.served == ["a1", "b1", "c1", "a2", "b2", "a3", "a4"]
+        assert (turns.taken, turns.queued) == (1, 0)
+
+    async def test_who_floods_the_queue_loses_its_own_places(self, turns: Turns) -> None:
+        waiting = Waiting(turns)
+        for name in ("a1", "a2", "a3"):
+            await waiting.add(name, whose="a")
+
+        for name in ("b1", "b2", "a4", "c1"):
+            await waiting.add(name, whose=name[0])
+        await waiting.serve(3)
+
+        assert waiting.refused == ["a3", "b2", "a4", "a2"]
+        assert waiting.served == ["a1", "b1", "c1"]
+        assert turns.refused == {"full": 2, "displaced": 2, "waited": 0}
+
+    async def test_between_priorities_it_is_as_if_there_were_one_key(self, clock: FakeClock) -> None:
+        turns = Turns(clock, LoadRules(max_in_flight=1, max_queued=100, queue_wait_s=30))
+        turns.take()
+        waiting = Waiting(turns)
+        await waiting.add("old", 0, whose="a")
+        clock.advance(HEAD_START_S + 1)
+        await waiting.add("new", 0, whose="a")
+        await waiting.add("other", 0, whose="b")
+        await waiting.add("higher", 1, whose="c")
+
+        await waiting.serve(4)
+
+        assert waiting.served == ["old", "higher", "other", "new"]
+
+    async def test_callers_own_keys_share_one_line(self, clock: FakeClock) -> None:
+        turns = Turns(clock, LoadRules(max_in_flight=1, max_queued=100, queue_wait_s=30))
+        turns.take()
+        served = list[str]()
+
+        async def wait(name: str, who: Key) -> None:
+            await turns.wait(who, Somebody())
+            served.append(name)
+
+        strangers = [ForeignKey(**{**structs.asdict(key(id=f"x{n}")), "secret": "s"}) for n in range(3)]
+        tasks = [asyncio.create_task(wait(each.id, each)) for each in strangers]
+        await settled()
+        tasks.append(asyncio.create_task(wait("ours", key())))
+        await settled()
+        for _ in range(4):
+            turns.give_back()
+            await settled()
+
+        assert served == ["x0", "ours", "x1", "x2"]
+
+
 class TestBounds:
     async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(self, turns: Turns) -> None:
         waiting = Waiting(turns)
@@ -136,7 +201,7 @@ class TestBounds:
             await waiting.add(name)
 
         with pytest.raises(OverloadedError) as refused:
-            await turns.wait(0, Somebody())
+            await turns.wait(key(), Somebody())
 
         assert (refused.value.status, refused.value.code) == (503, "overloaded")
         [(header, seconds)] = refused.value.headers
@@ -161,7 +226,7 @@ class TestBounds:
         turns.take()
 
         with pytest.raises(OverloadedError):
-            await turns.wait(0, Somebody())
+            await turns.wait(key(), Somebody())
 
         assert (turns.queued, turns.taken, turns.refused["waited"]) == (0, 1, 1)
 
@@ -169,7 +234,7 @@ class TestBounds:
         turns.use(LoadRules(max_in_flight=1, max_queued=0))
 
         with pytest.raises(OverloadedError):
-            await turns.wait(100, Somebody())
+            await turns.wait(key(priority=100), Somebody())
 
     async def test_new_bounds_hold_at_once(self, turns: Turns) -> None:
         waiting = Waiting(turns)
@@ -225,7 +290,7 @@ class TestLeaving:
         async def ask(number: int) -> None:
             nonlocal most
             if not turns.take():
-                await turns.wait(number % 7, Somebody())
+                await turns.wait(key(id=str(number % 5), priority=number % 7), Somebody())
             try:
                 most = max(most, turns.taken)
                 for _ in range(number % 5):
