@@ -60,6 +60,8 @@ class Attempts:
             first = error
         else:
             if isinstance(result, Answer):
+                if call.of_fallbacks:
+                    call.fallback = call.deciding(call.progress.target)[0].name
                 return result
             first, cause = result, result.fallback_cause
         answer = await self._of_others(call, cause)

@@ -47,6 +47,9 @@ CLOCK_ERROR_S = 0.001
 class Call:
     """Belongs to one request's task. `settle` may be called from every exit; the first call counts."""
 
+    of_fallbacks = False
+    """None of the alias's own targets could be asked, so it was sent to its fallbacks at once."""
+
     def __init__(
         self,
         request: ModelRequest,

@@ -32,6 +32,7 @@ from llmgateway.pipeline.protocols import AdmissionStore, Clock, CountersAwayErr
 from llmgateway.pipeline.reading_on import ReadingOn
 from llmgateway.pipeline.requests import Client, ModelRequest, Presence
 from llmgateway.pipeline.response_state import ResponseState, held
+from llmgateway.pipeline.route_rules import FallbackCause
 from llmgateway.pipeline.routing import AllOutError, Routed, Router
 from llmgateway.pipeline.rules import NO_VIA, BudgetIndex, RuleBook, Rules
 from llmgateway.pipeline.snapshot import Alias, BudgetRule, ConfigProblem, Deployment, Key, Snapshot
@@ -241,6 +242,9 @@ class Gateway:
         rules = self.rules(request, key, routed.alias, routed.via)
         call = await self.admit(request, rules, routed.candidates, presence, routed=done)
         call.reached = routed.reached
+        if routed.of_fallbacks:
+            call.of_fallbacks = True
+            self.telemetry.figures.fallbacks[FallbackCause.ERROR.value] += 1
         return call
 
     async def _admitted_instead(

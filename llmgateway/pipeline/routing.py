@@ -40,6 +40,8 @@ class Routed(NamedTuple):
     """By id of a deployment: the aliases between the one asked for and it, in the order in which they led there."""
     hops: tuple[Alias, ...] = ()
     """The aliases that rules led through, which are the first of every `via`."""
+    of_fallbacks: bool = False
+    """None of its own targets may be asked now: these are its fallbacks'."""
 
     @property
     def reached(self) -> Alias:
@@ -240,7 +242,7 @@ class Router:
             raise _only_there(alias, asked.request) if asked.opaque else _not_offered(alias, asked.request.dialect)
         instead = self._instead(reached, asked, FallbackCause.ERROR, (), dry_run=dry_run)
         if instead is not None:
-            return instead._replace(alias=alias)
+            return instead._replace(alias=alias, of_fallbacks=True)
         raise AllOutError(alias, tuple(asked.out)) if asked.out else _none_callable(alias)
 
     def _hops(self, alias: Alias, asked: _Asked) -> tuple[Alias, ...]:

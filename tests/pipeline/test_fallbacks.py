@@ -71,6 +71,25 @@ async def test_other_aliases_are_asked_in_order_when_all_targets_failed() -> Non
     check_returned(place, A, B, C, D)
 
 
+async def test_if_no_own_target_may_be_asked_others_are_at_once_and_the_answer_says_so() -> None:
+    place = house(
+        Reply.json(CHAT),
+        aliases=(
+            named("gpt", 1, replace(A, draining=True), fallbacks=(to("second"),)),
+            named("second", 2, B),
+        ),
+    )
+
+    response = await place.chat()
+
+    headers = response.headers
+    assert (headers["x-gateway-model"], headers["x-gateway-fallback"]) == ("gpt", "second")
+    assert (headers["x-gateway-attempts"], place.row["alias"], place.row["deployment"]) == ("1", "gpt", "b")
+    assert tried(place) == [("b", "completed", "second")]
+    assert place.telemetry.figures.fallbacks == {"error": 1}
+    check_returned(place, A, B)
+
+
 async def test_own_retries_come_first_and_fallbacks_have_their_own() -> None:
     place = house(
         *[Reply.json(error(), 503)] * 3,
