@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from llmgateway.api import anthropic, media, openai, simple
+from llmgateway.api import anthropic, media, mistral, openai, simple
 from llmgateway.cli import COMMANDS
 from llmgateway.conf import Conf
 from providers.adapters.registry import adapter_names, get_adapter
@@ -48,6 +48,7 @@ def test_every_route_is_documented() -> None:
         *openai.routes(),
         *anthropic.routes(),
         *media.routes(),
+        *mistral.routes(),
         *simple.routes(),
         *re.findall(r'"(/(?:health|metrics|v1/models)[a-z/]*)"', source("llmgateway/api")),
     }

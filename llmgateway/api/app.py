@@ -8,7 +8,7 @@ import logging
 import os
 import time
 
-from llmgateway.api import anthropic, gemini, health, kept, media, metrics, native, openai, realtime, simple
+from llmgateway.api import anthropic, gemini, health, kept, media, metrics, mistral, native, openai, realtime, simple
 from llmgateway.api.access_lines import log_answer
 from llmgateway.api.addresses import ClientAddress
 from llmgateway.api.asgi_types import Receive, Scope, Send
@@ -59,7 +59,9 @@ class DataPlane:
             StoredResponses(gateway.responses.book).find,
             self._kept.find,
             self._native.find,
+            self._native.find_own,
             openai.find_below_name,
+            mistral.find_below_name,
         )
         lifetime = Lifetime(idle_s=conf.realtime_idle_s, total_s=conf.realtime_max_s)
         self._realtime = realtime.RealtimeSurface(gateway, self._native, lifetime)
@@ -73,13 +75,16 @@ class DataPlane:
             **openai.routes(),
             **anthropic.routes(),
             **media.routes(),
+            **mistral.routes(),
             **simple.routes(),
             **{path: Route(READ, page, openai.CHAT, path) for path, page in pages.items()},
         }
 
     def serves(self, path: str) -> bool:
         """Whether a path that is none of the gateway's own belongs to a provider, or stands below a name that SDKs add."""
-        return self._native.serves(path) or any(find(path) for find in (self._gemini.find, openai.find_below_name))
+        return self._native.serves(path) or any(
+            find(path) for find in (self._gemini.find, openai.find_below_name, mistral.find_below_name)
+        )
 
     async def open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the handshake of a WebSocket, and be its session until it ends."""

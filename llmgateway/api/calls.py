@@ -35,6 +35,8 @@ FROM_THE_BODY = Named()
 async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FROM_THE_BODY) -> None:
     """Answer a call that is written in the route's dialect."""
     inbound, dialect = exchange.inbound, exchange.responder.dialect
+    if inbound.speaks:
+        dialect = exchange.responder.dialect = inbound.speaks.get(dialect.name, dialect)
     native = named.is_native
     key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip, takes_foreign=native)
     authenticated = gateway.clock.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from urllib.parse import parse_qs
 
 import msgspec
@@ -16,6 +17,8 @@ from llmgateway.pipeline.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
+from providers.adapters.dialects.base import Dialect
+from providers.adapters.dialects.registry import dialects_of_client
 
 BODY_PIECE_S = 30
 """How long the next piece of a body may take."""
@@ -72,6 +75,8 @@ class Inbound(msgspec.Struct):
     """`x-gateway-usage-comment: true`: end a stream with a comment on what it used and cost."""
     task_type: str = ""
     """`x-gateway-task-type`: what kind of task it is, for rules of aliases."""
+    speaks: Mapping[str, Dialect] = {}
+    """What the client means where it calls paths of other dialects."""
     cache: str = ""
     """`x-gateway-cache`: what becomes of kept answers."""
 
@@ -113,6 +118,8 @@ class InboundReader:
             else:
                 _note(inbound, name, value)
         inbound.key_header, inbound.secret = self._secret(keys, scope["query_string"])
+        agent = next((value for name, value in inbound.forwarded if name == b"user-agent"), b"")
+        inbound.speaks = dialects_of_client(agent)
         return inbound
 
     def _secret(self, keys: dict[bytes, bytes], query: bytes) -> tuple[bytes, bytes | None]:

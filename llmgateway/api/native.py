@@ -35,6 +35,8 @@ _PAST_US = re.compile(r"/realtime(?:api)?/", re.IGNORECASE)
 """Below it providers hand out keys for browsers, and take calls that nobody here would meter."""
 _DOTS = frozenset({".", ".."})
 _VERSION = re.compile(r"v\d+\w*", re.ASCII)
+_OWN = re.compile(r"/v\d/(.+)")
+_OWN_LABEL = "/{own}"
 _SLASHES = re.compile(r"/{2,}")
 
 
@@ -72,10 +74,23 @@ class NativeSurface:
         label = f"/{prefix}/{{path}}"
         if self._kept is not None and (kept := self._kept(deployment, rest, label)) is not None:
             return kept
+        return self._route(deployment, rest, label)
+
+    def find_own(self, path: str) -> Route | None:
+        """A path at the root that one kind of provider alone has, as its SDK calls it with the gateway for a base URL."""
+        found = _OWN.fullmatch(path)
+        if found is None or climbs(path):
+            return None
+        for deployment in self._gateway.snapshot.deployments:
+            if any(f"{found[1]}/".startswith(f"{each}/") for each in deployment.adapter.own_paths):
+                return self._route(deployment, path, _OWN_LABEL, at_root=True)
+        return None
+
+    def _route(self, deployment: Deployment, rest: str, label: str, *, at_root: bool = False) -> Route:
         call = _understood(deployment, rest)
         dialect = OPAQUE if call is None else get_dialect(call.dialect)
         family = family_of(deployment.adapter.keeps_natively, plain_path(rest))
-        return Route(METHODS, _Endpoint(deployment, call, family), dialect, label)
+        return Route(METHODS, _Endpoint(deployment, call, family, at_root=at_root), dialect, label)
 
     def serves(self, path: str) -> bool:
         return _split(path)[0] in self._of(self._gateway.snapshot)
@@ -99,10 +114,18 @@ class NativeSurface:
 class _Endpoint:
     """Answers one path below a provider's prefix."""
 
-    def __init__(self, deployment: Deployment, call: NativeCall | None, family: NativeFamily | None = None) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        call: NativeCall | None,
+        family: NativeFamily | None = None,
+        *,
+        at_root: bool = False,
+    ) -> None:
         self._provider = deployment.provider
         self._call = call
         self._family = family
+        self._at_root = at_root
         self._is_address = call is not None and _says_no_more(deployment, call)
 
     async def __call__(self, gateway: Gateway, exchange: HttpExchange) -> None:
@@ -133,7 +156,7 @@ class _Endpoint:
                 "would use. Call a path that it understands, or ask an admin for a key without a list of models.",
                 code="model_not_allowed",
             )
-        _, path = _split(exchange.raw_path)
+        path = exchange.raw_path if self._at_root else _split(exchange.raw_path)[1]
         target = quote(path, safe=string.punctuation) + forwarded_query(exchange.query)
         kept = None
         if self._family is not None:

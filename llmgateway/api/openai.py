@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmgateway.api import anthropic, gemini
+from llmgateway.api import anthropic, gemini, mistral
 from llmgateway.api.calls import call_model
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.listing import callable_model, callable_models, facts_of
@@ -50,6 +50,9 @@ async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:
     if anthropic.is_client(exchange):
         await anthropic.list_models(gateway, exchange)
         return
+    if mistral.is_client(exchange):
+        await mistral.list_models(gateway, exchange)
+        return
     now = gateway.clock.time()
     allowed = [_model(alias, now) for alias in await callable_models(gateway, exchange)]
     exchange.is_listing = True
@@ -63,6 +66,9 @@ async def retrieve_model(gateway: Gateway, exchange: HttpExchange) -> None:
         return
     if anthropic.is_client(exchange):
         await anthropic.show_model(gateway, exchange, exchange.path.removeprefix("/v1/models/"))
+        return
+    if mistral.is_client(exchange):
+        await mistral.show_model(gateway, exchange, exchange.path.removeprefix("/v1/models/"))
         return
     alias = await callable_model(gateway, exchange, exchange.path.removeprefix("/v1/models/"))
     exchange.is_listing = True

@@ -50,6 +50,8 @@ class Adapter:
     """What it keeps for callers in OpenAI's form: `files`, `batches`, `fine_tuning`, `vector_stores`, `uploads`."""
     keeps_natively: ClassVar[frozenset[str]] = frozenset()
     """What it keeps in forms of its own: the segments of paths behind which an id stands, such as `messages/batches`."""
+    own_paths: ClassVar[frozenset[str]] = frozenset()
+    """How paths below the version begin that no other provider has: they are its own on the gateway's root too."""
     trial_model: ClassVar[str] = ""
     """A cheap model with tools, for `./gateway test --live` and the simple API; empty: whoever tries it names one."""
     max_image_tokens: ClassVar[int] = 50_000

@@ -356,6 +356,7 @@ _WITHOUT_MARKERS = frozenset(
 """Always looked into."""
 _BEYOND_TEXT: dict[str, Callable[[JSONObject, Adapter], int]] = {
     "openai.chat": _beyond_text,
+    "mistral.chat": _beyond_text,
     "openai.completions": _beyond_text,
     "openai.embeddings": _beyond_text,
     "anthropic.messages": _beyond_text_of_messages,

@@ -7,3 +7,4 @@ from tests.providers.contract import ProviderContract
 
 class TestMistral(ProviderContract):
     name = "mistral"
+    dialect_name = "mistral.chat"

@@ -124,6 +124,10 @@ class Dialect:
     """`asked_units` is exact, or at least the most that can be billed; otherwise it is an estimate."""
     json_requests: ClassVar[bool] = True
     """Bodies of requests are JSON; others are refused before they are read."""
+    clients: ClassVar[tuple[bytes, ...]] = ()
+    """How the `User-Agent` of clients begins that call paths of another dialect's and mean this one."""
+    in_place_of: ClassVar[str] = ""
+    """The dialect whose paths they call."""
     request_id_header: ClassVar[bytes] = b""
     """Where its clients look for the id of a request, besides `x-request-id`."""
     media_type: ClassVar[bytes] = b"application/json"

@@ -20,7 +20,7 @@ class OpenAIChat(OpenAIWire):
     name = "openai.chat"
     operation: ClassVar[Operation] = Operation.CHAT
     translates = True
-    output_cap_fields = ("max_completion_tokens", "max_tokens")
+    output_cap_fields: ClassVar[tuple[str, ...]] = ("max_completion_tokens", "max_tokens")
 
     def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
         return None if fields.get("store") else without_caller(fields)
