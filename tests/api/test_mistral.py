@@ -37,7 +37,9 @@ def house(*replies: Reply, who: Any = None, deployments: Any = (PLAIN, MISTRAL))
 
 
 def pieces(*deltas: dict[str, Any]) -> Reply:
-    chunks = [{"id": "c", "model": "m", "choices": [{"index": 0, "delta": each}]} for each in deltas]
+    chunks: list[dict[str, Any]] = [
+        {"id": "c", "model": "m", "choices": [{"index": 0, "delta": each}]} for each in deltas
+    ]
     chunks.append({"id": "c", "model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
     chunks.append({"id": "c", "model": "m", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})
     told = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in chunks)
