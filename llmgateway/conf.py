@@ -317,8 +317,9 @@ class Conf:
         "MAX_UPSTREAM_CONNECTIONS", positive, 2000, "Upstream connections per process; 0 for no limit."
     )
     upstream_transport = Setting(
-        "UPSTREAM_TRANSPORT", one_of("lean", "aiohttp"), "lean",
-        "How upstreams are reached: by the gateway's own HTTP client, or by aiohttp's, which costs more processor time.",
+        "UPSTREAM_TRANSPORT", one_of("lean", "aiohttp", "httpcore"), "lean",
+        "How upstreams are reached: by the gateway's own HTTP client, or by aiohttp's or httpx's own (`httpcore`), which cost "
+        "more processor time, the last by far the most.",
     )  # fmt: skip
     upstream_proxy = Setting(
         "UPSTREAM_PROXY", str, "environment",

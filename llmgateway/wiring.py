@@ -40,6 +40,7 @@ from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.cached_answers import RENEW_S
 from llmgateway.pipeline.exchanges import TICK_S
 from llmgateway.pipeline.gateway import Gateway
+from llmgateway.pipeline.httpcore_transport import HttpcoreTransport
 from llmgateway.pipeline.lean_transport import LeanTransport
 from llmgateway.pipeline.protocols import Record
 from llmgateway.pipeline.proxies import Proxies, tls_context
@@ -74,11 +75,16 @@ SWITCH_INTERVAL_S = 0.0005
 a thread at work for 30 of every 100 ms, the loop woke up to 5.3 ms late (p99) at Python's own 5 ms, and 0.8 ms at this."""
 ON_LOOP_S = 10.0
 
-TRANSPORTS: dict[str, type[PooledTransport | LeanTransport]] = {"aiohttp": PooledTransport, "lean": LeanTransport}
+Transport = LeanTransport | PooledTransport | HttpcoreTransport
+TRANSPORTS: dict[str, type[Transport]] = {
+    "lean": LeanTransport,
+    "aiohttp": PooledTransport,
+    "httpcore": HttpcoreTransport,
+}
 """By the value of `UPSTREAM_TRANSPORT`."""
 
 
-def upstream_transport(conf: Conf) -> PooledTransport | LeanTransport:
+def upstream_transport(conf: Conf) -> Transport:
     """Raises ImproperlyConfigured for a proxy or a certificate that cannot be used."""
     proxies, tls = way_out(conf)
     kind = TRANSPORTS[conf.upstream_transport]

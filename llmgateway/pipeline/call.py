@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from billing.pricing import in_force
+from llmgateway.pipeline.errors import LedgerUnavailableError
 from llmgateway.pipeline.exchanges import Exchange
 from llmgateway.pipeline.metering import (
     Metered,
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 
 CLOCK_ERROR_S = 0.001
 """A deadline that is worked out in two ways is not the same to the last digit."""
+STALE = "stale_connection"
+"""Why an attempt ended that went out on a kept connection which was dead."""
+STALE_WITHIN_S = 2.0
+"""A dead connection shows itself within a round trip. One that ends later may have had its provider at work."""
 
 
 class Call:
@@ -206,6 +211,25 @@ class Call:
     def race_record(self) -> Record:
         """What the journal must know when one of two has won: the process may die while the answer comes."""
         return self._attempt_record(self.progress, self.admission) | {"won": True}
+
+    def repeat_attempt(self) -> bool:
+        """The present attempt met a kept connection that was dead: it is made again, and counted. False: once is enough.
+
+        Not while another races with it, which may answer instead.
+        """
+        progress, now = self.progress, self.now()
+        attempts = progress.attempts
+        is_repeated = bool(attempts) and attempts[-1]["cause"] == STALE
+        is_late = now - progress.attempt_started > STALE_WITHIN_S or self.exchange.left_s(now) <= 0
+        if is_repeated or is_late or self.rival is not None:
+            return False
+        try:
+            self._gateway.ledger.attempt(self.request.id, self._attempt_record(progress, self.admission))
+        except LedgerUnavailableError:
+            return False
+        attempts.append(self.attempt_entry(progress, 0, STALE, spent=None))
+        progress.attempt_started = now
+        return True
 
     def withdraw_attempt(self) -> None:
         """The attempt that was begun, if there is one, is not made after all."""

@@ -42,7 +42,7 @@ class _Waiter:
 
     __slots__ = ("future", "origin")
 
-    def __init__(self, origin: Origin | None, future: asyncio.Future[Connection | None]) -> None:
+    def __init__(self, origin: Origin, future: asyncio.Future[Connection | None]) -> None:
         self.origin = origin
         self.future = future
 
@@ -90,7 +90,12 @@ class ConnectionPool:
             connection.close()
         return None
 
-    async def acquire(self, origin: Origin, *, timeout_s: float | None, must_be_new: bool = False) -> Connection:
+    def drop_idle(self, origin: Origin) -> None:
+        """What killed one kept connection, a restart or a limit perhaps, has killed the others too."""
+        for connection in list(origin.idle):
+            connection.close()
+
+    async def acquire(self, origin: Origin, *, timeout_s: float | None) -> Connection:
         """A connection for one exchange, to be given back by `release` or by closing it.
 
         Waiting for a place and connecting may each take `timeout_s`.
@@ -98,7 +103,7 @@ class ConnectionPool:
         if self._is_closed:
             raise httpx.ConnectError("The transport is closed")
         while self._max and self._open >= self._max and not self._evict_oldest():
-            connection = await self._wait(None if must_be_new else origin, timeout_s)
+            connection = await self._wait(origin, timeout_s)
             if connection is None:
                 return await self._connect(origin, timeout_s)
             if connection.is_alive():
@@ -137,7 +142,7 @@ class ConnectionPool:
 
     # Places.
 
-    async def _wait(self, origin: Origin | None, timeout_s: float | None) -> Connection | None:
+    async def _wait(self, origin: Origin, timeout_s: float | None) -> Connection | None:
         future: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(origin, future)
         self._waiters.append(waiter)

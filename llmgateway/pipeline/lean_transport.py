@@ -1,8 +1,8 @@
 """The lean way to upstreams: an httpx transport of our own for HTTP/1.1, on asyncio protocols with httptools.
 
-It does what the gateway needs and nothing else: pooled connections, TLS, proxies, streams with back-pressure, and one more try
-when a kept connection turns out to be dead. It knows no HTTP/2, no redirects, cookies or decompression.
-Its contract is that of `transport.PooledTransport`; the two pass the same tests.
+It does what the gateway needs and nothing else: pooled connections, TLS, proxies and streams with back-pressure. It
+knows no HTTP/2, no redirects, cookies or decompression.
+Its contract is that of `transport.PooledTransport` and of `httpcore_transport.HttpcoreTransport`: they pass the same tests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from yarl import URL
 
 from llmgateway.http import httpx
-from llmgateway.pipeline.departure import was_sent
+from llmgateway.pipeline.departure import OWN_HEADERS, StaleConnectionError, was_sent
 from llmgateway.pipeline.lean_connection import Connection
 from llmgateway.pipeline.lean_pool import ConnectionPool, Origin
 from llmgateway.pipeline.proxies import Proxies, tls_context
@@ -37,20 +37,7 @@ _KINDS = {
     b"host": _HOST,
     b"accept": _ACCEPT,
     b"connection": _CONNECTION,
-    # The transport's own to say, or meant for one hop.
-    **dict.fromkeys(
-        (
-            b"content-length",
-            b"transfer-encoding",
-            b"keep-alive",
-            b"proxy-connection",
-            b"proxy-authorization",
-            b"te",
-            b"trailer",
-            b"upgrade",
-        ),
-        _DROPPED,
-    ),
+    **dict.fromkeys(OWN_HEADERS, _DROPPED),
 }
 
 
@@ -251,11 +238,11 @@ class LeanTransport(httpx.AsyncBaseTransport):
         was_sent.set(True)
         try:
             await connection.exchange(head, body, is_head=is_head, wants_close=wants_close)
-        except httpx.TransportError:
+        except httpx.TransportError as error:
             if not connection.is_stale:
                 raise
-            connection = await pool.acquire(origin, timeout_s=timeout_s, must_be_new=True)
-            await connection.exchange(head, body, is_head=is_head, wants_close=wants_close)
+            pool.drop_idle(origin)
+            raise StaleConnectionError(str(error)) from error
         return connection
 
     def _body(self, connection: Connection) -> LeanBody:

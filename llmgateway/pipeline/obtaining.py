@@ -63,6 +63,8 @@ async def obtain(
             verbatim=_verbatim(request, deployment),
         )
     except UpstreamError as error:
+        if error.is_stale and call.repeat_attempt():
+            return await obtain(call, deployment, upstream, progress, output_cap=output_cap)
         return Failure(error.cause, deployment, detail=str(error))
     try:
         return await _first_piece(call, progress, deployment, answer, sent)

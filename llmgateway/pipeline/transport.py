@@ -2,18 +2,20 @@
 
 Compared with `httpx_aiohttp.AiohttpTransport`, whose place it takes, it uses URLs and timeouts that were prepared
 once per deployment, hands over what has arrived without joining or splitting it, closes the connection at once when
-a body is abandoned, and tries once more when a kept connection turns out to be dead before any byte of the answer.
+a body is abandoned, and says so when a kept connection turns out to be dead before any byte of the answer.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextvars import ContextVar
 
 import aiohttp
 from aiohttp import hdrs
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
 from aiohttp.payload import BytesPayload
@@ -22,11 +24,23 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from llmgateway.http import httpx
-from llmgateway.pipeline.departure import KEEP_ALIVE_S, was_sent
+from llmgateway.pipeline.departure import KEEP_ALIVE_S, OWN_HEADERS, StaleConnectionError, was_sent
 from llmgateway.pipeline.proxies import Proxies
 
-_reused: ContextVar[bool] = ContextVar("reused", default=False)
-"""Whether the connection that this task's latest request went out on had served before."""
+
+class _Protocol(ResponseHandler):
+    """One connection, which knows whether it has served before, and whether the present answer has begun."""
+
+    has_served = False
+    has_begun = False
+
+    def data_received(self, data: bytes) -> None:
+        self.has_begun = True
+        super().data_received(data)
+
+
+_protocol: ContextVar[_Protocol | None] = ContextVar("protocol", default=None)
+"""What this task's latest request went out on."""
 
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -47,11 +61,17 @@ class _Request(ClientRequest):
             self.headers[hdrs.ACCEPT] = "*/*"
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        protocol = conn.protocol
+        if isinstance(conn.protocol, _Protocol):
+            conn.protocol.has_begun = False
+            _protocol.set(conn.protocol)
         was_sent.set(True)
-        _reused.set(getattr(protocol, "has_served", False))
-        protocol.has_served = True  # type: ignore[union-attr]
         return await super().send(conn)
+
+
+class _Connector(aiohttp.TCPConnector):
+    def __init__(self, *, limit: int, tls: ssl.SSLContext | None) -> None:
+        super().__init__(limit=limit, keepalive_timeout=KEEP_ALIVE_S, ssl=tls or True)
+        self._factory = functools.partial(_Protocol, loop=self._loop)  # type: ignore[assignment]  # A narrower one.
 
 
 class RawStream(httpx.AsyncByteStream):
@@ -88,11 +108,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._session: aiohttp.ClientSession | None = None
 
     def _open_session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=self._max_connections, keepalive_timeout=KEEP_ALIVE_S, ssl=self._tls or True
-        )
         return aiohttp.ClientSession(
-            connector=connector,
+            connector=_Connector(limit=self._max_connections, tls=self._tls),
             request_class=_Request,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -100,23 +117,19 @@ class PooledTransport(httpx.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        _protocol.set(None)
         try:
             response = await self._send(request)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if not (_reused.get() and _is_stale(error)):
-                raise _translated(error) from error
-            response = await self._send_again(request)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            protocol = _protocol.get()
+            if protocol is not None and protocol.has_served and not protocol.has_begun and _is_end(error):
+                raise StaleConnectionError(str(error) or type(error).__name__) from error
             raise _translated(error) from error
+        if (protocol := _protocol.get()) is not None:
+            protocol.has_served = True
         return httpx.Response(
             status_code=response.status, headers=response.raw_headers, stream=RawStream(response), request=request
         )
-
-    async def _send_again(self, request: httpx.Request) -> aiohttp.ClientResponse:
-        try:
-            return await self._send(request)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _translated(error) from error
 
     async def _send(self, request: httpx.Request) -> aiohttp.ClientResponse:
         if self._session is None:
@@ -142,7 +155,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
 
 def _decoded(headers: RawHeaders) -> CIMultiDict[str]:
-    return CIMultiDict([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
+    pairs = [(name, value) for name, value in headers if name.lower() not in OWN_HEADERS]
+    return CIMultiDict([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
 
 
 def client_timeout(connect_s: float | None) -> aiohttp.ClientTimeout:
@@ -150,9 +164,10 @@ def client_timeout(connect_s: float | None) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s)
 
 
-def _is_stale(error: Exception) -> bool:
+def _is_end(error: Exception) -> bool:
     return isinstance(error, aiohttp.ServerDisconnectedError) or (
-        isinstance(error, OSError) and error.errno in {errno.ECONNRESET, errno.EPIPE, errno.ESHUTDOWN, None}
+        isinstance(error, aiohttp.ClientOSError)
+        and error.errno in {errno.ECONNRESET, errno.EPIPE, errno.ESHUTDOWN, None}
     )
 
 

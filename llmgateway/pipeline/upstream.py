@@ -15,7 +15,7 @@ import websockets
 from yarl import URL
 
 from llmgateway.http import httpx
-from llmgateway.pipeline.departure import was_sent
+from llmgateway.pipeline.departure import StaleConnectionError, was_sent
 from llmgateway.pipeline.lean_transport import MAX_REMEMBERED, Endpoint, LeanTransport
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.snapshot import Deployment
@@ -69,11 +69,15 @@ class FailureCause(enum.StrEnum):
 
 
 class UpstreamError(Exception):
-    """The connection failed before or during the answer. `cause` tells how far it came."""
+    """The connection failed before or during the answer. `cause` tells how far it came.
 
-    def __init__(self, cause: FailureCause, detail: str) -> None:
+    `is_stale`: it was a kept one, and had ended before the request by all appearances.
+    """
+
+    def __init__(self, cause: FailureCause, detail: str, *, is_stale: bool = False) -> None:
         super().__init__(detail)
         self.cause = cause
+        self.is_stale = is_stale
 
 
 class UpstreamAnswer(msgspec.Struct, frozen=True):
@@ -208,9 +212,11 @@ class Upstream:
             if deployment.signer is not None:
                 headers = (*headers, *await self._signed(deployment.signer, "GET", url, b""))
             timeout = client_timeout(deployment.timeouts.connect_s)
-            answer = await self._send(
-                _Route(None, httpx.URL(url), URL(url, encoded=True), tuple(headers), timeout), b"", (), method="GET"
-            )
+            route = _Route(None, httpx.URL(url), URL(url, encoded=True), tuple(headers), timeout)
+            try:
+                answer = await self._send(route, b"", (), method="GET")
+            except StaleConnectionError:
+                answer = await self._send(route, b"", (), method="GET")
             try:
                 size = 0
                 async for piece in answer.stream:  # To its end, that the connection can be used again.
@@ -244,9 +250,11 @@ class Upstream:
         needed = signer.token_request(time.time())
         if needed is None:
             return
-        answer = await self._transport.handle_async_request(
-            httpx.Request("POST", needed.url, headers=list(needed.headers), content=needed.body)
-        )
+        request = httpx.Request("POST", needed.url, headers=list(needed.headers), content=needed.body)
+        try:
+            answer = await self._transport.handle_async_request(request)
+        except StaleConnectionError:
+            answer = await self._transport.handle_async_request(request)
         content = bytearray()
         try:
             async for piece in answer.aiter_bytes():
@@ -298,7 +306,7 @@ def classified(error: httpx.TransportError) -> UpstreamError:
         return UpstreamError(FailureCause.NOT_CONNECTED, str(error))
     if isinstance(error, httpx.TimeoutException):
         return UpstreamError(FailureCause.TIMEOUT, str(error))
-    return UpstreamError(FailureCause.BROKEN, str(error))
+    return UpstreamError(FailureCause.BROKEN, str(error), is_stale=isinstance(error, StaleConnectionError))
 
 
 class _ClientNames(dict[bytes, bytes | None]):

@@ -94,7 +94,7 @@ async def test_a_full_disk_makes_it_unready_until_there_is_room(
     assert (runtime.ready, runtime.facts()["ledger"]) == (True, "ok")
 
 
-@pytest.mark.parametrize("kind", ["lean", "aiohttp"])
+@pytest.mark.parametrize("kind", ["lean", "aiohttp", "httpcore"])
 async def test_upstreams_are_reached_as_the_settings_say(kind: str) -> None:
     transport = wiring.upstream_transport(Conf({"UPSTREAM_TRANSPORT": kind, "UPSTREAM_PROXY": "http://p.test:1"}))
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmgateway.http import httpx
 from llmgateway.pipeline import upstream
-from llmgateway.pipeline.departure import was_sent
+from llmgateway.pipeline.departure import StaleConnectionError, was_sent
 from llmgateway.pipeline.upstream import Upstream, UpstreamError, has_reached_provider
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import Headers, TokenRequest
@@ -86,6 +86,14 @@ async def test_a_token_that_was_asked_for_is_no_work_of_a_model() -> None:
         await Upstream(Tokens()).send(signed, get_dialect("openai.chat"), body=b"{}", headers=(), streamed=False)
 
     assert not has_reached_provider()
+
+
+async def test_a_dead_connection_to_those_who_give_tokens_is_no_attempt() -> None:
+    place = house(StaleConnectionError("closed without an answer"), token(), Reply.json(CHAT))
+
+    answer = await place.chat()
+
+    assert (answer.status_code, answer.headers["x-gateway-attempts"]) == (200, "1")
 
 
 async def test_those_who_give_tokens_are_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:

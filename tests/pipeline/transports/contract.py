@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmgateway.http import httpx
-from llmgateway.pipeline.departure import was_sent
+from llmgateway.pipeline.departure import StaleConnectionError, was_sent
 from llmgateway.pipeline.proxies import Proxies, tls_context
 from llmgateway.pipeline.transport import client_timeout
 from llmgateway.pipeline.upstream import FailureCause, classified
@@ -269,9 +269,11 @@ class TransportContract:
         assert server.connections == 2
 
     @pytest.mark.parametrize("how", ["eof", "reset"])
-    async def test_a_kept_connection_that_was_dead_is_replaced(
+    async def test_a_kept_connection_that_was_dead_is_said_to_be(
         self, transport: httpx.AsyncBaseTransport, how: str
     ) -> None:
+        """Who sends may ask again, and the next request goes out on another connection."""
+
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.send(OK)
@@ -284,46 +286,58 @@ class TransportContract:
 
         async with upstream(script) as server:
             assert await send(transport, server) == (200, b"{}")
+            with pytest.raises(StaleConnectionError) as caught:
+                await send(transport, server)
+            assert was_sent.get()
+            assert classified(caught.value).is_stale
+            assert server.connections == 1
             assert await send(transport, server) == (200, b"{}")
 
         assert server.connections == 2
 
-    async def test_a_new_connection_that_dies_is_not_replaced(self, transport: httpx.AsyncBaseTransport) -> None:
+    async def test_a_new_connection_that_dies_is_broken(self, transport: httpx.AsyncBaseTransport) -> None:
         async def script(peer: Peer) -> None:
             await peer.request()
 
         async with upstream(script) as server:
-            with pytest.raises(BROKEN):
+            with pytest.raises(BROKEN) as caught:
                 await send(transport, server)
 
+        assert not classified(caught.value).is_stale
         assert server.connections == 1
 
-    async def test_the_replacement_is_not_replaced(self, transport: httpx.AsyncBaseTransport) -> None:
-        async def script(peer: Peer) -> None:
-            await peer.request()
-            if peer.number == 0:
-                await peer.send(OK)
-                await peer.request()
-
-        async with upstream(script) as server:
-            await send(transport, server)
-            with pytest.raises(BROKEN):
-                await send(transport, server)
+    async def test_a_connection_that_was_closed_while_idle_is_not_used(
+        self, transport: httpx.AsyncBaseTransport
+    ) -> None:
+        async with upstream(answering_once(OK)) as server:
+            assert await send(transport, server) == (200, b"{}")
+            await asyncio.sleep(0.02)
+            assert await send(transport, server) == (200, b"{}")
 
         assert server.connections == 2
 
-    async def test_no_second_try_once_a_byte_of_the_answer_is_there(self, transport: httpx.AsyncBaseTransport) -> None:
+    @pytest.mark.parametrize("how", ["eof", "reset"])
+    @pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 2", OK[:30], b"HTTP/1.1 100 Continue\r\n\r\n"])
+    async def test_with_a_byte_of_the_answer_a_kept_connection_is_broken(
+        self, transport: httpx.AsyncBaseTransport, begun: bytes, how: str
+    ) -> None:
+        """The provider was at work: to ask it again is for those to decide who know what that costs."""
+
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.send(OK)
             await peer.request()
-            await peer.send(b"HTTP/1.1 2")
+            await peer.send(begun)
+            await asyncio.sleep(0.01)
+            if how == "reset":
+                peer.reset()
 
         async with upstream(script) as server:
             await send(transport, server)
-            with pytest.raises(BROKEN):
+            with pytest.raises(BROKEN) as caught:
                 await send(transport, server)
 
+        assert not classified(caught.value).is_stale
         assert server.connections == 1
 
     # What goes wrong.

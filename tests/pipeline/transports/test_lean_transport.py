@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from llmgateway.http import httpx
+from llmgateway.pipeline.departure import StaleConnectionError
 from llmgateway.pipeline.lean_pool import ConnectionPool
 from llmgateway.pipeline.lean_transport import LeanTransport
 from llmgateway.pipeline.proxies import Proxies
@@ -313,7 +314,7 @@ async def test_who_gives_up_when_served_passes_the_place_on(kept: bool) -> None:
     assert open_places(lean) == (0, 0)
 
 
-async def test_the_second_try_takes_a_new_connection(lean: LeanTransport) -> None:
+async def test_a_dead_connection_takes_the_other_kept_ones_with_it(lean: LeanTransport) -> None:
     """What killed one kept connection, a restart perhaps, killed the others too."""
 
     async def script(peer: Peer) -> None:
@@ -329,6 +330,8 @@ async def test_the_second_try_takes_a_new_connection(lean: LeanTransport) -> Non
         await asyncio.gather(*[send(lean, server) for _ in range(3)])
         assert server.connections == 3
 
+        with pytest.raises(StaleConnectionError):
+            await send(lean, server)
         assert await send(lean, server) == (200, b"{}")
         assert server.connections == 4
 
