@@ -20,7 +20,7 @@ from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.conditions import BudgetsNeededError
 from llmgateway.pipeline.errors import APITimeoutError, GatewayError
 from llmgateway.pipeline.exchanges import Exchange, total_s
-from llmgateway.pipeline.flights import Flight, Flights
+from llmgateway.pipeline.flights import SLOW_S, Flight, Flights
 from llmgateway.pipeline.hits import HitDesk, Visit
 from llmgateway.pipeline.recorder import Recorder
 from llmgateway.pipeline.replays import Verdict, judged, replay
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 POLL_FIRST_S, POLL_MOST_S = 0.02, 0.25
 """How often a worker looks whether another one has the answer by now."""
+PATIENCE = 0.5
+"""The share of its time for which a request waits for the answer of others: the rest is for asking itself."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -55,10 +57,13 @@ class Plan(msgspec.Struct, frozen=True):
 class Caching:
     """One per process. `vectors` finds similar questions; None: only the same ones are found."""
 
-    def __init__(self, gateway: Gateway, store: AnswerStore, vectors: VectorStore | None = None) -> None:
+    def __init__(
+        self, gateway: Gateway, store: AnswerStore, vectors: VectorStore | None = None, *, slow_s: float = SLOW_S
+    ) -> None:
         self._gateway = gateway
         self._store = store
-        self._flights = Flights()
+        self._slow_s = slow_s
+        self._flights = Flights(slow_s)
         self._hits = HitDesk(gateway)
         self._similar = None if vectors is None else SimilarQuestions(gateway, vectors)
         self._claimed: set[Flight] = set()
@@ -171,7 +176,7 @@ class Caching:
             if await self._served(visit, plan, await self._store.find(plan.digest), exchange):
                 return
             flight = self._flights.of(plan.digest)
-            outcome = await self._flights.board(flight)
+            outcome = await self._flights.board(flight, PATIENCE * exchange.left_s(self._gateway.clock.monotonic()))
             if outcome is Standing.LEAD:
                 outcome = await self._led(flight, plan)
             if outcome is Standing.LEAD and self._similar is not None:
@@ -222,10 +227,12 @@ class Caching:
     # Asking the provider.
 
     async def _led(self, flight: Flight, plan: Plan) -> KeptAnswer | Standing:
-        """Lead among all processes, or wait for the answer that another one is getting."""
+        """Lead among all processes, or wait for the answer that another one is getting, unless that is slow."""
         token, pause_s = secrets.token_bytes(12), POLL_FIRST_S
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._slow_s
         try:
-            while not flight.claim:
+            while not flight.claim and loop.time() < until:
                 outcome = await self._store.claim(flight.digest, token, plan.youngest)
                 if outcome is Standing.LEAD:
                     flight.claim = flight.claim or token

@@ -211,6 +211,49 @@ async def test_those_who_wait_for_too_large_an_answer_ask_as_soon_as_that_is_kno
     await leave(house, leader, leading)
 
 
+def impatient(house: House, store: MemoryAnswers | None = None) -> House:
+    """One in which a leader soon counts as slow."""
+    house.gateway.caching = Caching(house.gateway, store or MemoryAnswers(house.clock), slow_s=0.05)
+    return house
+
+
+async def test_a_leader_that_is_slow_holds_up_nobody_for_long_and_lets_one_more_ask() -> None:
+    house = impatient(caching_house(slow(60), slow(0.01)))
+    leader, leading = calling(house)
+    followers = [calling(house) for _ in range(20)]
+
+    await asyncio.wait_for(asyncio.gather(*[task for _, task in followers]), 2)
+
+    assert len(house.upstream.requests) == 2
+    assert [caller.response().headers["x-gateway-cache"] for caller, _ in followers].count("hit") == 19
+    assert not leading.done()
+    await leave(house, leader, leading)
+
+
+async def test_a_client_that_hardly_reads_holds_up_nobody_for_long() -> None:
+    house = impatient(caching_house(Reply.events(EVENTS[0], 60.0, *EVENTS[1:]), events()))
+    leader, leading = calling(house, stream=True)
+    await leader.got(1)
+    follower, following = calling(house, stream=True)
+
+    await asyncio.wait_for(following, 2)
+
+    assert follower.response().status_code == 200
+    await leave(house, leader, leading)
+
+
+async def test_a_follower_keeps_half_of_its_time_for_asking_itself() -> None:
+    house = caching_house(slow(60), slow(0.01))
+    leader, leading = calling(house)
+    await asyncio.sleep(0.01)
+
+    answer = await asyncio.wait_for(house.chat(x_request_timeout_ms="200"), 2)
+
+    assert (answer.status_code, answer.headers["x-gateway-cache"]) == (200, "miss")
+    assert len(house.upstream.requests) == 2
+    await leave(house, leader, leading)
+
+
 class SharedAnswers(MemoryAnswers):
     """What several processes share, as far as one of them can see: claims that others hold."""
 
@@ -289,6 +332,18 @@ class TestClaims:
 
         assert len(house.upstream.requests) == 1
 
+    async def test_a_process_that_is_slow_is_not_waited_for(self) -> None:
+        house, _ = self.house(slow(0.01))
+        store = SharedAnswers(house.clock)
+        store.holder = b"another process"
+        impatient(house, store)
+        calls = [calling(house) for _ in range(3)]
+
+        await asyncio.wait_for(asyncio.gather(*[task for _, task in calls]), 2)
+
+        assert [caller.response().status_code for caller, _ in calls] == [200] * 3
+        assert (len(house.upstream.requests), store.holder) == (1, b"another process")
+
     async def test_one_that_waits_for_another_process_may_leave(self) -> None:
         house, store = self.house(slow(0.01))
         store.holder = b"another process"
@@ -326,8 +381,8 @@ class TestFlights:
     async def test_each_failure_lets_one_more_try(self) -> None:
         flights = Flights()
         flight = flights.of(b"q")
-        assert await flights.board(flight) is Standing.LEAD
-        waiting = [asyncio.create_task(flights.board(flight)) for _ in range(100)]
+        assert await flights.board(flight, 60) is Standing.LEAD
+        waiting = [asyncio.create_task(flights.board(flight, 60)) for _ in range(100)]
         await asyncio.sleep(0)
 
         led = []
@@ -343,8 +398,8 @@ class TestFlights:
     async def test_one_that_is_called_to_lead_and_goes_passes_it_on(self) -> None:
         flights = Flights()
         flight = flights.of(b"q")
-        await flights.board(flight)
-        second, third = (asyncio.create_task(flights.board(flight)) for _ in range(2))
+        await flights.board(flight, 60)
+        second, third = (asyncio.create_task(flights.board(flight, 60)) for _ in range(2))
         await asyncio.sleep(0)
 
         flights.leave(flight)
@@ -357,10 +412,10 @@ class TestFlights:
     async def test_a_leader_of_an_earlier_flight_does_not_disturb_a_later_one(self) -> None:
         flights = Flights()
         earlier = flights.of(b"q")
-        await flights.board(earlier)
+        await flights.board(earlier, 60)
         flights.land(earlier, Standing.ALONE)
         later = flights.of(b"q")
-        await flights.board(later)
+        await flights.board(later, 60)
 
         flights.leave(earlier, failed=True)
 
