@@ -27,7 +27,7 @@ from django.utils import timezone
 
 from llmgateway import triggers
 from llmgateway.conf import Conf
-from llmgateway.config_loader import FILE, MOST_CHANGES, Change, load_snapshot, patch_snapshot
+from llmgateway.config_loader import FILE, MOST_CHANGES, Change, give_back, load_snapshot, patch_snapshot
 from llmgateway.models import ConfigChange
 from llmgateway.pipeline.snapshot import LogPosition, Snapshot
 
@@ -240,9 +240,11 @@ class ConfigFollower:
     def _release_retired(self) -> None:
         while self._retired and self._retired[0][0] <= time.monotonic():
             _, objects = self._retired.pop(0)
+            many = len(objects)
             while objects:
                 del objects[-RETIRED_AT_ONCE:]
                 self._pause()
+            give_back(many)
 
     def _pause(self) -> None:
         """Let others run. Called every few hundred rows."""

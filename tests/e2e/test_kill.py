@@ -171,6 +171,7 @@ def test_the_ledger_equals_what_clients_received(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_it_equals_it_after_any_number_of_kills(tmp_path: Path) -> None:
     """`GATEWAY_KILLS` says how many; a hundred take about ten minutes."""
     kills = int(os.environ.get("GATEWAY_KILLS", "100"))

@@ -210,6 +210,33 @@ def test_a_key_that_did_not_change_is_not_read_again(world: World) -> None:
     assert patched.aliases is before.aliases
 
 
+def test_what_a_change_for_everyone_leaves_as_it_was_stays_the_same_object(world: World) -> None:
+    """Two snapshots are in memory for a while, and a hundred thousand keys would have all of it twice."""
+    RateLimit.objects.create(key=world.strict, amount=7, per="day")
+    old = load_snapshot(revision=1)
+    RateLimit.objects.create(amount=400, per="day")
+
+    new = patch_snapshot(old, _changes_since(old), revision=2)
+
+    before, after = key_of(old, world.strict), key_of(new, world.strict)
+    assert len(after.limits) == len(before.limits) + 1
+    assert after.budgets is before.budgets
+    assert after.limits[0] is before.limits[0]
+
+
+def test_the_rules_of_one_owner_share_its_name(world: World) -> None:
+    RateLimit.objects.create(team=world.research, amount=7, per="day")
+    RateLimit.objects.create(key=world.strict, amount=7, per="day")
+    first = load_snapshot(revision=1)
+
+    again = load_snapshot(revision=2, before=replace(first, budgets={}))
+
+    for snapshot in (first, again):
+        key = key_of(snapshot, world.strict)
+        names = {id(rule.owner) for rule in (*key.limits, *key.budgets) if rule.owner == f"key:{world.strict.pk}"}
+        assert len(names) == 1
+
+
 def test_routing_leaves_the_keys_alone(world: World) -> None:
     before = load_snapshot()
 
