@@ -36,6 +36,9 @@ class ArrayResponder(Responder):
         if piece or not more:
             await super().send(piece, more=more)
 
+    def send_now(self, chunk: bytes) -> bool:
+        return self._splitter is None and super().send_now(chunk)
+
     async def whole(
         self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]], lines: HeaderLines = b""
     ) -> None:

@@ -30,6 +30,10 @@ class Collector:
     async def send(self, chunk: bytes, *, more: bool) -> None:
         self._pieces.append(chunk)
 
+    def send_now(self, chunk: bytes) -> bool:
+        self._pieces.append(chunk)
+        return True
+
     async def whole(self, status: int, body: bytes, headers: Headers, lines: HeaderLines = b"") -> None:
         await self.start(status, headers, lines)
         self._pieces = [body]

@@ -58,6 +58,9 @@ class Responder:
             return
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
+    def send_now(self, chunk: bytes) -> bool:
+        return self._exchange is not None and self._exchange.send_at_once(chunk, more=True)
+
     async def error(self, error: GatewayError, lines: HeaderLines = b"") -> None:
         body = self.dialect.error_body(WireError(error.status, error.message, error.type, error.code, error.param))
         await self.whole(error.status, body, [*error.headers, JSON], lines)

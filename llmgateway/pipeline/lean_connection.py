@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
         "_body_length", "_is_head", "_is_reading_paused", "_is_writing_paused", "_loop", "_on_closed", "_outbox",
         "_overhead", "_parser", "_pieces", "_transport", "_unsent", "_unsent_from", "_waiter", "_wants_close", "error", "has_begun",
         "has_head", "headers", "idle_since", "is_busy", "is_closed", "is_complete", "is_reusable", "is_stale", "served",
-        "status",
+        "status", "tap",
     )  # fmt: skip
 
     def __init__(self, on_closed: Callable[[Connection], None]) -> None:
@@ -58,6 +58,8 @@ class Connection(asyncio.Protocol):
         self._unsent_from = 0
         self._is_head = self._wants_close = self._is_reading_paused = self._is_writing_paused = False
         self.is_busy = self.is_closed = self.served = False
+        self.tap: Callable[[], bool] | None = None
+        """Called when pieces of the body have come, in place of waking the reader; it is woken when this returns False."""
         self.idle_since = 0.0
         self._reset()
 
@@ -163,6 +165,11 @@ class Connection(asyncio.Protocol):
             elif self._body_length > MAX_BUFFERED_BYTES and not self.is_complete and not self._is_reading_paused:
                 self._is_reading_paused = True
                 self._transport.pause_reading()
+        tap = self.tap
+        if tap is not None and self._pieces and not self.is_complete and self.error is None:
+            if tap():
+                return
+            self.tap = None
         self._wake()
 
     def eof_received(self) -> None:

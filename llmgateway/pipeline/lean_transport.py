@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from yarl import URL
 
@@ -82,6 +82,45 @@ class LeanBody(httpx.AsyncByteStream):
         if connection.is_complete:
             self._give_back(connection)
         return data
+
+    async def pour(self, into: Callable[[bytes], bool]) -> bool:
+        """Give `into` the pieces as they come, for as long as it returns True, without waking this task for each.
+
+        `into` must not raise. False: that was the end of the body.
+
+        Raises:
+            httpx.TransportError: as reading does.
+        """
+        wants_more, connection = True, self._connection
+
+        def tap() -> bool:
+            nonlocal wants_more
+            wants_more = connection is not None and into(connection.take())
+            return wants_more
+
+        if self._is_cut:
+            raise httpx.ReadError("The body was closed before its end")
+        if data := self._data:
+            self._data = b""
+            if not into(data):
+                return True
+        while (connection := self._connection) is not None and wants_more:
+            if connection.has_pieces:
+                data = connection.take()
+                if connection.is_complete:
+                    self._give_back(connection)
+                wants_more = into(data)
+            elif connection.is_complete:
+                self._give_back(connection)
+            elif connection.error is not None:
+                raise connection.error
+            else:
+                connection.tap = tap
+                try:
+                    await connection.arrival()
+                finally:
+                    connection.tap = None
+        return not wants_more
 
     def _give_back(self, connection: Connection) -> None:
         self._connection = None

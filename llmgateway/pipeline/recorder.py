@@ -17,6 +17,9 @@ class Nobody:
 
     async def send(self, chunk: bytes, *, more: bool) -> None: ...
 
+    def send_now(self, chunk: bytes) -> bool:
+        return True
+
     async def whole(
         self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]], lines: HeaderLines = b""
     ) -> None: ...
@@ -65,6 +68,9 @@ class Recorder:
         self._note(chunk)
         await self._client.send(chunk, more=more)
         self.finished = not more
+
+    def send_now(self, chunk: bytes) -> bool:
+        return False
 
     async def whole(
         self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]], lines: HeaderLines = b""

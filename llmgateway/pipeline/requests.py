@@ -158,6 +158,10 @@ class Client(Protocol):
 
     async def send(self, chunk: bytes, *, more: bool) -> None: ...
 
+    def send_now(self, chunk: bytes) -> bool:
+        """Send a piece that is not the last without waiting. False: that is not possible now, and nothing was sent."""
+        ...
+
     async def whole(
         self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]], lines: HeaderLines = b""
     ) -> None:

@@ -60,6 +60,9 @@ class _Watch:
         self._look(chunk)
         await self._client.send(chunk, more=more)
 
+    def send_now(self, chunk: bytes) -> bool:
+        return False
+
     async def whole(self, status: int, body: bytes, headers: Headers, lines: HeaderLines = b"") -> None:
         if status < 300:
             self._look(body)

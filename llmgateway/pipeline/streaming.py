@@ -10,6 +10,7 @@ import msgspec
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.lean_transport import LeanBody
 from llmgateway.pipeline.own_headers import STREAM_LINES, gateway_lines, usage_lines
 from llmgateway.pipeline.reading_on import Unbroken
 from llmgateway.pipeline.requests import Client
@@ -129,8 +130,9 @@ def _ending(call: Call, answer: Answer, scanner: StreamScanner, error_type: str)
 
 async def _relay(call: Call, client: Client, scanner: StreamScanner, first: bytes, rest: AsyncIterator[bytes]) -> str:
     """Pass chunks on as they come. Returns what broke the stream off, or nothing."""
-    exchange, progress, idle_s = call.exchange, call.progress, _idle_s(call)
-    onward = first
+    exchange, idle_s = call.exchange, _idle_s(call)
+    onward: bytes | None = first
+    flow = _Flow(call, client, scanner, rest)
     try:
         while True:
             if scanner.done:
@@ -140,12 +142,9 @@ async def _relay(call: Call, client: Client, scanner: StreamScanner, first: byte
                 exchange.wait(call.now(), math.inf)
                 await client.send(onward, more=True)
             exchange.wait(call.now(), idle_s)
-            chunk = await anext(rest, b"")
-            if not chunk:
+            onward = await flow.next()
+            if onward is None:
                 break
-            onward = scanner.feed(chunk)
-            if progress.first_token is None and scanner.first_token:
-                progress.first_token = call.now()
     except httpx.TransportError as error:
         said = f"The provider's connection broke off: {error}"
         return await _break_off(call, client, scanner, said, "upstream_error", blamed_for=classified(error).cause)
@@ -159,6 +158,54 @@ async def _relay(call: Call, client: Client, scanner: StreamScanner, first: byte
         exchange.allow_last_words(call.now())
         return await _break_off(call, client, scanner, "The provider fell silent for too long.", "upstream_timeout")
     return ""
+
+
+class _Flow:
+    """What follows the first words of a stream. As far as it can, it goes on where it arrives, and wakes nobody."""
+
+    __slots__ = ("_call", "_client", "_error", "_onward", "_rest", "_scanner")
+
+    def __init__(self, call: Call, client: Client, scanner: StreamScanner, rest: AsyncIterator[bytes]) -> None:
+        self._call = call
+        self._client = client
+        self._scanner = scanner
+        self._rest = rest
+        self._onward = b""
+        self._error: Exception | None = None
+
+    async def next(self) -> bytes | None:
+        """What the client gets next, or nothing where something else is to be done first; None: the stream has ended."""
+        rest = self._rest
+        if isinstance(rest, LeanBody):
+            return self._taken() if await rest.pour(self._pass) else None
+        chunk = await anext(rest, b"")
+        return self._read(chunk) if chunk else None
+
+    def _read(self, chunk: bytes) -> bytes:
+        progress, scanner = self._call.progress, self._scanner
+        onward = scanner.feed(chunk)
+        if progress.first_token is None and scanner.first_token:
+            progress.first_token = self._call.now()
+        return onward
+
+    def _pass(self, chunk: bytes) -> bool:
+        """Send on what is to be sent of a piece. False: the request's own task must do something."""
+        try:
+            onward = self._read(chunk)
+            self._call.exchange.waiting_since = self._call.now()
+            if not self._scanner.done and (not onward or self._client.send_now(onward)):
+                return True
+        except Exception as error:  # noqa: BLE001  # Raised again in the task: here it would be the connection's.
+            self._error = error
+            return False
+        self._onward = onward
+        return False
+
+    def _taken(self) -> bytes:
+        if self._error is not None:
+            raise self._error
+        onward, self._onward = self._onward, b""
+        return onward
 
 
 def _idle_s(call: Call) -> float:
