@@ -21,6 +21,10 @@ class UnitPrice(NamedTuple):
     per: int = 1
 
 
+DRAWN = "image_token"
+"""A unit that is also a token of `output`: of an image in an answer. Its price stands in place of `output`'s."""
+
+
 @dataclass(frozen=True)
 class PriceVersion:
     """What a model costs from a moment on, in pico-dollars per token (`request`: per request).
@@ -60,7 +64,8 @@ class PriceVersion:
     @cached_property
     def dearest_output(self) -> int:
         """The most that one output token can cost."""
-        return max(self.output, self.reasoning, self.audio_output)
+        drawn = price_of_unit(self.units, DRAWN)
+        return max(self.output, self.reasoning, self.audio_output, drawn.pico_usd if drawn is not None else 0)
 
 
 def default_price(*, input_price: int, output_price: int, request_price: int) -> PriceVersion:
@@ -95,7 +100,14 @@ def cost(price: PriceVersion, usage: Usage) -> int:
         + usage.audio_output * price.audio_output
         + price.request
     )
-    return tokens + units_cost(price.units, usage.units) if usage.units else tokens
+    if not usage.units:
+        return tokens
+    return tokens + units_cost(price.units, usage.units) - priced_apart(price.units, usage.units) * price.output
+
+
+def priced_apart(prices: tuple[UnitPrice, ...], units: Units) -> int:
+    """How many tokens of `output` are among `units`, with a price of their own."""
+    return sum([amount for name, amount in units if name == DRAWN and price_of_unit(prices, name) is not None])
 
 
 def units_cost(prices: tuple[UnitPrice, ...], units: Units) -> int:

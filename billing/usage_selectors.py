@@ -21,7 +21,7 @@ from django.db.models.functions import Cast
 from billing.histogram import Histogram
 from billing.holds import Holds
 from billing.models import TOKEN_BUCKETS, Budget, Price, TeamHour, UsageRecord, UsageRollup
-from billing.pricing import price_of_unit, units_cost
+from billing.pricing import price_of_unit, priced_apart, units_cost
 from billing.selectors import budget_tally, budget_window, leading
 from billing.standing import used
 from billing.unit_prices import unit_prices
@@ -260,7 +260,10 @@ class UnitCost:
 def token_costs(record: UsageRecord) -> list[TokenCost]:
     """The request's kinds of tokens that are not zero, at the price it was charged at."""
     price = Price.objects.filter(id=record.price_id).first() if record.price_id else None
-    counted = [(name, count) for name in TOKEN_BUCKETS if (count := getattr(record, name))]
+    units = tuple((record.units or {}).items())
+    apart = priced_apart(unit_prices(price.units), units) if price else 0
+    buckets = {name: getattr(record, name) for name in TOKEN_BUCKETS}
+    counted = [(name, count) for name, count in {**buckets, "output": record.output - apart}.items() if count]
     return [TokenCost(name, count, _price_of(name, price)) for name, count in counted]
 
 

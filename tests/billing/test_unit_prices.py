@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from billing.models import UsageRecord
 from billing.money import PICO_PER_USD, MoneyError
 from billing.price_models import Price
-from billing.pricing import PriceVersion, UnitPrice, cost, dearest_units, price_of_unit, units_cost
+from billing.pricing import PriceVersion, UnitPrice, cost, dearest, dearest_units, price_of_unit, units_cost
 from billing.unit_prices import (
     MEASURES,
     read_unit_price,
@@ -24,7 +25,7 @@ from billing.unit_prices import (
     units_in_usd,
     validate_units,
 )
-from billing.usage_selectors import unit_costs
+from billing.usage_selectors import token_costs, unit_costs
 from providers.adapters.types import Units, Usage
 
 IMAGES = (
@@ -97,6 +98,37 @@ def test_units_come_on_top_of_tokens() -> None:
     assert cost(price, Usage(input=10, units=(("search", 3),))) == 15 + 3 * PICO_PER_USD // 100
 
 
+DRAWN = PriceVersion(1, 0.0, 1, 3, 1, 1, 1, 1, 1, 3, 3, request=5, units=unit_prices({"image_token": 30, "search": 7}))
+
+
+def test_tokens_of_images_cost_their_own_price_in_place_of_that_of_output() -> None:
+    usage = Usage(input=10, output=1_300, units=(("search", 2), ("image_token", 1_290)))
+
+    assert cost(DRAWN, usage) == 5 + 10 + 10 * 3 + 1_290 * 30 + 2 * 7
+    assert cost(replace(DRAWN, units=()), usage) == 5 + 10 + 1_300 * 3
+
+
+@given(st.integers(0, 10**7), st.integers(0, 10**7))
+def test_images_in_an_answer_never_cost_more_than_was_held(text: int, drawn: int) -> None:
+    units = (("image_token", drawn),)
+
+    assert cost(DRAWN, Usage(output=text + drawn, units=units)) <= dearest(
+        DRAWN, input_tokens=0, output_tokens=text + drawn
+    )
+
+
+def test_a_bill_shows_tokens_of_images_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    price = Price(input=1, output=3, units={"image_token": 30})
+    rows = SimpleNamespace(filter=lambda **_: SimpleNamespace(first=lambda: price))
+    monkeypatch.setattr(Price, "objects", rows)
+    record = UsageRecord(output=1_300, units={"image_token": 1_290}, price_id=1)
+
+    lines = [(line.label, line.tokens) for line in token_costs(record)]
+
+    assert lines == [("output", 10)]
+    assert [(line.label, line.cost_pico_usd) for line in unit_costs(record)] == [("1,290 image_token", 1_290 * 30)]
+
+
 def test_what_a_row_keeps_is_written_as_it_was_read() -> None:
     written = {"second": "0.0001", "image:hd:1024x1024": "0.08", "search": "0.01", "character": "0.000015"}
 
@@ -104,7 +136,7 @@ def test_what_a_row_keeps_is_written_as_it_was_read() -> None:
     assert units_described(read_units({"second": "0.0001", "search": "1"})) == "second 0.0001, search 1"
 
 
-@pytest.mark.parametrize("name", ["seconds", "image:", "image:a:b:c", "image:HD", "", "token"])
+@pytest.mark.parametrize("name", ["seconds", "image:", "image:a:b:c", "image:HD", "", "token", "image_tokens"])
 def test_what_is_no_unit_has_no_price(name: str) -> None:
     with pytest.raises(MoneyError, match="is no unit"):
         read_unit_price(name, "1")

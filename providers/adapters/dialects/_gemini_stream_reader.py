@@ -192,4 +192,4 @@ class GeminiStreamReader:
     def _input_usage(self) -> Usage | None:
         if self._usage is None:
             return None
-        return msgspec.structs.replace(self._usage, output=0, reasoning=0, audio_output=0, consistent=True)
+        return msgspec.structs.replace(self._usage, output=0, reasoning=0, audio_output=0, units=(), consistent=True)

@@ -14,6 +14,7 @@ from providers.adapters.errors import MalformedUsageError
 from providers.adapters.types import JSONObject, Usage
 
 _PICTURES = ("IMAGE", "VIDEO")
+_DRAWN = "image_token"
 
 
 def read_usage(raw: JSONObject) -> Usage:
@@ -34,7 +35,8 @@ def read_usage(raw: JSONObject) -> Usage:
         audio = min(audio, media)
         pictures = min(pictures, media - audio)
     text, spoken = prompt + tool_prompt - cached - audio - pictures, said.get("AUDIO", 0)
-    if text < 0 or output < spoken:
+    drawn = sum(said.get(kind, 0) for kind in _PICTURES)
+    if text < 0 or output < spoken + drawn:
         # Details that exceed their own total cannot be split: bill the totals, flag the row.
         return Usage(input=prompt + tool_prompt, output=output, reasoning=thoughts, consistent=False)
     return Usage(
@@ -45,7 +47,8 @@ def read_usage(raw: JSONObject) -> Usage:
         output=output - spoken,
         reasoning=thoughts,
         audio_output=spoken,
-        units=units,
+        # Also among `output`, for whether they have a price of their own is known to the price alone.
+        units=(*units, (_DRAWN, drawn)) if drawn else units,
         consistent=total in {0, prompt + tool_prompt + output + thoughts},
     )
 
@@ -77,11 +80,13 @@ def write_usage(usage: Usage) -> JSONObject:
     parts = {"cachedContentTokenCount": usage.cache_read, "thoughtsTokenCount": usage.reasoning}
     written |= {name: tokens for name, tokens in parts.items() if tokens}
     details = {"AUDIO": usage.audio_input, "IMAGE": usage.image_input}
-    text = usage.input_tokens - sum(details.values())
+    text, drawn = usage.input_tokens - sum(details.values()), dict(usage.units).get(_DRAWN, 0)
     return {
         **written,
         **_details("promptTokensDetails", {"TEXT": text, **details}),
-        **_details("candidatesTokensDetails", {"TEXT": usage.output, "AUDIO": usage.audio_output}),
+        **_details(
+            "candidatesTokensDetails", {"TEXT": usage.output - drawn, "AUDIO": usage.audio_output, "IMAGE": drawn}
+        ),
     }
 
 

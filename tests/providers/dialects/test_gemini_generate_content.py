@@ -983,3 +983,33 @@ def test_our_errors_are_in_googles_envelope() -> None:
     assert told["details"][0]["reason"] == "rate_limit_exceeded"
     assert told["details"][1]["fieldViolations"][0]["field"] == "contents"
     assert json.loads(GEMINI.error_event(error).strip().removeprefix(b"data: ")) == {"error": told}
+
+
+def test_tokens_of_images_in_an_answer_are_known_as_such() -> None:
+    raw = {
+        "promptTokenCount": 10,
+        "candidatesTokenCount": 1300,
+        "totalTokenCount": 1310,
+        "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1290}, {"modality": "TEXT", "tokenCount": 10}],
+    }
+
+    usage = GEMINI.usage(raw)
+
+    assert usage == Usage(input=10, output=1300, units=(("image_token", 1290),))
+    assert GEMINI.usage({**raw, "candidatesTokenCount": 5}) == Usage(input=10, output=5, consistent=False)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_images_in_an_answer_pass_on_with_what_they_cost(stream: bool) -> None:
+    image = Image(Source(data="aGVsbG8=", media_type="image/png"))
+    reply = Reply(
+        "r", "m", (Choice((Text("Here."), image), "stop"),), Usage(output=1300, units=(("image_token", 1290),))
+    )
+    asked = Conversation("m", (), stream=stream)
+
+    if stream:
+        read = folded(read_stream(GEMINI, written_stream(GEMINI, events_of(reply), asked)))
+    else:
+        read = GEMINI.read_reply(GEMINI.write_reply(reply, asked))
+
+    assert (read.usage, read.choices[0].blocks[1]) == (reply.usage, image)
