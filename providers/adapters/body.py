@@ -5,15 +5,15 @@ Everything else stays the caller's bytes. No I/O, nothing about any one provider
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from providers.adapters.attachments import attached_bytes
 from providers.adapters.errors import MalformedBodyError
+from providers.adapters.field_names import LARGE_BYTES, field_names, refuse_absurd
 from providers.adapters.types import JSONObject
 
 MAX_CHOICES = 10_000
@@ -103,6 +103,8 @@ def read_head(body: bytes) -> RequestHead:
         MalformedBodyError: it is not a JSON object, a field has the wrong type, or one stands in it twice: what is
             admitted by the one might be answered and billed by the other. `param` names the field.
     """
+    if len(body) > LARGE_BYTES:
+        refuse_absurd(body)
     try:
         head = _decode_head(body)
     except msgspec.ValidationError as error:
@@ -140,15 +142,13 @@ def _has_each_field_once(body: bytes) -> bool:
 
 
 def _refuse_repeated(body: bytes) -> None:
-    # Rare enough for a full parse: the outermost object's pairs come last.
-    outermost: list[tuple[str, Any]] = []
-    json.loads(body, object_pairs_hook=lambda pairs: outermost.__setitem__(slice(None), pairs))
-    for name, _ in outermost:
+    names = field_names(body)
+    for name in names:
         if name not in _DECIDING and name.casefold() in _DECIDING:
             raise MalformedBodyError(
                 f"Some servers read `{name}` as `{name.casefold()}`; write it in small letters.", param=name
             )
-    name, times = Counter([name for name, _ in outermost]).most_common(1)[0]
+    name, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise MalformedBodyError(f"The request body has more than one `{name}`; send one.", param=name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from typing import Any
@@ -13,6 +12,7 @@ from providers.adapters.body import MAX_CHOICES, RequestHead
 from providers.adapters.dialects._fields import Fields
 from providers.adapters.dialects._gemini_fields import camel, proto
 from providers.adapters.errors import MalformedBodyError
+from providers.adapters.field_names import LARGE_BYTES, field_names, refuse_absurd
 from providers.adapters.types import JSONObject
 
 _CONFIG = "generationConfig"
@@ -54,6 +54,8 @@ def read_generate_head(body: bytes, *, model: str, stream: bool | None) -> Reque
 
 def read_fields(body: bytes) -> dict[str, msgspec.Raw]:
     """The fields of the body by their names with capitals, unread."""
+    if len(body) > LARGE_BYTES:
+        refuse_absurd(body)
     try:
         found = _decode_fields(body)
     except msgspec.ValidationError:
@@ -73,23 +75,16 @@ def _refuse_repeated(body: bytes) -> None:
     names = [match[1] for match in _DECIDING.finditer(body)]
     if len(names) == len({camel(name.decode()) for name in names}) and not _ESCAPED_NAME.search(body):
         return
-    # Rare enough for a full parse. Objects come from the inside out, and the outermost is the last.
-    repeated: dict[int, str] = {}
-    kept: list[JSONObject] = []
-
-    def gathered(pairs: list[tuple[str, Any]]) -> JSONObject:
-        found = {camel(name): value for name, value in pairs}
-        kept.append(found)  # Else another one may be made where this one was.
-        if len(found) < len(pairs):
-            repeated[id(found)] = Counter([camel(name) for name, _ in pairs]).most_common(1)[0][0]
-        return found
-
-    outermost = json.loads(body, object_pairs_hook=gathered)
-    config = outermost.get(_CONFIG)
-    thinking = config.get("thinkingConfig") if isinstance(config, dict) else None
-    for deciding, path in ((outermost, ""), (config, f"{_CONFIG}."), (thinking, f"{_CONFIG}.thinkingConfig.")):
-        if id(deciding) in repeated:
-            raise _twice(path + repeated[id(deciding)])
+    # Rare enough to look closely.
+    path, settings = "", msgspec.Raw(body)
+    for inner in (_CONFIG, "thinkingConfig", ""):
+        said = [camel(name) for name in field_names(bytes(settings))]
+        if len(said) > len(set(said)):
+            raise _twice(path + Counter(said).most_common(1)[0][0])
+        if inner not in said:
+            return
+        path += f"{inner}."
+        settings = next(value for name, value in _decode_fields(settings).items() if camel(name) == inner)
 
 
 def _twice(param: str) -> MalformedBodyError:
