@@ -42,6 +42,8 @@ class Counters(AdmissionStore, Protocol):
 
     def limits_settled(self, limits: Sequence[Limit]) -> list[int]: ...
 
+    def is_shared(self, rule: Limit | BudgetRule) -> bool: ...
+
 
 @dataclass(frozen=True, slots=True)
 class CounterDrift:
@@ -71,6 +73,8 @@ class _Reading:
     position: Position
     settled: list[int]
     limits: list[int]
+    shared: set[BudgetRule | Limit]
+    """Those that are counted together with others: of them alone nobody knows."""
 
 
 class RepeatedCheck(ABC):
@@ -186,7 +190,10 @@ class CounterCheck(RepeatedCheck):
         position = self._journal.position()
         states: list[BudgetState] = [await self._store.state(budget) for budget, *_ in subjects.budgets]
         limits = self._store.limits_settled([limit for limit, *_ in subjects.limits])
-        return _Reading(position, [state.settled_pico_usd for state in states], limits)
+        rules: list[BudgetRule | Limit] = [budget for budget, *_ in subjects.budgets]
+        rules += [limit for limit, *_ in subjects.limits]
+        shared = {rule for rule in rules if rule.each and self._store.is_shared(rule)}
+        return _Reading(position, [state.settled_pico_usd for state in states], limits, shared)
 
     def _put_right(self, drifts: Sequence[CounterDrift]) -> None:
         for drift in drifts:
@@ -217,7 +224,7 @@ def _drifts(subjects: Seeds, rest: Seeds, reading: _Reading) -> list[CounterDrif
         CounterDrift(limit, start, counted, amount + later.get(limit, 0))
         for (limit, start, amount), counted in zip(subjects.limits, reading.limits, strict=True)
     ]
-    return [drift for drift in compared if drift.difference]
+    return [drift for drift in compared if drift.difference and drift.rule not in reading.shared]
 
 
 def _sum(drifts: Sequence[CounterDrift], kind: type[BudgetRule | Limit]) -> int:

@@ -21,6 +21,7 @@ from llmgateway.pipeline.protocols import (
     Tokens,
 )
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from llmgateway.stores.crowd import NAMED, Crowd, shared_limit, shared_name
 from llmgateway.stores.holds import NO_GRANT, Window, grant_of, hold_of, place_of, sums_of
 from llmgateway.stores.limits import Bucket, Count, Counter, Quota, Slots, Wanted, headrooms
 from llmgateway.stores.waiting import Waiters
@@ -90,6 +91,7 @@ class MemoryStore:
         self._by_rule: dict[int, Window] = {}
         """The present windows by the identity of their rules, which is found faster than rules are compared."""
         self._open: dict[str, _Open] = {}
+        self._crowd = Crowd()
         self._waiters = Waiters()
         self._unswept: list[Counter | Count | Window] = []
 
@@ -189,7 +191,8 @@ class MemoryStore:
         self._window(budget, self._clock.time()).settled = 0
 
     async def state(self, budget: BudgetRule) -> BudgetState:
-        window = self._windows.get(place_of(budget, self._clock.time())[0])
+        name = place_of(budget, self._clock.time())[0]
+        window = self._windows.get(name) or self._shared_window(budget, name)
         return BudgetState(0, 0) if window is None else BudgetState(window.settled, window.held)
 
     async def limit_used(self, limit: Limit) -> int:
@@ -202,6 +205,15 @@ class MemoryStore:
     def window_of(self, budget: BudgetRule) -> Window:
         """The present one."""
         return self._window(budget, self._clock.time())
+
+    def is_shared(self, rule: Limit | BudgetRule) -> bool:
+        """Whether it is counted together with others, for there are too many names."""
+        if rule.each not in NAMED:
+            return False
+        if isinstance(rule, Limit):
+            return rule.counter not in self._counters and shared_limit(rule).counter in self._counters
+        name = place_of(rule, self._clock.time())[0]
+        return name not in self._windows and self._shared_window(rule, name) is not None
 
     def limits_settled(self, limits: Sequence[Limit]) -> list[int]:
         """What each limit over a window has counted of requests that have ended: what the ledger says too."""
@@ -368,6 +380,11 @@ class MemoryStore:
         if counter is not None and counter.limit.metric == limit.metric and counter.limit.per == limit.per:
             counter.adopt(limit, now, now_us)
             return counter
+        if counter is None:
+            shared = shared_limit(limit) if limit.each in NAMED else limit
+            if shared is not limit and (self._crowd.full or shared.counter in self._counters):
+                return self._counter(shared, now, now_us)
+            self._crowd.add(limit, limit.counter)
         if limit.metric == "concurrency":
             counter = Slots(limit)
         elif limit.per == "minute":
@@ -385,6 +402,7 @@ class MemoryStore:
         if other is None:
             bucket.alive = True
             self._counters[bucket.limit.counter] = bucket
+            self._crowd.add(bucket.limit, bucket.limit.counter)
         return bucket
 
     def _window(self, budget: BudgetRule, now: float) -> Window:
@@ -393,14 +411,21 @@ class MemoryStore:
         if window is not None and window.rule is budget and window.starts_at <= now < window.ends_at:
             return window
         name, starts_at, ends_at = place_of(budget, now)
-        window = self._windows.get(name)
+        window = self._windows.get(name) or self._shared_window(budget, name)
         if window is None:
+            if budget.each in NAMED and self._crowd.full:
+                name = shared_name(budget, name)
             window = self._windows[name] = Window(name, starts_at, ends_at, budget)
+            self._crowd.add(budget, name)
         window.rule = budget
         if len(self._by_rule) >= REMEMBERED:
             self._by_rule.clear()
         self._by_rule[id(budget)] = window
         return window
+
+    def _shared_window(self, budget: BudgetRule, name: str) -> Window | None:
+        """What a name without a window of its own goes by, if that is there. `name` is its own's."""
+        return self._windows.get(shared_name(budget, name)) if budget.each in NAMED else None
 
     def _book_if_new(self, budget: BudgetRule, held_windows: tuple[HeldWindow, ...], cost_pico_usd: int) -> None:
         sums = sums_of(budget)
@@ -436,13 +461,15 @@ class MemoryStore:
         if isinstance(counter, Count):
             self._counts.pop(counter.name, None)
         elif isinstance(counter, Window):
-            self._windows.pop(counter.name, None)
+            if self._windows.pop(counter.name, None) is not None:
+                self._crowd.remove(counter.rule, counter.name)
             if self._by_rule.get(id(counter.rule)) is counter:
                 del self._by_rule[id(counter.rule)]
         else:
             counter.alive = False
             if self._counters.get(counter.limit.counter) is counter:
                 del self._counters[counter.limit.counter]
+                self._crowd.remove(counter.limit, counter.limit.counter)
 
 
 def _microseconds(clock: Clock) -> int:

@@ -195,6 +195,19 @@ async def test_each_address_is_compared(tmp_path: Path) -> None:
     process.journal.stop()
 
 
+async def test_names_that_share_a_counter_are_left_alone(tmp_path: Path) -> None:
+    """Each would be found to have used nothing of its own, and have all of it added once more."""
+    key = structs.replace(KEY, limits=(EACH,), budgets=())
+    process = Process(tmp_path, Snapshot(keys={b"x": KeyDigest(key)}))
+    process.store._crowd.most = 0
+    bound = structs.replace(EACH, counter="limit:3:ip:192.0.2.1")
+    process.settle(await process.admit("a", limits=(bound,)), client_ip="192.0.2.1")
+
+    assert await process.compare() == []
+    assert await process.store.limit_used(bound) == 1
+    process.journal.stop()
+
+
 async def test_it_compares_again_and_again_and_reads_what_the_night_found(process: Process) -> None:
     await process.finish("a")
 
