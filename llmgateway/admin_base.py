@@ -8,13 +8,15 @@ from typing import Any
 
 from django import forms
 from django.contrib.admin.options import BaseModelAdmin
-from django.contrib.admin.utils import unquote
+from django.contrib.admin.utils import NestedObjects, unquote
 from django.contrib.admin.widgets import AutocompleteMixin, AutocompleteSelect, AutocompleteSelectMultiple
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Paginator
-from django.db.models import QuerySet
+from django.db import DEFAULT_DB_ALIAS
+from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -24,6 +26,7 @@ from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from llmgateway import change_log
+from llmgateway.references import referrer_of, whole_of
 
 RECENT_CHANGES = 5
 
@@ -136,6 +139,23 @@ class GatewayAdmin(SoundAutocomplete, ModelAdmin):  # type: ignore[misc]  # the 
             return {}
         changes = change_log.changes_of(instance, limit=RECENT_CHANGES + 1)
         return {"changes": changes[:RECENT_CHANGES], "more_changes": len(changes) > RECENT_CHANGES}
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """As Django's, but who keeps them from being deleted is named by its page."""
+        deleted, counts, lacking, protected = super().get_deleted_objects(objs, request)
+        if protected:
+            collector = NestedObjects(using=DEFAULT_DB_ALIAS, origin=objs)
+            collector.collect(objs)
+            named = {referrer_of(row): whole_of(row) for row in collector.protected}
+            protected = [self._linked(text, named[text]) for text in sorted(named)]
+        return deleted, counts, lacking, protected
+
+    def _linked(self, text: str, row: Model) -> str:
+        """`text`, which leads to the row's page if it has one."""
+        if not self.admin_site.is_registered(type(row)):
+            return text
+        options = row._meta  # noqa: SLF001  # Django's documented model API
+        return link(reverse(f"admin:{options.app_label}_{options.model_name}_change", args=[row.pk]), text)
 
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None

@@ -152,6 +152,6 @@ UNFOLD: dict[str, Any] = {
     "DASHBOARD_CALLBACK": "llmgateway.admin.overview.add_overview",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": _asset("dashboard/icon.svg")}],
     "STYLES": [_asset("gateway_admin/admin.css")],
-    "SCRIPTS": [_asset("gateway_admin/labels.js")],
+    "SCRIPTS": [_asset("gateway_admin/labels.js"), _asset("gateway_admin/mistakes.js")],
     "SIDEBAR": {"show_search": True, "show_all_applications": False, "navigation": NAVIGATION},
 }

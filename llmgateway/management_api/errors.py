@@ -7,11 +7,13 @@ from typing import Any
 
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import IntegrityError
-from django.db.models import Model, ProtectedError, RestrictedError
+from django.db.models import ProtectedError, RestrictedError
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 from rest_framework.views import exception_handler
+
+from llmgateway.references import referrers
 
 Fields = dict[str, list[str]]
 MOST_USERS = 5
@@ -61,18 +63,10 @@ def _as_api_error(error: Exception) -> Exception:
 
 
 def _still_in_use(error: ProtectedError | RestrictedError) -> str:
-    """Names what leads there, so that it can be led elsewhere."""
     rows = error.protected_objects if isinstance(error, ProtectedError) else error.restricted_objects
-    users = sorted({_named(row) for row in rows})
+    users = referrers(rows)
     more = f" and {len(users) - MOST_USERS} more" if len(users) > MOST_USERS else ""
     return f"It is still in use by {', '.join(users[:MOST_USERS])}{more}, so it cannot be deleted. Change that first."
-
-
-def _named(row: Model) -> str:
-    """What a person would call it: of a part of an alias, the alias."""
-    alias = getattr(row, "alias", None)
-    kind = row._meta.verbose_name  # noqa: SLF001  # Django's documented model API
-    return f"the {kind} of {alias}" if isinstance(alias, Model) else f"{kind} {row}"
 
 
 def _fields_of(error: ValidationError) -> Fields:

@@ -103,6 +103,18 @@ def test_a_target_is_added_to_an_alias(visit_as_owner: VisitorFactory, world: Wo
     expect(page.locator("#result_list")).to_contain_text("acme-small 100 %")
 
 
+def test_who_made_a_mistake_is_taken_to_it(visit_as_owner: VisitorFactory, world: World) -> None:
+    visit = visit_as_owner(390, "light")
+    page = visit.open(reverse("admin:providers_modelalias_change", args=[world.alias.pk]))
+    page.fill("[name=targets-0-weight]", "0")
+    page.evaluate("document.querySelector('#modelalias_form').noValidate = true")
+    page.click("button[name=_save]")
+
+    weight = page.locator("[name=targets-0-weight]")
+    expect(weight).to_be_focused()
+    expect(weight).to_be_in_viewport()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_keeps_people_out(visit_as_owner: VisitorFactory, world: World, scheme: Scheme) -> None:
     """No finding of axe that is serious or worse."""

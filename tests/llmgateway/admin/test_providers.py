@@ -358,9 +358,22 @@ class TestDraining:
 def test_a_deployment_in_use_cannot_be_deleted(owner: Client, world: World) -> None:
     response = owner.post(reverse("admin:providers_deployment_delete", args=[world.deployment.pk]), {"post": "yes"})
 
+    page = reverse("admin:providers_modelalias_change", args=[world.alias.pk])
     assert response.status_code == 200
-    assert "acme-small × 3" in response.content.decode()
+    assert f'href="{page}">the alias target of small</a>' in response.content.decode()
     world.deployment.refresh_from_db()
+
+
+def test_an_alias_in_use_cannot_be_deleted_and_who_uses_it_is_named(owner: Client, world: World) -> None:
+    other = ModelAlias.objects.create(name="<other>", mirror_alias=world.alias, mirror_percent=1)
+    other.rules.create(name="long", when="true", use=world.alias)
+
+    response = owner.post(reverse("admin:providers_modelalias_delete", args=[world.alias.pk]), {"post": "yes"})
+
+    text = response.content.decode()
+    for user in ("model alias &lt;other&gt;", "the rule long of &lt;other&gt;"):
+        assert f">{user}</a>" in text
+    world.alias.refresh_from_db()
 
 
 def test_the_connection_is_tested_on_request_only(owner: Client, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
