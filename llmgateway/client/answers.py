@@ -55,7 +55,7 @@ class QueryAnswer:
     estimated_cost_usd: Decimal | None = None
     actual_cost_usd: Decimal | None = None
     cost_usd: Decimal | None = None
-    """The same, of answers of several models."""
+    """The same as `actual_cost_usd`, which answers of several models have not."""
     tenant: str = ""
     error: str = ""
     error_type: str = ""
@@ -139,9 +139,13 @@ def value_of(kind: type[Value], told: Mapping[str, Any]) -> Value:
     return kind(**known)
 
 
+def query_of(told: Mapping[str, Any]) -> QueryAnswer:
+    return value_of(QueryAnswer, {"cost_usd": told.get("actual_cost_usd"), **told})
+
+
 def parallel_of(body: bytes) -> Parallel:
     told = exactly(body)
-    answers = {model: value_of(QueryAnswer, each) for model, each in told["responses"].items()}
+    answers = {model: query_of(each) for model, each in told["responses"].items()}
     return Parallel(answers, told["request_id"], told["elapsed_time_ms"])
 
 

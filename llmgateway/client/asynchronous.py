@@ -17,6 +17,7 @@ from llmgateway.client.answers import (
     chat_of,
     exactly,
     parallel_of,
+    query_of,
     status_of,
     value_of,
 )
@@ -113,7 +114,7 @@ class AsyncGateway:
         fields = said(query=query, model_version=model_version, task_type=task_type, max_tokens=max_tokens,
                       max_cost_usd=max_cost_usd, tenant=tenant, request_id=request_id)  # fmt: skip
         answer, _ = await self._send(Sent("/v1/gateway/query", fields), models_of(model))
-        return value_of(QueryAnswer, exactly(answer.content))
+        return query_of(exactly(answer.content))
 
     async def parallel(
         self,

@@ -18,6 +18,7 @@ from llmgateway.client.answers import (
     chat_of,
     exactly,
     parallel_of,
+    query_of,
     status_of,
     value_of,
 )
@@ -114,7 +115,7 @@ class Gateway:
         fields = said(query=query, model_version=model_version, task_type=task_type, max_tokens=max_tokens,
                       max_cost_usd=max_cost_usd, tenant=tenant, request_id=request_id)  # fmt: skip
         answer, _ = self._send(Sent("/v1/gateway/query", fields), models_of(model))
-        return value_of(QueryAnswer, exactly(answer.content))
+        return query_of(exactly(answer.content))
 
     def parallel(
         self,

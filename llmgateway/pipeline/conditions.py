@@ -192,7 +192,8 @@ def check_expression(text: str) -> str | None:
         return f"There is no `{min(unknown)}`; there is {_listed(VARIABLES)}."
     for variable, field in _MEMBER.findall(_TEXT.sub('""', text)):
         if field not in FIELDS[variable]:
-            return f"There is no `{variable}.{field}`; `{variable}` has {_listed(FIELDS[variable])}."
+            hint = f"write `{field}` alone, for " if field in VARIABLES else ""
+            return f"There is no `{variable}.{field}`; {hint}`{variable}` has {_listed(FIELDS[variable])}."
     return _trial(program)
 
 

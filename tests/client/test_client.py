@@ -141,6 +141,7 @@ def test_a_question_is_sent_with_its_price_and_read_exactly(call: Caller) -> Non
         "model": "smart", "query": "Hi", "max_cost_usd": "0.000000001", "tenant": "blue"
     }  # fmt: skip
     assert (answer.response, answer.actual_cost_usd) == ("Yes", Decimal("0.000000000000072"))
+    assert answer.cost_usd == answer.actual_cost_usd
 
 
 def test_without_a_model_none_is_sent(call: Caller) -> None:

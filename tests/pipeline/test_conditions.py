@@ -180,6 +180,7 @@ def test_expressions_that_can_be_saved(text: str) -> None:
         ("", "not an expression"),
         ("question.model == 'gpt'", "There is no `question`; there is `budget_used`, `headers`, `key`"),
         ("request.sort == 'gpt'", "There is no `request.sort`; `request` has `choices`"),
+        ("request.headers['x'] == '1'", "There is no `request.headers`; write `headers` alone, for `request` has"),
         ("false && time.hours == 1", "There is no `time.hours`"),
         ("key.secret == 'x'", "There is no `key.secret`"),
         ("request.model > 1", "It cannot be evaluated: No such overload"),
