@@ -41,7 +41,7 @@ from providers.adapters.dialects.reply import (
 )
 from providers.adapters.types import JSONObject, Usage
 
-_DONE = b"data: [DONE]\n\n"
+DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.encode
 
 
@@ -214,5 +214,5 @@ class ChatStreamWriter:
     def _end(self, event: Ended) -> bytes:
         usage = event.usage or self._usage
         if usage is None or not self._asked.include_usage:
-            return _DONE
-        return self._head + b'],"usage":' + _encode(write_usage(usage)) + b"}\n\n" + _DONE
+            return DONE
+        return self._head + b'],"usage":' + _encode(write_usage(usage)) + b"}\n\n" + DONE

@@ -5,18 +5,20 @@ It refuses fields that it does not know, wants ids of calls in a form of its own
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import msgspec
 
 from providers.adapters.body import RequestHead
+from providers.adapters.dialects._chat_reply import write_usage
 from providers.adapters.dialects._chat_request import read_request, write_request
-from providers.adapters.dialects._chat_stream_writer import ChatStreamWriter
+from providers.adapters.dialects._chat_stream_writer import DONE, ChatStreamWriter
 from providers.adapters.dialects._mistral_spelling import thought, to_mistral, to_openai
-from providers.adapters.dialects.base import Limits, StreamWriter, Written
+from providers.adapters.dialects.base import Limits, StreamWriter, WireError, Written
 from providers.adapters.dialects.conversation import Conversation, ToolCall
 from providers.adapters.dialects.openai_chat import OpenAIChat
-from providers.adapters.dialects.reply import BlockEnded, BlockStarted, Delta, Reply
+from providers.adapters.dialects.reply import BlockEnded, BlockStarted, ChoiceEnded, Delta, Ended, Reply
 from providers.adapters.errors import MalformedBodyError
 from providers.adapters.types import JSONObject
 
@@ -64,7 +66,24 @@ def _spell_thoughts(message: JSONObject) -> None:
 
 
 class _Writer(ChatStreamWriter):
-    """Holds back a call until all of it is there: clients check that every piece names its function."""
+    """Holds back a call until all of it is there, and the end of a choice until usage is.
+
+    Clients check that every piece of a call names its function, and look for a choice in every event.
+    """
+
+    def __init__(self, asked: Conversation, error_event: Callable[[WireError], bytes]) -> None:
+        super().__init__(asked, error_event)
+        self._held = b""
+
+    def _end_of_choice(self, event: ChoiceEnded) -> bytes:
+        before, self._held = self._held, super()._end_of_choice(event)
+        return before
+
+    def _end(self, event: Ended) -> bytes:
+        held, usage = self._held, event.usage or self._usage
+        if held and usage is not None:
+            held = held.removesuffix(b"}\n\n") + b',"usage":' + msgspec.json.encode(write_usage(usage)) + b"}\n\n"
+        return held + DONE
 
     def _first(self, choice: Any, event: BlockStarted) -> JSONObject:
         first = super()._first(choice, event)

@@ -69,7 +69,9 @@ def test_a_stream_brings_the_same_answer_and_each_call_whole(reply: Reply) -> No
 
     assert plain(folded(read_stream(MISTRAL, stream))) == reply
     for event in stream.split(b"\n\n"):
-        for choice in json.loads(event[6:])["choices"] if event.startswith(b"data: {") else ():
+        choices = json.loads(event[6:])["choices"] if event.startswith(b"data: {") else None
+        assert choices != []
+        for choice in choices or ():
             for call in choice["delta"].get("tool_calls", ()):
                 assert call["id"]
                 assert json.loads(call["function"]["arguments"]) is not None
