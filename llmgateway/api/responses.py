@@ -109,8 +109,11 @@ class DisconnectWatch:
             self._watcher = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            continue  # A server may repeat that the body is complete.
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                continue  # A server may repeat that the body is complete.
+        except asyncio.CancelledError:
+            return  # Raised, it would stay in the task with this frame, and all of the request with them: a cycle.
         self.client_left = True
         self.task.cancel()
 

@@ -102,6 +102,7 @@ class Exchanges:
 
     def end(self, exchange: Exchange) -> None:
         self._running.pop(exchange.request_id, None)
+        exchange.output_tokens = None  # It holds the call, which holds the exchange.
 
     def tick(self) -> None:
         """Begin the watch over clients that are new, and end what is overdue."""

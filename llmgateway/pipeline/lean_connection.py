@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._outbox = Outbox.of(self._loop)
         self._on_closed = on_closed
         self._transport: asyncio.Transport
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._pieces: list[bytes] = []
         self._body_length = 0
@@ -145,6 +145,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of asyncio's, though they have all its methods.
         self._transport = cast("asyncio.Transport", transport)
+        self._parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
         if not self.is_busy or self.is_complete or self.is_closed or self._parser is None:
