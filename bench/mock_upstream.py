@@ -3,7 +3,8 @@
     python -m bench.mock_upstream        prints "port N" and serves until it is stopped
 
 It answers any POST: with JSON, or for `"stream": true` with fifty chunks, in a burst or `bench_pace_ms` apart, and the
-usage chunk where `include_usage` was asked for. It reads just enough of a request to do so; it is not a web server.
+usage chunk where `include_usage` was asked for. A stream with `bench_hold` stays open after its first word until
+somebody posts `bench_release`. It reads just enough of a request to do so; it is not a web server.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ _BURST = {
 }  # One write per stream: the pieces are there at once, as from a provider that answers from its cache.
 
 
+held: dict[MockUpstream, bytes] = {}
+"""Streams that wait for their release, with what each is still to get."""
+
+
 class MockUpstream(asyncio.Protocol):
     """One connection. Requests are answered in order; a client that leaves stops its stream."""
 
@@ -61,6 +66,7 @@ class MockUpstream(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        held.pop(self, None)
         if self.timer is not None:
             self.timer.cancel()
 
@@ -79,11 +85,17 @@ class MockUpstream(asyncio.Protocol):
         if not body:
             self.transport.write(_MODELS if head.startswith(b"GET ") else _LENGTH_REQUIRED)
         elif not _STREAM.search(body):
+            if body == wire.RELEASE:
+                release()
             self.transport.write(_CHAT)
         elif pace := _PACE.search(body):
             self.transport.write(_STREAM_HEAD)
             pieces = _PIECES[_INCLUDE_USAGE.search(body) is not None]
             self.write_next(iter(pieces), int(pace[1]) / 1000)
+        elif wire.HOLD_FIELD in body:
+            role, word, *rest = _PIECES[_INCLUDE_USAGE.search(body) is not None]
+            self.transport.write(_STREAM_HEAD + role + word)
+            held[self] = b"".join(rest) + wire.LAST_HTTP_CHUNK
         else:
             self.transport.write(_BURST[_INCLUDE_USAGE.search(body) is not None])
 
@@ -95,6 +107,14 @@ class MockUpstream(asyncio.Protocol):
             return
         self.transport.write(piece)
         self.timer = self.loop.call_later(pace_s, self.write_next, pieces, pace_s)
+
+
+def release() -> None:
+    """Let every held stream end."""
+    waiting = list(held.items())
+    held.clear()
+    for connection, rest in waiting:
+        connection.transport.write(rest)
 
 
 async def _serve() -> None:

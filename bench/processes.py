@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -30,16 +31,17 @@ class BenchError(Exception):
 ALL_CPUS = frozenset(os.sched_getaffinity(0))
 
 
-def split_cpus() -> tuple[frozenset[int], frozenset[int]]:
-    """The last CPU for the target and the others for the load with its upstream; all for both where there is but one."""
-    target = frozenset({max(ALL_CPUS)})
-    return (target, ALL_CPUS - target) if len(ALL_CPUS) > 1 else (ALL_CPUS, ALL_CPUS)
+def split_cpus(count: int = 1) -> tuple[frozenset[int], frozenset[int]]:
+    """The last CPUs for the target and the others for the load with its upstream; all for both where there are too few."""
+    target = frozenset(sorted(ALL_CPUS)[-count:])
+    return (target, ALL_CPUS - target) if len(ALL_CPUS) > count else (ALL_CPUS, ALL_CPUS)
 
 
 def pin(pid: int, cpus: frozenset[int]) -> None:
-    """Let all threads of a process, and those they will start, run on `cpus` alone."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), cpus)
+    """Let all threads of a process, and those they will start, run on `cpus` alone. One that has ended needs no place."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), cpus)
 
 
 def free_port() -> int:
@@ -147,6 +149,12 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of all threads of a process so far."""
     fields = _stat(pid)
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def reaped_cpu_seconds(pid: int) -> float:
+    """The same of its children that have ended."""
+    fields = _stat(pid)
+    return (int(fields[13]) + int(fields[14])) / _TICKS_PER_S
 
 
 def rss_mb(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""Figures out of samples: medians with their spread, ratios, a table for people and JSON for machines."""
+"""Figures out of samples: medians with their spread, ratios, tables for people and JSON for machines."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.catalogue import title_of
 from bench.processes import ALL_CPUS, ROOT
 from bench.run import SATURATED, Plan, Result, Sample, as_json
-from bench.scenarios import SCENARIOS, Scenario
-from bench.targets import Nginx
+from bench.scenarios import ALIAS_COUNTS, KEY_COUNTS, LIMIT_COUNTS, SCENARIOS, STREAM_COUNTS, Scenario
 
 BUSY = 0.5
 """Load average per CPU from which on figures are marked as taken on a busy machine."""
-TITLES = {"direct": "mock upstream", "echo": "ASGI echo", "nginx": "nginx proxy_pass", "gateway": "gateway, all on"}
+CURVES = {
+    "keys": ("keys", KEY_COUNTS),
+    "limits": ("limits per request", LIMIT_COUNTS),
+    "aliases": ("aliases", ALIAS_COUNTS),
+    "streams": ("open streams", STREAM_COUNTS),
+}
+"""What cost is held against, and at which points."""
+GOAL_MOVED_MS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,7 @@ class Row:
     scenario: str
     target: str
     cpu_us: Figure
+    services_us: Figure
     requests_per_s: Figure
     latency_p50_ms: Figure
     latency_p99_ms: Figure
@@ -52,142 +60,118 @@ class Row:
     added_p50_ms: Figure | None
     added_p99_ms: Figure | None
     added_first_byte_p99_ms: Figure | None
+    moved_p99_ms: Figure | None
+    """How much more p99 it added than undisturbed, where something went on beside it."""
     harness_saturated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Cost where there is so much of something."""
+
+    x: int
+    cpu_us: Figure | None
+    added_p50_ms: Figure | None
+    added_p99_ms: Figure | None
+
+
+Groups = dict[tuple[str, str], dict[int, Sample]]
+"""By scenario and target, the sample of each round."""
 
 
 def rows(samples: Sequence[Sample]) -> list[Row]:
     """One row per scenario and target, in the order of the first measurement."""
-    groups: dict[tuple[str, str], list[Sample]] = {}
+    groups: Groups = {}
     for sample in samples:
         if sample.outcome.latency_ms:
-            groups.setdefault((sample.scenario, sample.target), []).append(sample)
-    return [_row(group, _by_round(groups.get((group[0].scenario, "direct"), []))) for group in groups.values()]
+            groups.setdefault((sample.scenario, sample.target), {})[sample.round] = sample
+    return [_row(scenario, target, groups) for scenario, target in groups]
 
 
-def _by_round(samples: Iterable[Sample]) -> dict[int, Sample]:
-    return {sample.round: sample for sample in samples}
-
-
-def _row(group: list[Sample], direct: dict[int, Sample]) -> Row:
-    pairs = [(sample, direct[sample.round]) for sample in group if sample.round in direct]
-
-    def added(which: str, rank: str) -> Figure | None:
-        """Differences of pairs of one round: what the machine did to both cancels out."""
-        if group[0].target == "direct" or not pairs:
-            return None
-        return Figure.of(getattr(one.outcome, which)[rank] - getattr(base.outcome, which)[rank] for one, base in pairs)
-
+def _row(scenario: str, target: str, groups: Groups) -> Row:
+    group = groups[scenario, target].values()
     return Row(
-        scenario=group[0].scenario,
-        target=group[0].target,
+        scenario=scenario,
+        target=target,
         cpu_us=Figure.of(sample.cpu_us for sample in group),
+        services_us=Figure.of(sample.services_us for sample in group),
         requests_per_s=Figure.of(sample.outcome.requests_per_s for sample in group),
         latency_p50_ms=Figure.of(sample.outcome.latency_ms["p50"] for sample in group),
         latency_p99_ms=Figure.of(sample.outcome.latency_ms["p99"] for sample in group),
         first_byte_p99_ms=Figure.of(sample.outcome.first_byte_ms["p99"] for sample in group),
-        added_p50_ms=added("latency_ms", "p50"),
-        added_p99_ms=added("latency_ms", "p99"),
-        added_first_byte_p99_ms=added("first_byte_ms", "p99"),
+        added_p50_ms=_figure(_added(scenario, target, groups, "p50")),
+        added_p99_ms=_figure(_added(scenario, target, groups, "p99")),
+        added_first_byte_p99_ms=_figure(_added(scenario, target, groups, "p99", of="first_byte_ms")),
+        moved_p99_ms=_figure(_moved(scenario, target, groups)),
         harness_saturated=median(sample.harness_share for sample in group) >= SATURATED,
     )
 
 
-def table(result: Result, plan: Plan) -> str:
-    """The run as Markdown, which also reads well in a terminal."""
-    every = rows(result.samples)
-    parts = [
-        _scenario_table(scenario, [row for row in every if row.scenario == scenario.name])
-        for scenario in plan.scenarios
-    ]
-    return "\n\n".join([*parts, _memory_table(result), _closing(result, every)])
+def _figure(by_round: dict[int, float]) -> Figure | None:
+    return Figure.of(by_round.values()) if by_round else None
 
 
-def _scenario_table(scenario: Scenario, measured: list[Row]) -> str:
-    nginx = next((row for row in measured if row.target == "nginx"), None)
-    head = ["target", "CPU µs / request", "spread", "× nginx", "requests/s"]
-    head += ["added p50 ms", "added p99 ms", "first byte p99 ms, added"] if scenario.latency_matters else []
-    lines = []
-    for row in measured:
-        ratio = f"{row.cpu_us.median / nginx.cpu_us.median:.2f}" if nginx and nginx.cpu_us.median else "–"
-        # A closed loop is bounded by its slowest part; where that was ours, the target could have done more.
-        throughput = f"{'≥ ' if row.harness_saturated else ''}{row.requests_per_s.median:,.0f}"
-        cells = [
-            TITLES[row.target],
-            f"{row.cpu_us.median:.1f}",
-            f"{row.cpu_us.low:.1f}–{row.cpu_us.high:.1f}",
-            ratio,
-            throughput,
-        ]
-        if scenario.latency_matters:
-            cells += [_ms(row.added_p50_ms), _ms(row.added_p99_ms), _ms(row.added_first_byte_p99_ms)]
-        lines.append(cells)
-    return f"{scenario.title}\n\n{_markdown(head, lines)}"
+def _added(scenario: str, target: str, groups: Groups, rank: str, *, of: str = "latency_ms") -> dict[int, float]:
+    """Differences of pairs of one round: what the machine did to both cancels out."""
+    if target == "direct":
+        return {}
+    direct, mine = groups.get((scenario, "direct"), {}), groups.get((scenario, target), {})
+    return {
+        number: getattr(sample.outcome, of)[rank] - getattr(direct[number].outcome, of)[rank]
+        for number, sample in mine.items()
+        if number in direct
+    }
 
 
-def _ms(figure: Figure | None) -> str:
-    return f"{figure.median:.2f}" if figure else "–"
+def _moved(scenario: str, target: str, groups: Groups) -> dict[int, float]:
+    """What a disturbance adds to what is added anyway, in the same round; what it does to the machine is in both."""
+    known = SCENARIOS.get(scenario)
+    if known is None or not known.disturbance:
+        return {}
+    quiet = _added("reload-quiet", target, groups, "p99")
+    disturbed = _added(scenario, target, groups, "p99")
+    return {number: disturbed[number] - quiet[number] for number in disturbed if number in quiet}
 
 
-def _memory_table(result: Result) -> str:
-    lines = [
-        [TITLES[name], f"{rss['before']:.0f}", f"{rss['after']:.0f}", f"{result.requests[name]:,}"]
-        for name, rss in result.rss_mb.items()
-    ]
-    return "Memory\n\n" + _markdown(["target", "RSS MB before", "after", "requests"], lines)
-
-
-def _markdown(head: list[str], lines: list[list[str]]) -> str:
-    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
-
-    def line(cells: list[str]) -> str:
-        padded = [
-            cell.ljust(width) if not number else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = [("-" * width if not number else "-" * (width - 1) + ":") for number, width in enumerate(widths)]
-    return "\n".join([line(head), line(rule), *map(line, lines)])
-
-
-def _closing(result: Result, measured: list[Row]) -> str:
-    said = [f"Errors: {sum(sample.outcome.errors for sample in result.samples)}."]
-    if result.ledger is not None and not result.problems:
-        said.append(
-            f"Ledger: {result.ledger['rows']:,} rows for {result.requests['gateway']:,} requests, every one with the "
-            f"provider's usage, {result.ledger['cost_pico_usd'] / 1e12:.6f} USD as priced."
+def curve(name: str, every: Sequence[Row]) -> list[Point]:
+    """The points of one curve that were measured."""
+    by_name = {(row.scenario, row.target): row for row in every}
+    points = []
+    for x in CURVES[name][1]:
+        full, low, target = (
+            (f"streams-{x}", f"streams-{x}-low", "many-streams")
+            if name == "streams"
+            else (name, f"{name}-low", f"{name}-{x}")
         )
-    saturated = [f"{TITLES[row.target]} ({row.scenario})" for row in measured if row.harness_saturated]
-    if saturated:
-        said.append(
-            "≥: load generator and mock upstream used up their core, so the target could have answered more: "
-            f"{', '.join(saturated)}. CPU per request is not touched by that."
-        )
-    if result.load_average > BUSY * len(ALL_CPUS):
-        said.append(
-            f"The machine was busy before the run (load average {result.load_average:.1f} on {len(ALL_CPUS)} CPUs): time slices "
-            "begin with cold caches, which costs large programs most. Run it again when it is quiet."
-        )
-    if len(ALL_CPUS) < 2:
-        said.append(
-            "Target, load and upstream shared one CPU: expect more spread, and read requests/s as a lower bound."
-        )
-    return "\n".join([*said, *(f"PROBLEM: {problem}" for problem in result.problems)])
+        cost, latency = by_name.get((full, target)), by_name.get((low, target))
+        if cost or latency:
+            points.append(
+                Point(
+                    x,
+                    cost.cpu_us if cost else None,
+                    latency.added_p50_ms if latency else None,
+                    latency.added_p99_ms if latency else None,
+                )
+            )
+    return points
 
 
 def document(result: Result, plan: Plan) -> dict[str, Any]:
     """The run as JSON: where, what, how, figures and samples."""
+    every = rows(result.samples)
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
-        "versions": _versions(),
+        "versions": versions(),
         "settings": {
             "scenarios": [scenario.name for scenario in plan.scenarios],
             "targets": list(plan.targets),
             "rounds": plan.rounds,
             "seconds": plan.seconds,
         },
-        "rows": rows(result.samples),
+        "titles": {row.target: title_of(row.target) for row in every},
+        "rows": every,
+        "curves": {name: points for name in CURVES if (points := curve(name, every))},
         **as_json(result),
     }
 
@@ -198,14 +182,16 @@ def _machine() -> dict[str, Any]:
     return {
         "cpu": model[1] if model else platform.machine(),
         "cores": os.cpu_count(),
+        "usable": len(ALL_CPUS),
         "kernel": platform.release(),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the gateway and what it runs on. Other targets tell theirs where they are described."""
     known = {
         name: version(name)
-        for name in ("uvicorn", "uvloop", "httptools", "httpx", "httpx-aiohttp", "aiohttp", "django")
+        for name in ("uvicorn", "uvloop", "httptools", "httpx", "httpx-aiohttp", "aiohttp", "django", "daphne")
     }
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -214,8 +200,7 @@ def _versions() -> dict[str, str]:
         "gateway": commit.stdout.strip() or "not a git checkout",
         "python": platform.python_version(),
         **known,
-        **({"nginx": Nginx.version()} if Nginx.installed() else {}),
     }
 
 
-__all__ = ["SCENARIOS", "document", "rows", "table"]
+__all__ = ["BUSY", "CURVES", "SCENARIOS", "Figure", "Point", "Row", "Scenario", "curve", "document", "rows", "versions"]

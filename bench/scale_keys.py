@@ -6,6 +6,7 @@ tells how late its event loop woke while this process edits rows.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -24,13 +25,30 @@ SECRET = "sk-gw-scale00000-0123456789abcdef0123456789abcdef"
 NOTHING = "nothing"
 
 
-def fill(keys: int) -> None:
-    """Teams with limits and budgets, and keys of theirs with two limits each and a budget every third."""
+def secret_of(number: int) -> str:
+    """What the made-up key with that number is called with."""
+    return f"sk-gw-s{number:09}-{hashlib.sha256(b'%d' % number).hexdigest()}"
+
+
+def spread_secrets(keys: int, most: int) -> list[str]:
+    """Those of at most so many keys, evenly spread over all."""
+    return [secret_of(number) for number in range(0, keys, max(1, keys // most))][:most]
+
+
+def fill(keys: int, *, ample: bool = False) -> None:
+    """Teams with limits and budgets, and keys of theirs with two limits each and a budget every third.
+
+    `ample`: limits that decide nothing, and a budget for each, so that all keys cost the same.
+    """
     from billing.models import Budget
+    from llmgateway.conf import conf
+    from llmgateway.key_secrets import Pepper
     from llmgateway.models import ApiKey, ConfigChange, RateLimit, Team
 
+    pepper = Pepper(bytes.fromhex(conf.key_peppers[0]))
     teams = Team.objects.bulk_create([Team(name=f"team-{number:03}") for number in range(TEAMS)])
-    RateLimit.objects.bulk_create([RateLimit(team=team, amount=1_000_000) for team in teams])
+    requests, tokens, budget_every = (10**9, 10**12, 1) if ample else (600, 10_000_000, BUDGET_EVERY)
+    RateLimit.objects.bulk_create([RateLimit(team=team, amount=max(1_000_000, requests)) for team in teams])
     Budget.objects.bulk_create([Budget(team=team, name="month", limit_pico_usd=10**16) for team in teams])
     for start in range(0, keys, ROWS_AT_ONCE):
         numbers = range(start, min(start + ROWS_AT_ONCE, keys))
@@ -40,7 +58,7 @@ def fill(keys: int) -> None:
                     name=f"key-{number:06}",
                     team=teams[number % TEAMS],
                     public_id=f"s{number:09}",
-                    digest=f"{number:064x}",
+                    digest=pepper.digest(hashlib.sha256(secret_of(number).encode()).digest()).hex(),
                     pepper_id=_pepper_id(),
                     allowed_models=[wire.MODEL] if number % 2 else [],
                 )
@@ -48,10 +66,10 @@ def fill(keys: int) -> None:
             ],
             batch_size=1000,
         )
-        limits = [RateLimit(key=row, amount=600) for row in rows]
-        limits += [RateLimit(key=row, metric="tokens", per="day", amount=10_000_000) for row in rows]
+        limits = [RateLimit(key=row, amount=requests) for row in rows]
+        limits += [RateLimit(key=row, metric="tokens", per="day", amount=tokens) for row in rows]
         RateLimit.objects.bulk_create(limits, batch_size=1000)
-        budgets = [Budget(key=row, name="day", window="day", limit_pico_usd=10**14) for row in rows[::BUDGET_EVERY]]
+        budgets = [Budget(key=row, name="day", window="day", limit_pico_usd=10**14) for row in rows[::budget_every]]
         Budget.objects.bulk_create(budgets, batch_size=1000)
     ConfigChange.objects.all().delete()
 

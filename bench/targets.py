@@ -6,20 +6,49 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Protocol
 
+from bench import wire
 from bench.processes import PYTHON, BenchError, Child, accepts, cpu_seconds, free_port, pin, rss_mb
 
 
-class Target:
-    """A running server behind a port. `key` is what its callers must present."""
+class Service(Protocol):
+    """What a target keeps its state in: processor time that is told apart."""
 
-    name: str
-    title: str
-    key = ""
+    def cpu_seconds(self) -> float: ...
+
+    def pin(self, cpus: frozenset[int]) -> None: ...
+
+
+class Target:
+    """A running server behind a port."""
+
+    keys: tuple[str, ...] = ()
+    """What its callers present, in turns."""
+    models: tuple[str, ...] = (wire.MODEL,)
+    """What they ask for, in turns."""
+    path = "/v1/chat/completions"
+    by_meaning = False
+    """It writes answers anew, so that their words are compared and not their bytes."""
 
     def __init__(self, server: Child, port: int) -> None:
         self.server = server
         self.port = port
+        self.services: tuple[Service, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The first of them, or none."""
+        return self.keys[0] if self.keys else ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Beside the usual ones."""
+        return {}
+
+    def described(self) -> dict[str, object]:
+        """Version and configuration, for the result."""
+        return {}
 
     def cpu_seconds(self) -> float:
         return cpu_seconds(self.server.pid)
@@ -40,9 +69,6 @@ class Target:
 class Direct(Target):
     """The mock upstream without anything in front: the zero of added latency and the limit of the harness."""
 
-    name = "direct"
-    title = "mock upstream"
-
     @classmethod
     def start(cls) -> Direct:
         server = Child([PYTHON, "-m", "bench.mock_upstream"], talks=True)
@@ -51,9 +77,6 @@ class Direct(Target):
 
 class Echo(Target):
     """A raw ASGI application on uvicorn that answers by itself."""
-
-    name = "echo"
-    title = "ASGI echo"
 
     @classmethod
     def start(cls) -> Echo:
@@ -102,9 +125,6 @@ http {{
 class Nginx(Target):
     """`proxy_pass` and nothing else: the practical limit of any proxy."""
 
-    name = "nginx"
-    title = "nginx proxy_pass"
-
     @classmethod
     def start(cls, *, folder: Path, upstream_port: int) -> Nginx:
         port = free_port()
@@ -115,22 +135,30 @@ class Nginx(Target):
         server.wait_until(lambda: accepts(port), what="its port is open")
         return cls(server, port)
 
+    def described(self) -> dict[str, object]:
+        return {"version": self.version(), "configuration": NGINX_CONF.strip()}
+
     @staticmethod
     def program() -> str:
         found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
         if found is None:
             raise BenchError(
-                "nginx is not installed; install it (apt install nginx-light) or leave it out of --targets."
+                "nginx is not installed; install it (apt install nginx-light) or leave it out of --targets"
             )
         return found
 
     @classmethod
     def installed(cls) -> bool:
+        return not cls.missing()
+
+    @classmethod
+    def missing(cls) -> str:
+        """Why it cannot be measured here; empty when it can."""
         try:
             cls.program()
-        except BenchError:
-            return False
-        return True
+        except BenchError as error:
+            return str(error).rstrip(".")
+        return ""
 
     @classmethod
     def version(cls) -> str:

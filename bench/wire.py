@@ -19,6 +19,10 @@ STREAM_CHUNKS = 50
 PACE_FIELD = b'"bench_pace_ms":'
 """A field no provider knows. That paced streams are paced at all shows that unknown fields reach the upstream."""
 
+HOLD_FIELD = b'"bench_hold":true'
+"""Such a stream stops after its first word until somebody posts `RELEASE` to the upstream itself."""
+RELEASE = b'{"bench_release":true}'
+
 USAGE = {
     "prompt_tokens": INPUT_TOKENS,
     "completion_tokens": OUTPUT_TOKENS,
@@ -41,12 +45,13 @@ _ANSWER = (
     "The export stops at the quota of the folder, not at the size of the disk: raise “Largest export” under Storage, "
     "Limits, or empty the archive there. It goes on from the last complete file when you press Resume."
 )
+_WORDS = [f" word{number:02}" for number in range(STREAM_CHUNKS - 2)]
 
 
-def request_body(*, stream: bool = False, pace_ms: int = 0) -> bytes:
+def request_body(*, stream: bool = False, pace_ms: int = 0, hold: bool = False, model: str = MODEL) -> bytes:
     """A chat request of about 1 KB, as an SDK would send it."""
     body: dict[str, Any] = {
-        "model": MODEL,
+        "model": model,
         "messages": [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _QUESTION}],
         "temperature": 0.2,
         "max_tokens": 200,
@@ -55,6 +60,8 @@ def request_body(*, stream: bool = False, pace_ms: int = 0) -> bytes:
         body["stream"] = True
     if pace_ms:
         body["bench_pace_ms"] = pace_ms
+    if hold:
+        body["bench_hold"] = True
     return orjson.dumps(body)
 
 
@@ -68,7 +75,7 @@ def chat_answer() -> bytes:
 def stream_events(*, include_usage: bool = False) -> list[bytes]:
     """Fifty chunks and the end mark; with `include_usage` one chunk more, as OpenAI sends it."""
     deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
-    deltas += [{"content": f" word{number:02}"} for number in range(STREAM_CHUNKS - 2)]
+    deltas += [{"content": word} for word in _WORDS]
     events = [_chunk([{"index": 0, "delta": delta, "finish_reason": None}]) for delta in deltas]
     events.append(_chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
     if include_usage:
@@ -85,6 +92,26 @@ def expected_answer(*, stream: bool) -> tuple[int, int]:
     """Length and CRC-32 of the body that every target must give back to a caller who did not ask for usage."""
     body = b"".join(stream_events()) if stream else chat_answer()
     return len(body), zlib.crc32(body)
+
+
+def meaning(*, stream: bool) -> str:
+    """The words of the answer, for targets that write answers anew and so change their bytes."""
+    return "".join(_WORDS) if stream else _ANSWER
+
+
+def meaning_of(body: bytes, *, stream: bool) -> str:
+    """The words of a body that came back.
+
+    Raises:
+        ValueError, LookupError, TypeError: it is no such answer.
+    """
+    if not stream:
+        return str(orjson.loads(body)["choices"][0]["message"]["content"])
+    events = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
+    if events[-1] != b"[DONE]":
+        raise ValueError(f"the stream ends with {events[-1]!r}")
+    choices = [choice for event in events[:-1] for choice in orjson.loads(event)["choices"]]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
 def http_chunk(piece: bytes) -> bytes:

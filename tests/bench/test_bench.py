@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import socket
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from bench import wire
+from bench import disturbances, wire
 from bench.__main__ import main
+from bench.catalogue import OFFERS, start_gateway, title_of
+from bench.gateway_target import Setup
+from bench.holder import Holder
 from bench.processes import PYTHON, BenchError, Child, cpu_seconds, descendants
-from bench.run import Bench, Plan, started
+from bench.run import Bench, Plan, measure, started
 from bench.scenarios import SCENARIOS
 from bench.targets import Nginx
 
 pytestmark = pytest.mark.e2e
+SMALL = Setup(keys=100, rows=3_000, postgres=True)
 
 
 def converse(port: int, body: bytes) -> bytes:
@@ -35,9 +41,9 @@ def plan(*scenarios: str) -> Plan:
 
 def assert_clean(bench: Bench, chosen: Plan) -> None:
     for scenario in chosen.scenarios:
-        for target in bench.targets:
+        for name in bench.by_name:
             bench.place(scenario)
-            sample = bench.measure(scenario, target, plan=chosen, number=1)
+            sample = bench.measure(scenario, name, plan=chosen, number=1)
             assert sample.outcome.errors == 0, sample.outcome.first_error
             assert sample.outcome.measured >= 1
 
@@ -65,12 +71,27 @@ def test_the_mock_upstream_reports_usage_to_those_who_ask() -> None:
 
 def test_a_paced_stream_is_paced() -> None:
     with started(()) as bench:
-        job = SCENARIOS["paced"].job(port=bench.direct.port, key="", seconds=0.1, count=1)
-        outcome = bench.perform(job, bench.direct)
+        job = replace(SCENARIOS["paced-100"], connections=3).job(bench.direct, seconds=3, count=1)
+        outcome = bench.perform(job, "direct")
 
     assert outcome.errors == 0
     assert outcome.latency_ms["p50"] > 1000  # Fifty chunks, twenty milliseconds apart.
     assert outcome.first_byte_ms["p50"] < 500
+
+
+def test_streams_are_held_while_something_else_is_measured() -> None:
+    held = replace(SCENARIOS["json"], held=5)
+    with started(()) as bench:
+        sample = bench.measure(held, "direct", plan=plan("json"), number=1)
+
+    assert sample.outcome.errors == 0
+    assert bench.sent["direct"] == sample.outcome.sent + 5
+
+
+def test_a_target_that_cannot_hold_streams_ends_the_run() -> None:
+    """The bare ASGI server knows nothing of holding, and answers with streams that end at once."""
+    with started(("echo",)) as bench, pytest.raises(BenchError, match="could not be opened"):
+        Holder(bench, "echo", 2).__enter__()
 
 
 def test_a_bare_asgi_server_serves_every_scenario() -> None:
@@ -84,14 +105,16 @@ def test_nginx_serves_every_scenario() -> None:
         assert_clean(bench, plan("json", "burst"))
 
 
-def test_a_run_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "run.json"
+def test_a_run_prints_a_table_and_writes_figures_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--scenarios", "json", "--targets", "echo", "--rounds", "1", "--seconds", "0.1"]
 
-    code = main(["--scenarios", "json", "--targets", "echo", "--rounds", "1", "--seconds", "0.1", "--json", str(file)])
+    code = main([*options, "--output", str(tmp_path)])
 
     assert code == 0
     assert "ASGI echo" in capsys.readouterr().out
-    written = msgspec.json.decode(file.read_bytes())
+    assert "ASGI echo" in (tmp_path / "report.md").read_text()
+    assert "<svg" in (tmp_path / "json-cpu.svg").read_text()
+    written = msgspec.json.decode((tmp_path / "run.json").read_bytes())
     assert [row["target"] for row in written["rows"]] == ["direct", "echo"]
     assert written["machine"]["cores"] >= 1
     assert written["problems"] == []
@@ -112,15 +135,53 @@ def test_processes_are_read_from_the_kernel() -> None:
         assert descendants(child.pid) == []
 
 
+@pytest.mark.parametrize("name", ["litellm", "portkey"])
+def test_a_peer_that_is_not_installed_is_told_and_not_fetched(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = ["--scenarios", "low", "--targets", f"echo,{name}", "--rounds", "1", "--seconds", "0.05"]
+
+    assert main([*options, "--output", str(tmp_path / "out")]) == 0
+
+    assert f"Not measured: {title_of(name)}." in capsys.readouterr().out
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.slow
 def test_the_gateway_is_measured_with_everything_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The ledger must hold every request at its exact price, or the run fails."""
-    file = tmp_path / "run.json"
+    options = ["--scenarios", "json,burst", "--targets", "gateway", "--rounds", "1", "--seconds", "0.3"]
 
-    code = main(
-        ["--scenarios", "json,burst", "--targets", "gateway", "--rounds", "1", "--seconds", "0.3", "--json", str(file)]
-    )
+    code = main([*options, "--output", str(tmp_path)])
 
     assert code == 0, capsys.readouterr().out
-    written = msgspec.json.decode(file.read_bytes())
-    assert written["ledger"]["rows"] == written["ledger"]["with_provider_usage"] == written["requests"]["gateway"] > 16
+    written = msgspec.json.decode((tmp_path / "run.json").read_bytes())
+    [books] = [books for books in written["books"] if books["target"] == "gateway"]
+    assert books["ledger"]["rows"] == books["ledger"]["with_provider_usage"] == books["requests"] > 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["postgres", "redis", "two-workers", "daphne", "limits-12", "aliases-10", "keys-100"])
+def test_every_kind_of_gateway_balances_its_books(name: str) -> None:
+    scenario = replace(SCENARIOS["json"], targets=(name,))
+    chosen = Plan(scenarios=[scenario], targets=(name,), rounds=1, seconds=0.1, count=100)
+
+    result = measure(chosen, say=print)
+
+    assert result.problems == []
+    [books] = [books for books in result.books if books.target == name]
+    assert books.requests > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disturbance", ["config", "drain", "rollups", "pages"])
+def test_a_disturbance_disturbs(disturbance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disturbances, "BACKLOG", 500)
+    monkeypatch.setitem(OFFERS, "large", replace(OFFERS["large"], start=partial(start_gateway, "large", SMALL)))
+    scenario = replace(SCENARIOS[f"reload-{disturbance}"], targets=("large",), at_least_s=0.5)
+
+    result = measure(Plan(scenarios=[scenario], targets=("large",), rounds=1, seconds=0.5), say=print)
+
+    assert result.problems == []
+    assert (result.samples[0].disturbances or 0) > 0

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
 from bench import wire
-from bench.load import Job, percentiles, perform
+from bench.load import percentiles, perform
+from bench.traffic import Job
 
 
 @asynccontextmanager
@@ -103,6 +107,92 @@ async def test_it_gives_up_after_a_hundred_errors() -> None:
         outcome = await perform(Job(port=port, seconds=30))
 
     assert outcome.errors == 100
+
+
+async def test_words_are_compared_where_bytes_may_differ() -> None:
+    spaced = wire.chat_answer().replace(b'":', b'": ')
+    other = wire.chat_answer().replace(b"quota", b"qu0ta")
+    outcomes = []
+    for body in (spaced, other, b"{}"):
+        async with server(partial(lambda body, _: json_reply(body), body)) as port:
+            outcomes.append(await perform(Job(port=port, by_meaning=True, count=5, seconds=30)))
+
+    assert [outcome.errors for outcome in outcomes] == [0, 6, 6]
+    assert "other words" in outcomes[1].first_error
+    assert "no answer" in outcomes[2].first_error
+
+
+async def test_a_stream_without_its_end_is_an_error_by_its_words_too() -> None:
+    async with server(lambda _: chunked_reply(wire.stream_events()[:-1])) as port:
+        outcome = await perform(Job(port=port, by_meaning=True, stream=True, count=1, seconds=30))
+
+    assert outcome.errors == outcome.sent
+
+
+async def test_keys_and_models_take_turns() -> None:
+    job = Job(port=1, keys=("one", "two"), models=("a", "b", "c"))
+
+    found = [request.data for request in job.requests()]
+
+    assert [b"Bearer one" in data for data in found] == [True, False, True]
+    assert [f'"model":"{name}"'.encode() in data for name, data in zip("abc", found, strict=True)] == [True] * 3
+
+
+async def test_a_mix_is_measured_by_its_parts() -> None:
+    """Three quarters are JSON, and their latency is that of the job; the rest are streams, and give its first bytes."""
+
+    def answer(number: int) -> bytes:
+        stream = [request.stream for request in Job(port=1, mix=True).requests()][(number - 1) % 20]
+        return chunked_reply(wire.stream_events()) if stream else json_reply(wire.chat_answer())
+
+    async with server(answer) as port:
+        outcome = await perform(Job(port=port, mix=True, count=20, seconds=30))
+
+    assert (outcome.measured, outcome.errors) == (20, 0)
+    assert outcome.latency_ms
+    assert outcome.first_byte_ms
+
+
+async def test_a_rate_is_kept() -> None:
+    async with server(lambda _: json_reply(wire.chat_answer())) as port:
+        outcome = await perform(Job(port=port, rate=200, connections=4, seconds=0.2))
+
+    assert 36 <= outcome.measured <= 41
+
+
+async def test_at_a_rate_a_slow_answer_counts_for_those_behind_it() -> None:
+    """The second request was due while the first was being answered: it has waited since then, sent or not."""
+
+    def slow(number: int) -> bytes:
+        if number == 2:  # The first is warm-up.
+            threading.Event().wait(0.15)
+        return json_reply(wire.chat_answer())
+
+    async with server(slow) as port:
+        outcome = await perform(Job(port=port, rate=50, connections=1, seconds=0.2))
+
+    assert outcome.latency_ms["p50"] > 15
+
+
+async def test_paced_streams_begin_one_after_the_other() -> None:
+    begun: list[float] = []
+
+    def hang_up(_: int) -> bytes:
+        begun.append(time.perf_counter())
+        return b""
+
+    async with server(hang_up) as port:
+        await perform(Job(port=port, stream=True, pace_ms=2, connections=4, seconds=0.01))
+
+    assert begun[3] - begun[0] >= 0.06  # Of the tenth of a second that a stream takes, three quarters.
+
+
+async def test_a_stream_that_ends_too_early_was_not_held(capsys: pytest.CaptureFixture[str]) -> None:
+    async with server(lambda _: chunked_reply(wire.stream_events())) as port:
+        outcome = await perform(Job(port=port, stream=True, hold=True, connections=2))
+
+    assert "stay open have ended" in outcome.first_error
+    assert capsys.readouterr().out == ""
 
 
 def test_percentiles_are_of_the_sorted_values() -> None:
