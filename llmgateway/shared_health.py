@@ -1,7 +1,7 @@
 """What workers know of deployments' health, shared through Redis in the background: never waited for by a request.
 
-A hash holds circuits and findings of probes, the latest of each wins, and a number beside it says when to read it
-again. The worker that lets a request try a half-open deployment holds a key meanwhile, and so does the one that
+A hash holds circuits and findings of probes, the latest of each wins, and what each worker has seen fail that has opened
+no circuit yet; a number beside it says when to read it again. The worker that lets a request try a half-open deployment holds a key meanwhile, and so does the one that
 probes. Without Redis every worker goes by what it sees itself.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
 import msgspec
 
 from llmgateway.pipeline.health import Health
-from llmgateway.pipeline.standings import SharedCircuit, SharedProbe
+from llmgateway.pipeline.standings import SharedCircuit, SharedProbe, SharedTally
 from llmgateway.stores.redis_link import LinkLostError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ UNUSED_S = 1.0
 """How long a worker may wait for a request that tries, before another may."""
 ASK_AGAIN_S = 0.2
 KEPT_S = 86_400
+TALLY_KEPT_S = 3_600
+"""What a worker has seen is of no use to others by then; it may be gone."""
 LEAVE_S = 0.3
 
 _TAKE = """
@@ -60,7 +63,7 @@ class _Held(msgspec.Struct):
 
 
 class SharedHealth:
-    """Implements `health.Sharing` and `probes.Leases`. Belongs to one event loop; `start` and `stop` it there."""
+    """Implements `sharing.Sharing` and `probes.Leases`. Belongs to one event loop; `start` and `stop` it there."""
 
     def __init__(self, redis: Commands, health: Health, *, namespace: str = "gateway") -> None:
         self._redis = redis
@@ -73,6 +76,7 @@ class SharedHealth:
         self._version: bytes | None = None
         self._away = True
         self._changed: set[int] = set()
+        self._counted: set[int] = set()
         self._wanted: set[int] = set()
         self._refused_until: dict[int, float] = {}
         self._held: dict[int, _Held] = {}
@@ -99,7 +103,7 @@ class SharedHealth:
         except (LinkLostError, TimeoutError):
             logger.info("Redis: left without saying so; other workers probe when this one's turn has run out")
 
-    # `health.Sharing`.
+    # `sharing.Sharing`.
 
     def may_try(self, number: int) -> bool:
         if self._away or number in self._held:
@@ -121,6 +125,9 @@ class SharedHealth:
     def changed(self, number: int) -> None:
         self._changed.add(number)
         self._stir.set()
+
+    def counted(self, number: int) -> None:
+        self._counted.add(number)
 
     # `probes.Leases`.
 
@@ -169,6 +176,18 @@ class SharedHealth:
         self._away = False
 
     async def _tell(self) -> None:
+        await self._tell_changes()
+        told: list[str | bytes] = []
+        for number in self._counted:
+            if (tally := self._health.shared_tally(number)) is not None:
+                told += f"tally:{number}:{self._worker}", msgspec.json.encode(tally)
+        if told:
+            await self._redis.command("HSET", self._hash, *told)
+            await self._redis.command("EXPIRE", self._hash, KEPT_S)
+            await self._redis.command("INCR", self._version_key)
+        self._counted.clear()
+
+    async def _tell_changes(self) -> None:
         while self._changed:
             number = self._changed.pop()
             told: list[str | bytes] = []
@@ -195,13 +214,27 @@ class SharedHealth:
             self._version = version
             return
         found: dict[bytes, bytes] = await self._redis.command("HGETALL", self._hash)
+        over: list[bytes] = []
         for name, text in found.items():
             kind, _, number = name.decode().partition(":")
             try:
-                self._hear(kind, int(number), text)
+                if kind == "tally":
+                    over += self._hear_tally(number, text) * [name]
+                else:
+                    self._hear(kind, int(number), text)
             except ValueError as error:  # Another version of the gateway says it otherwise.
                 logger.warning("Redis: %s of %s cannot be read: %s", self._hash, name.decode(), error)
+        if over:
+            await self._redis.command("HDEL", self._hash, *over)
         self._version = version
+
+    def _hear_tally(self, place: str, text: bytes) -> bool:
+        """True: it is so old that nobody needs it any more."""
+        number, _, worker = place.partition(":")
+        told = msgspec.json.decode(text, type=SharedTally)
+        if worker != self._worker:
+            self._health.take_tally(int(number), worker, told)
+        return told.tally.at < time.time() - TALLY_KEPT_S
 
     def _hear(self, kind: str, number: int, text: bytes) -> None:
         if kind == "probe":

@@ -45,10 +45,22 @@ class Opening(msgspec.Struct, frozen=True):
     """False: the provider has said itself when to come back, so it closes then."""
 
 
+class Tally(msgspec.Struct, frozen=True):
+    """What one worker has seen of late, for the others."""
+
+    at: float
+    failures: tuple[float, ...]
+    """When: the latest of the window, no more than open a circuit."""
+    bad: int
+    """Failures among the latest verdicts,"""
+    verdicts: int
+    """of which there are so many."""
+
+
 class Circuit:
     """Failures and what follows from them. Times come from the caller."""
 
-    __slots__ = ("_latest", "_refusals", "changed_at", "failures", "kind", "opening", "trial_until")
+    __slots__ = ("_elsewhere", "_latest", "_refusals", "changed_at", "failures", "kind", "opening", "trial_until")
 
     def __init__(self) -> None:
         self.opening: Opening | None = None
@@ -64,6 +76,8 @@ class Circuit:
         self._latest: deque[bool] = deque()
         self._refusals: deque[float] = deque()
         """Of the window, those of one request each: what it asked for is not permitted. None since it last worked."""
+        self._elsewhere: dict[str, Tally] = {}
+        """By other workers: failures count wherever they are seen."""
 
     def state(self, now: float) -> CircuitState:
         opening = self.opening
@@ -117,7 +131,11 @@ class Circuit:
         self._note(rules, ok=False)
         self.failures.append(now)
         _forget_before(self.failures, now - rules.window_s)
-        if kind in _OPENS_AT_ONCE or (kind == ErrorKind.RATE_LIMITED and retry_after_s) or self._is_too_much(rules):
+        if (
+            kind in _OPENS_AT_ONCE
+            or (kind == ErrorKind.RATE_LIMITED and retry_after_s)
+            or self._is_too_much(rules, now)
+        ):
             self._open(rules, now, kind, retry_after_s, times=1)
             return True
         return False
@@ -168,11 +186,31 @@ class Circuit:
         self.failures.clear()
         self._latest.clear()
         self._refusals.clear()
+        self._elsewhere.clear()
 
     def take_over(self, opening: Opening | None, changed_at: float, kind: str) -> None:
         """Be as another worker says."""
         self.close(changed_at)
         self.opening, self.kind = opening, kind or self.kind
+
+    def tally(self, rules: CircuitRules, now: float) -> Tally:
+        """For other workers."""
+        _forget_before(self.failures, now - rules.window_s)
+        return Tally(now, tuple(self.failures)[-rules.failures :], self._latest.count(False), len(self._latest))
+
+    def take_tally(self, worker: str, told: Tally, rules: CircuitRules, now: float) -> bool:
+        """What another worker has seen. True: with what was seen here that is too much, and opens the circuit."""
+        self._elsewhere[worker] = told
+        if self.opening is not None or not self.failures or not self._is_too_much(rules, now):
+            return False
+        self._open(rules, now, self.kind, None, times=1)
+        return True
+
+    def is_idle(self, rules: CircuitRules, now: float) -> bool:
+        """There is nothing to remember."""
+        if self.failures or self.changed_at:
+            return False
+        return all(told.at <= now - rules.window_s for told in self._elsewhere.values())
 
     def failures_in_window(self, rules: CircuitRules, now: float) -> int:
         _forget_before(self.failures, now - rules.window_s)
@@ -191,10 +229,18 @@ class Circuit:
         while len(self._latest) > LATEST * rules.failures:
             self._latest.popleft()
 
-    def _is_too_much(self, rules: CircuitRules) -> bool:
-        if len(self.failures) < rules.failures:
-            return False
-        return 2 * self._latest.count(False) >= len(self._latest)
+    def _is_too_much(self, rules: CircuitRules, now: float) -> bool:
+        """By what was seen here alone, or by all workers together."""
+        failures, bad, verdicts = len(self.failures), self._latest.count(False), len(self._latest)
+        if failures >= rules.failures and 2 * bad >= verdicts:
+            return True
+        since = max(now - rules.window_s, self.changed_at)
+        for told in self._elsewhere.values():
+            if told.at > since:
+                failures += sum(moment > since for moment in told.failures)
+                bad += told.bad
+                verdicts += told.verdicts
+        return failures >= rules.failures and 2 * bad >= verdicts
 
 
 def _forget_before(times: deque[float], moment: float) -> None:

@@ -13,14 +13,22 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 from llmgateway.pipeline.circuits import Circuit, CircuitState
 from llmgateway.pipeline.errors import NoTargetAvailableError
 from llmgateway.pipeline.protocols import Clock
 from llmgateway.pipeline.route_rules import CircuitRules
+from llmgateway.pipeline.sharing import Alone, Sharing
 from llmgateway.pipeline.snapshot import Deployment, Snapshot
-from llmgateway.pipeline.standings import WELL, ProbeStanding, SharedCircuit, SharedProbe, Standing, mark_of
+from llmgateway.pipeline.standings import (
+    WELL,
+    ProbeStanding,
+    SharedCircuit,
+    SharedProbe,
+    SharedTally,
+    Standing,
+    mark_of,
+)
 from providers.adapters.types import ErrorKind
 
 logger = logging.getLogger(__name__)
@@ -45,38 +53,6 @@ _BLAMES_CREDENTIAL = frozenset(
 _trials: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar("trials", default=frozenset())
 """Those that this request has begun. Others that began before a circuit opened end while it is tried."""
 _serials = itertools.count(1)
-
-
-class Sharing(Protocol):
-    """How workers agree. Every call returns at once."""
-
-    def may_try(self, number: int) -> bool:
-        """Whether this worker may let one request try a half-open deployment; asking makes it ask the others."""
-        ...
-
-    def trial_began(self, number: int) -> None: ...
-
-    def trial_ended(self, number: int) -> None: ...
-
-    def changed(self, number: int) -> None:
-        """This worker has opened or closed the circuit, or has probed."""
-        ...
-
-
-class Alone:
-    """There are no others."""
-
-    def may_try(self, number: int) -> bool:
-        return True
-
-    def trial_began(self, number: int) -> None:
-        pass
-
-    def trial_ended(self, number: int) -> None:
-        pass
-
-    def changed(self, number: int) -> None:
-        pass
 
 
 class Health:
@@ -338,6 +314,24 @@ class Health:
             circuit.take_over(told.opening, told.changed_at, told.kind)
             self._note(number)
 
+    def shared_tally(self, number: int) -> SharedTally | None:
+        """What other workers should know of failures that have opened nothing yet."""
+        circuit, mark = self._circuits.get(number), self._marks.get(number)
+        if circuit is None or mark is None or circuit.opening is not None:
+            return None
+        return SharedTally(mark, circuit.tally(self._rules, self._clock.time()))
+
+    def take_tally(self, number: int, worker: str, told: SharedTally) -> None:
+        """Another worker has seen failures, or answers after them."""
+        deployment, now = self._known.get(number), self._clock.time()
+        is_over = told.tally.at <= now - self._rules.window_s
+        if self._rules.mode == "off" or deployment is None or is_over or told.mark != self._marks.get(number):
+            return
+        circuit = self._circuits.setdefault(number, Circuit())
+        if circuit.take_tally(worker, told.tally, self._rules, now):
+            self._opened(deployment, circuit, now)
+            self._note(number)
+
     def take_probe(self, number: int, told: SharedProbe) -> None:
         """Another worker has probed."""
         known, deployment = self._probes.get(number), self._known.get(number)
@@ -418,8 +412,10 @@ class Health:
             logger.warning("deployment %s: answers again, its circuit is closed", deployment.name)
             self.sharing.changed(number)
             self._note(number)
-        elif not circuit.failures and not circuit.changed_at:
+        elif circuit.is_idle(self._rules, now):
             del self._circuits[number]
+        elif circuit.failures:
+            self.sharing.counted(number)
 
     def _failed(self, deployment: Deployment, kind: str, retry_after_s: float | None) -> None:
         number, now, rules = deployment.id, self._clock.time(), self._rules
@@ -433,17 +429,22 @@ class Health:
             return  # It was asked before the circuit opened, or in spite of it.
         if own:
             self._end_trial(number)
-        if circuit.fail(rules, now, kind, retry_after_s) and circuit.opening is not None:
-            self.opens[number] += 1
-            logger.warning(
-                "deployment %s: its circuit is open for %.0f s (%s)%s",
-                deployment.name,
-                circuit.opening.until - now,
-                kind,
-                "" if rules.mode == "enforce" else ", which is only noted",
-            )
-            self.sharing.changed(number)
+        if circuit.fail(rules, now, kind, retry_after_s):
+            self._opened(deployment, circuit, now)
+        else:
+            self.sharing.counted(number)
         self._note(number)
+
+    def _opened(self, deployment: Deployment, circuit: Circuit, now: float) -> None:
+        self.opens[deployment.id] += 1
+        logger.warning(
+            "deployment %s: its circuit is open for %.0f s (%s)%s",
+            deployment.name,
+            circuit.back_at(self._rules, badly_needed=False) - now,
+            circuit.kind,
+            "" if self._rules.mode == "enforce" else ", which is only noted",
+        )
+        self.sharing.changed(deployment.id)
 
     def _is_own_account(self, deployment: Deployment) -> bool:
         """Whether the caller's own key was refused, which says nothing of ours."""

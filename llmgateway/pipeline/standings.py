@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from llmgateway.pipeline.circuits import Opening
+from llmgateway.pipeline.circuits import Opening, Tally
 from llmgateway.pipeline.snapshot import Deployment
 
 STATES = ("healthy", "open", "half_open", "unhealthy", "draining")
@@ -65,6 +65,13 @@ class SharedCircuit(msgspec.Struct, frozen=True):
     """The latest is right."""
     kind: str
     opening: Opening | None
+
+
+class SharedTally(msgspec.Struct, frozen=True):
+    """What one worker has seen of a deployment, as it tells it to the others."""
+
+    mark: str
+    tally: Tally
 
 
 class SharedProbe(msgspec.Struct, frozen=True):

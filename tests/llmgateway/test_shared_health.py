@@ -83,6 +83,30 @@ async def test_what_one_worker_opens_is_open_in_all(server: RedisServer) -> None
         assert two.state_of(TARGET).kind == "server_error"
 
 
+async def test_failures_count_wherever_they_are_seen(server: RedisServer) -> None:
+    async with worker(server, open_s=30) as one, worker(server, open_s=30) as two, worker(server, open_s=30) as three:
+        fail(one, times=1)
+        fail(two, times=1)
+
+        await soon(lambda: state(one) == state(two) == state(three) == "open")
+        assert one.opens[1] + two.opens[1] >= 1
+        assert three.opens[1] == 0
+
+
+async def test_so_do_answers(server: RedisServer) -> None:
+    async with worker(server, open_s=30) as one, worker(server, open_s=30) as two:
+        fail(one, times=1)
+        for _ in range(9):
+            one.record(TARGET, ok=True)
+        await asyncio.sleep(0.6)
+        fail(two, times=1)
+        await asyncio.sleep(0.6)
+
+        assert state(one) == state(two) == "healthy"
+        fail(two, times=1)
+        assert state(two) == "open"
+
+
 async def test_a_worker_that_starts_later_knows_too(server: RedisServer) -> None:
     async with worker(server, open_s=30) as one:
         fail(one)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from llmgateway.pipeline.circuits import LONGEST_OPEN_S, Circuit, CircuitState
+from llmgateway.pipeline.circuits import LONGEST_OPEN_S, Circuit, CircuitState, Tally
 from llmgateway.pipeline.health import Health
 from llmgateway.pipeline.route_rules import CircuitRules
 from tests.fakes import FakeClock
@@ -96,6 +96,70 @@ def test_what_is_not_permitted_is_no_failure_among_others() -> None:
     circuit.fail(RULES, 1000.0, "permission_denied")
 
     assert [circuit.fail(RULES, 1000.0, "server_error") for _ in range(3)] == [False, False, True]
+
+
+class TestTallies:
+    """Of other workers."""
+
+    def test_what_they_have_seen_counts_with_the_next_failure_here(self) -> None:
+        one, two = Circuit(), Circuit()
+        one.fail(RULES, 1000.0, "timeout")
+        one.fail(RULES, 1001.0, "timeout")
+
+        assert not two.take_tally("one", one.tally(RULES, 1001.0), RULES, 1001.0)
+        assert two.fail(RULES, 1002.0, "server_error")
+
+    def test_what_they_see_next_counts_with_the_failures_here(self) -> None:
+        one, two = Circuit(), Circuit()
+        two.fail(RULES, 1000.0, "server_error")
+        one.fail(RULES, 1001.0, "timeout")
+        assert not two.take_tally("one", one.tally(RULES, 1001.0), RULES, 1001.0)
+        one.fail(RULES, 1002.0, "timeout")
+
+        assert two.take_tally("one", one.tally(RULES, 1002.0), RULES, 1002.0)
+        assert two.opening is not None
+        assert (two.opening.until, two.opening.kind) == (1032.0, "server_error")
+
+    def test_their_answers_count_too(self) -> None:
+        one, two = Circuit(), Circuit()
+        one.fail(RULES, 1000.0, "timeout")
+        for _ in range(5):
+            one.succeed(RULES, 1000.0)
+        two.fail(RULES, 1000.0, "timeout")
+
+        assert not two.take_tally("one", one.tally(RULES, 1000.0), RULES, 1000.0)
+        assert not two.fail(RULES, 1000.0, "timeout")
+        assert two.fail(RULES, 1000.0, "timeout")
+
+    def test_what_is_from_before_the_window_or_the_last_closing_does_not_count(self) -> None:
+        one, late, closed = Circuit(), Circuit(), Circuit()
+        one.fail(RULES, 1000.0, "timeout")
+        one.fail(RULES, 1000.0, "timeout")
+        told = one.tally(RULES, 1000.0)
+        late.take_tally("one", told, RULES, 1060.5)
+        assert not late.fail(RULES, 1060.5, "timeout")
+        assert not late.is_idle(RULES, 1060.5)
+
+        closed.close(1001.0)
+        closed.take_tally("one", told, RULES, 1002.0)
+        assert not closed.fail(RULES, 1002.0, "timeout")
+
+    def test_nothing_is_told_of_more_failures_than_matter(self) -> None:
+        circuit = Circuit()
+        for _ in range(50):
+            circuit.succeed(RULES, 1000.0)
+            circuit.succeed(RULES, 1000.0)
+            circuit.fail(RULES, 1000.0, "timeout")
+
+        assert circuit.tally(RULES, 1000.0) == Tally(1000.0, (1000.0,) * 3, 2, 6)
+
+    def test_what_nobody_needs_to_remember_is_forgotten(self) -> None:
+        one, two = Circuit(), Circuit()
+        one.fail(RULES, 1000.0, "timeout")
+        two.take_tally("one", one.tally(RULES, 1000.0), RULES, 1000.0)
+
+        assert not two.is_idle(RULES, 1059.0)
+        assert two.is_idle(RULES, 1060.0)
 
 
 def test_a_trial_that_is_not_permitted_tells_nothing_of_a_server_that_failed() -> None:
