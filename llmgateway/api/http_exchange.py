@@ -72,6 +72,8 @@ class Exchange(RequestResponseCycle):
 
     _head: bytes | None = None
     """Of the answer, until its first piece of body comes."""
+    task: asyncio.Task[None] | None = None
+    """In which it is answered."""
     access_log = False
     disconnected = response_started = response_complete = False
     chunked_encoding: bool | None = None

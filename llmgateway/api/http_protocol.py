@@ -187,9 +187,9 @@ class GatewayProtocol(HttpToolsProtocol):
         limit = self.limit_concurrency
         return limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
 
-    def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _begin(self, cycle: Exchange, app: Any) -> None:
         self._answering = cycle
-        task = self.loop.create_task(cycle.run_asgi(app))
+        task = cycle.task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
@@ -227,7 +227,8 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._begin(*self.pipeline.pop())
+            cycle, app = self.pipeline.pop()
+            self._begin(cast("Exchange", cycle), app)
         elif self._stage == _WHOLE:
             self._rest()
         elif self._stage == _BODY:

@@ -107,11 +107,10 @@ class Reservation(msgspec.Struct, frozen=True):
     @property
     def held_pico_usd(self) -> int:
         """The largest hold."""
-        largest = 0
-        for window in self.windows:
-            if window.held_pico_usd > largest:
-                largest = window.held_pico_usd
-        return largest
+        windows = self.windows
+        if len(windows) == 1:
+            return windows[0].held_pico_usd
+        return max([window.held_pico_usd for window in windows], default=0)
 
 
 class LimitRefusal(msgspec.Struct, frozen=True):
