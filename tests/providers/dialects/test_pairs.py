@@ -16,6 +16,7 @@ from providers.adapters.dialects.conversation import (
     Block,
     Citation,
     Conversation,
+    File,
     Image,
     OutputFormat,
     Reasoning,
@@ -31,6 +32,7 @@ from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.dialects.reply import Choice, Reply, events_of
 from providers.adapters.dialects.translation import StreamTranslator
 from providers.adapters.types import JSONObject
+from tests.providers.dialects import converse_side
 from tests.providers.dialects import test_anthropic_messages as messages
 from tests.providers.dialects import test_gemini_generate_content as gemini
 from tests.providers.dialects import test_mistral_chat as mistral
@@ -52,6 +54,7 @@ EXTENSIONS = frozenset(
     }
 )
 LIMITS = Limits("some-model", extensions=EXTENSIONS)
+CONVERSE = get_dialect("bedrock.converse")
 UNTRANSLATED = Says(effort=False, budget=False, tool_cache=False)
 """Thinking is said in words here and in tokens there: see below."""
 NEAR = mistral.MISTRAL.name
@@ -121,6 +124,76 @@ def test_a_stream_says_the_same(one: str, other: str, data: st.DataObject, size:
     assert translator.usage_raw is not None
     assert outbound.usage(translator.usage_raw) == meant.usage
     assert told(folded(read_stream(inbound, seen))) == told(meant)
+
+
+# ── to Converse, which nobody is translated from ──
+
+
+@pytest.mark.parametrize("one", SAYS)
+@QUICK
+@given(st.data())
+def test_converse_is_asked_the_same(one: str, data: st.DataObject) -> None:
+    inbound = get_dialect(one)
+    meant = converse_can(data.draw(conversations(SAYS[one] & converse_side.SAYS & UNTRANSLATED, one)))
+    body = inbound.write_request(meant, LIMITS).body
+
+    written = CONVERSE.write_request(read_request(inbound, body, meant), LIMITS)
+
+    assert written.dropped == ()
+    assert named_plainly(comparable(converse_side.read_request(written.body, meant))) == named_plainly(
+        comparable(meant)
+    )
+
+
+@pytest.mark.parametrize("one", SAYS)
+@QUICK
+@given(st.data(), st.integers(1, 200))
+def test_converse_answers_the_same(one: str, data: st.DataObject, size: int) -> None:
+    """As a whole, and as a stream however it is cut."""
+    inbound = get_dialect(one)
+    meant = data.draw(replies(SAYS[one] & converse_side.SAYS & UNTRANSLATED))
+    asked = Conversation(meant.model, (), stream=True, include_usage=True, thinking=Thinking(visible=True))
+    upstream = converse_side.write_stream(meant)
+    translator = StreamTranslator(CONVERSE.stream_reader(), inbound.stream_writer(asked), model=meant.model)
+
+    answer = msgspec.structs.replace(CONVERSE.read_reply(converse_side.write_reply(meant)), model=meant.model)
+    whole = inbound.write_reply(answer, asked)
+    pieces = [upstream[at : at + size] for at in range(0, len(upstream), size)]
+    stream = b"".join([*map(translator.feed, pieces), translator.finish()])
+
+    assert told(inbound.read_reply(whole)) == told(meant)
+    assert translator.done
+    assert told(folded(read_stream(inbound, stream))) == told(meant)
+
+
+def converse_can(conversation: Conversation) -> Conversation:
+    """With bytes in place of addresses, and tools that may be called."""
+    inline = Source(data="aGVsbG8=", media_type="image/png")
+
+    def shown(block: Any) -> Any:
+        if isinstance(block, ToolResult):
+            return msgspec.structs.replace(block, content=tuple(map(shown, block.content)))
+        if isinstance(block, Image) and block.source.url:
+            return msgspec.structs.replace(block, source=inline)
+        return block
+
+    turns = tuple([msgspec.structs.replace(turn, blocks=tuple(map(shown, turn.blocks))) for turn in conversation.turns])
+    choice = conversation.tool_choice
+    forbidden = choice is not None and choice.mode == "none"
+    return msgspec.structs.replace(conversation, turns=turns, tool_choice=None if forbidden else choice)
+
+
+def named_plainly(conversation: Conversation) -> Conversation:
+    """Names of files without what Converse does not take in them."""
+    turns = [
+        msgspec.structs.replace(turn, blocks=tuple([_named_plainly(block) for block in turn.blocks]))
+        for turn in conversation.turns
+    ]
+    return msgspec.structs.replace(conversation, turns=tuple(turns))
+
+
+def _named_plainly(block: Block) -> Block:
+    return msgspec.structs.replace(block, name="paper pdf") if isinstance(block, File) else block
 
 
 # ── what is compared ──
