@@ -99,7 +99,8 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
         through = None
         if proxy is not None:
             through = httpx.Proxy(proxy.url, ssl_context=self._tls if proxy.uses_tls else None)
-        limits = httpx.Limits(max_connections=self._max or None, keepalive_expiry=KEEP_ALIVE_S)
+        # A tunnel in which TLS failed stays in httpcore's pool for ever: as one of a number it would keep out others.
+        limits = httpx.Limits(max_keepalive_connections=self._max or None, keepalive_expiry=KEEP_ALIVE_S)
         way = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits, proxy=through)
         self._ways[proxy.url if proxy else ""] = way
         return way
@@ -129,7 +130,7 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
                 response = await asyncio.shield(task)
         except asyncio.CancelledError:
             scope.cancel()
-            ending = asyncio.create_task(_given_up(task))
+            ending = asyncio.create_task(_given_up(task, sent.extensions["trace"]))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
             raise
@@ -144,9 +145,10 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
             await way.aclose()
 
 
-async def _given_up(task: asyncio.Task[httpx.Response | None]) -> None:
+async def _given_up(task: asyncio.Task[httpx.Response | None], course: _Course) -> None:
     """Nobody waits for this answer any more, which may have come in the same moment."""
     await asyncio.wait([task])
+    await course.give_up()
     if not task.cancelled() and task.exception() is None and (response := task.result()) is not None:
         await response.aclose()
 
@@ -187,14 +189,29 @@ async def _as_sent(request: httpx.Request, connect_s: float | None) -> httpx.Req
         request.url,
         headers=headers,
         stream=httpx.ByteStream(body),
-        extensions={"timeout": timeout, "trace": _note_departure},
+        extensions={"timeout": timeout, "trace": _Course()},
     )
 
 
-async def _note_departure(event: str, info: dict[str, Any]) -> None:
-    """httpcore tells what it does. Asking a proxy for a tunnel is no departure."""
-    if event == "http11.send_request_headers.started" and info["request"].method != b"CONNECT":
-        was_sent.set(True)
+class _Course:
+    """What httpcore tells of an exchange: when the request leaves, and what it has opened for that."""
+
+    def __init__(self) -> None:
+        self._opened: Any = None
+        """A connection that no request has gone out on yet."""
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._opened = info["return_value"]
+        elif event == "http11.send_request_headers.started" and info["request"].method != b"CONNECT":
+            # Asking a proxy for a tunnel is no departure.
+            was_sent.set(True)
+            self._opened = None
+
+    async def give_up(self) -> None:
+        """Close what httpcore leaves open when it is cancelled in a handshake."""
+        if self._opened is not None:
+            await self._opened.aclose()
 
 
 @contextmanager

@@ -59,12 +59,11 @@ class ConnectionPool:
         max_connections: int,
         tls: ssl.SSLContext,
         proxies: Proxies | None = None,
-        keep_alive_s: float = KEEP_ALIVE_S,
     ) -> None:
         self._max = max_connections
         self._tls = tls
         self._proxies = proxies or Proxies()
-        self._keep_alive_s = keep_alive_s
+        self._keep_alive_s = KEEP_ALIVE_S
         self._open = 0
         self._connections: dict[Connection, Origin] = {}
         self._origins: dict[tuple[str, int, bool], Origin] = {}

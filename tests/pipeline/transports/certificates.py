@@ -68,7 +68,9 @@ class Authority:
         """With `asks_back`, clients too must have a certificate of this authority."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
-        addresses = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        is_name = address[-1].isalpha()
+        entry = x509.DNSName(address) if is_name else x509.IPAddress(ipaddress.ip_address(address))
+        addresses = x509.SubjectAlternativeName([entry])
         certificate = self._builder(name, key).add_extension(addresses, critical=False).sign(self._key, hashes.SHA256())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self._written(self._folder / f"{address}.pem", key, certificate))

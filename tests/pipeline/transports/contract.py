@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from llmgateway.http import httpx
+from llmgateway.pipeline import httpcore_transport, lean_pool
+from llmgateway.pipeline import transport as transport_module
 from llmgateway.pipeline.departure import StaleConnectionError, was_sent
 from llmgateway.pipeline.proxies import Proxies, tls_context
 from llmgateway.pipeline.transport import client_timeout
@@ -48,7 +50,7 @@ async def send(transport: httpx.AsyncBaseTransport, server: Upstream, **request:
 
 
 def through(proxy: Upstream, *, user: str = "") -> Proxies:
-    return Proxies.of(f"http://{user}127.0.0.1:{proxy.port}", {})
+    return Proxies.of(f"{proxy.scheme}://{user}127.0.0.1:{proxy.port}", {})
 
 
 def chunk(data: bytes) -> bytes:
@@ -99,6 +101,21 @@ class TransportContract:
             assert await send(transport, server, body=body) == (200, b"{}")
 
         assert seen == [body]
+
+    async def test_no_answer_is_waited_for_before_the_body(self, transport: httpx.AsyncBaseTransport) -> None:
+        """Whatever the caller expects: providers know what we send, and few of them say `100 Continue`."""
+        seen = []
+
+        async def script(peer: Peer) -> None:
+            seen.append(await peer.request())
+            await peer.send(OK)
+
+        async with upstream(script) as server, asyncio.timeout(2):
+            assert await send(transport, server, expect="100-continue") == (200, b"{}")
+
+        [(head, body)] = seen
+        assert b"expect" not in head.lower()
+        assert body == b'{"a":1}'
 
     @pytest.mark.parametrize("value", ["a\r\nx-evil: 1", "a\nb", "a\rb", "a\0b"])
     async def test_no_header_value_makes_another_header(self, transport: httpx.AsyncBaseTransport, value: str) -> None:
@@ -229,6 +246,36 @@ class TransportContract:
         async with upstream(answering_once(*pieces, pause_s=0.005)) as server:
             assert await send(transport, server) == (200, b"{}")
 
+    @pytest.mark.parametrize("rest", [b"", chunk(b"two")], ids=["within", "after more"])
+    async def test_an_upstream_that_says_no_more_has_broken_off(
+        self, transport: httpx.AsyncBaseTransport, rest: bytes
+    ) -> None:
+        """It has closed its half, and would go on reading for ever."""
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(CHUNKED + chunk(b"one") + rest)
+            peer.writer.write_eof()
+            await peer.closed()
+
+        async with upstream(script) as server, asyncio.timeout(2):
+            with pytest.raises(BROKEN):
+                await send(transport, server)
+
+    async def test_a_half_closed_connection_is_not_used_again(self, transport: httpx.AsyncBaseTransport) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(OK)
+            peer.writer.write_eof()
+            await peer.closed()
+
+        async with upstream(script) as server, asyncio.timeout(2):
+            assert await send(transport, server) == (200, b"{}")
+            await asyncio.sleep(0.02)
+            assert await send(transport, server) == (200, b"{}")
+
+        assert server.connections == 2
+
     # Keeping connections.
 
     async def test_a_connection_is_used_again(self, transport: httpx.AsyncBaseTransport) -> None:
@@ -237,6 +284,18 @@ class TransportContract:
                 assert await send(transport, server) == (200, b"{}")
 
         assert server.connections == 1
+
+    async def test_a_connection_that_was_idle_for_too_long_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (lean_pool, transport_module, httpcore_transport):
+            monkeypatch.setattr(module, "KEEP_ALIVE_S", 0.05)
+        transport = type(self).make_transport(max_connections=5)
+        async with upstream(answering(OK)) as server:
+            assert await send(transport, server) == (200, b"{}")
+            await asyncio.sleep(0.1)
+            assert await send(transport, server) == (200, b"{}")
+            await transport.aclose()
+
+        assert server.connections == 2
 
     @pytest.mark.parametrize(
         "answer",
@@ -548,7 +607,8 @@ class TransportContract:
     # Proxies.
 
     @pytest.mark.parametrize("secured", [False, True])
-    async def test_a_proxy_leads_to_an_upstream(self, authority: Authority, secured: bool) -> None:
+    @pytest.mark.parametrize("proxy_secured", [False, True])
+    async def test_a_proxy_leads_to_an_upstream(self, authority: Authority, secured: bool, proxy_secured: bool) -> None:
         heads: list[bytes] = []
         seen: list[bytes] = []
 
@@ -557,8 +617,11 @@ class TransportContract:
                 seen.append((await peer.request())[0])
                 await peer.send(OK)
 
-        certificate = authority.server("127.0.0.1") if secured else None
-        async with upstream(script, tls=certificate) as server, upstream(relaying(heads)) as proxy:
+        certificate = authority.server("127.0.0.1")
+        async with (
+            upstream(script, tls=certificate if secured else None) as server,
+            upstream(relaying(heads), tls=certificate if proxy_secured else None) as proxy,
+        ):
             transport = type(self).make_transport(
                 max_connections=5, tls=authority.client(), proxies=through(proxy, user="me:p%40ss@")
             )
@@ -644,6 +707,68 @@ class TransportContract:
             await transport.aclose()
 
         assert not was_sent.get()
+
+    @pytest.mark.parametrize("proxied", [False, True])
+    async def test_the_name_that_is_asked_for_is_said_in_the_handshake(
+        self, authority: Authority, proxied: bool
+    ) -> None:
+        """One address may serve many names, each with a certificate of its own."""
+        names: list[str | None] = []
+        certificate = authority.server("localhost")
+        certificate.sni_callback = lambda _plug, name, _context: names.append(name)
+        async with upstream(answering(OK), tls=certificate) as server, upstream(relaying([])) as proxy:
+            server.host = "localhost"
+            proxies = through(proxy) if proxied else None
+            transport = type(self).make_transport(max_connections=5, tls=authority.client(), proxies=proxies)
+            assert await send(transport, server) == (200, b"{}")
+            await transport.aclose()
+
+        assert names == ["localhost"]
+
+    @pytest.mark.parametrize("who", ["upstream", "proxy"])
+    async def test_connecting_is_bounded_to_the_end_of_the_handshake(self, authority: Authority, who: str) -> None:
+        """Somebody takes the connection, and then says nothing."""
+
+        async def script(peer: Peer) -> None:
+            await peer.closed()
+
+        async with upstream(script) as server:
+            server.scheme = "https"
+            proxies = through(server) if who == "proxy" else None
+            transport = type(self).make_transport(max_connections=1, tls=authority.client(), proxies=proxies)
+            for _ in range(2):  # The place is free again.
+                was_sent.set(False)
+                started = time.monotonic()
+                with pytest.raises(httpx.TransportError) as raised:
+                    await send(transport, server, connect_s=0.1)
+                assert time.monotonic() - started < 1
+                assert classified(raised.value).cause is FailureCause.NOT_CONNECTED
+                assert not was_sent.get()
+            await transport.aclose()
+
+    async def test_cancelling_in_the_handshake_leaves_the_place(self, authority: Authority) -> None:
+        begun, closed = asyncio.Event(), asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await peer.reader.read(1)
+            begun.set()
+            await peer.closed()
+            closed.set()
+
+        async with upstream(script) as server:
+            server.scheme = "https"
+            transport = type(self).make_transport(max_connections=1, tls=authority.client())
+            for _ in range(2):
+                begun.clear()
+                closed.clear()
+                task = asyncio.create_task(send(transport, server))
+                async with asyncio.timeout(SOON_S):
+                    await begun.wait()
+                    task.cancel()
+                    await closed.wait()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            await transport.aclose()
 
     async def test_a_plain_server_behind_https(self, authority: Authority) -> None:
         transport = type(self).make_transport(max_connections=5, tls=authority.client())

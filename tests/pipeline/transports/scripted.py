@@ -60,10 +60,11 @@ class Upstream:
     port: int = 0
     scheme: str = "http"
     connections: int = 0
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}/v1/chat/completions?x=1"
+        return f"{self.scheme}://{self.host}:{self.port}/v1/chat/completions?x=1"
 
 
 @contextlib.asynccontextmanager

@@ -9,8 +9,9 @@ import pytest
 from llmgateway.http import httpx
 from llmgateway.pipeline.httpcore_transport import HttpcoreTransport
 from llmgateway.pipeline.upstream import classified
-from tests.pipeline.transports.contract import BROKEN, CHUNKED, TransportContract, chunk, send
-from tests.pipeline.transports.scripted import OK, Peer, answering, upstream
+from tests.pipeline.transports.certificates import Authority
+from tests.pipeline.transports.contract import BROKEN, CHUNKED, TransportContract, chunk, send, through
+from tests.pipeline.transports.scripted import OK, Peer, answering, relaying, upstream
 
 
 class TestHttpcoreTransport(TransportContract):
@@ -72,3 +73,19 @@ class TestHttpcoreTransport(TransportContract):
 
         async with upstream(script) as server, asyncio.timeout(5):
             assert await send(transport, server, body=bytes(5_000_000)) == (413, b"big")
+
+
+async def test_tunnels_that_failed_keep_out_nobody(authority: Authority) -> None:
+    """httpcore counts them for ever."""
+    async with (
+        upstream(answering(OK), tls=authority.server("127.0.0.2")) as wrong,
+        upstream(answering(OK), tls=authority.server("127.0.0.1")) as right,
+        upstream(relaying([])) as proxy,
+    ):
+        transport = HttpcoreTransport(max_connections=1, tls=authority.client(), proxies=through(proxy))
+        for _ in range(3):
+            with pytest.raises(httpx.ConnectError):
+                await send(transport, wrong)
+        async with asyncio.timeout(2):
+            assert await send(transport, right) == (200, b"{}")
+        await transport.aclose()
