@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from django.db.models import Q
+
 from llmgateway import conf as conf_module
 from llmgateway.health_reports import Overall, overall_health
 from providers.models import Deployment
@@ -24,6 +26,8 @@ KINDS = {
     "unreadable_answer": "answers that cannot be read",
 }
 """Why requests failed, in words."""
+
+_WORST_FIRST = ("open", "unhealthy", "half_open", "draining")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,19 @@ def reported_health() -> dict[int, Overall]:
     return overall_health(conf_module.conf.data_dir / "run")
 
 
-def deployments_health() -> list[DeploymentHealth]:
-    """All deployments, by provider and name."""
+def deployments_health(query: str = "") -> list[DeploymentHealth]:
+    """Deployments whose name, model or provider has `query` in it: those in trouble first, then by provider and name."""
     found = reported_health()
     rows = Deployment.objects.select_related("provider").order_by("provider__name", "name")
-    return [DeploymentHealth(row, found.get(row.pk)) for row in rows]
+    if query:
+        named = Q(name__icontains=query) | Q(model__icontains=query) | Q(provider__name__icontains=query)
+        rows = rows.filter(named)
+    return sorted((DeploymentHealth(row, found.get(row.pk)) for row in rows), key=_trouble)
+
+
+def _trouble(row: DeploymentHealth) -> int:
+    """The worst first, and those that failed lately before those that did not."""
+    if row.state in _WORST_FIRST:
+        return _WORST_FIRST.index(row.state)
+    has_failed = row.state == "healthy" and bool(row.reason)
+    return len(_WORST_FIRST) + (not has_failed)

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
@@ -20,6 +21,7 @@ from providers.health import DeploymentHealth, deployments_health
 from providers.models import Deployment
 
 URL_NAME = "providers_deployment_health"
+DEPLOYMENTS_PER_PAGE = 50
 
 _TONES = {
     "healthy": "good",
@@ -65,11 +67,15 @@ class HealthPage(GatewayAdmin):
             raise PermissionDenied
         if request.method == "POST":
             return self._act(request)
+        query = request.GET.get("q", "").replace("\0", "").strip()
+        page = Paginator(deployments_health(query), DEPLOYMENTS_PER_PAGE).get_page(request.GET.get("p"))
         context = {
             **self.admin_site.each_context(request),
             "title": "Health",
             "opts": self.opts,
-            "rows": [(each, _badge(each)) for each in deployments_health()],
+            "query": query,
+            "page": page,
+            "rows": [(each, _badge(each)) for each in page.object_list],
             "may_change": self.has_change_permission(request),
             "now": timezone.now(),
         }
@@ -83,7 +89,7 @@ class HealthPage(GatewayAdmin):
         if action is None or not self.has_change_permission(request, deployment):
             raise PermissionDenied
         messages.success(request, action(deployment))
-        return redirect(reverse(f"admin:{URL_NAME}"))
+        return redirect(f"{reverse(f'admin:{URL_NAME}')}?{request.GET.urlencode()}".rstrip("?"))
 
 
 def _badge(row: DeploymentHealth) -> SafeString:

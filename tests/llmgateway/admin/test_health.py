@@ -48,6 +48,38 @@ def row_of(client: Client, url: str, deployment: Deployment) -> str:
     return next(part for part in page.content.decode().split("<tr>") if f">{deployment.name}</a>" in part)
 
 
+def test_those_in_trouble_come_first(owner: Client, world: World, url: str, told: Any) -> None:
+    for name in ("aaa", "zzz", "yyy"):
+        Deployment.objects.create(name=name, provider=world.provider, model=name, draining=name == "yyy")
+    told(Deployment.objects.get(name="zzz"), Standing("open", "timeout", 5, retry_at=time.time() + 9, opens=1))
+
+    text = owner.get(url).content.decode()
+
+    assert sorted(("aaa", "zzz", "yyy", "acme-small"), key=lambda name: text.index(f">{name}</a>")) == [
+        "zzz", "yyy", "aaa", "acme-small",
+    ]  # fmt: skip
+
+
+def test_many_come_in_pages_and_are_found(
+    owner: Client, world: World, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("providers.admin.health.DEPLOYMENTS_PER_PAGE", 2)
+    for number in range(3):
+        Deployment.objects.create(name=f"more-{number}", provider=world.provider, model="m")
+
+    def names(query: str) -> list[str]:
+        text = owner.get(url + query).content.decode()
+        return [name for name in ("acme-small", "more-0", "more-1", "more-2") if f">{name}</a>" in text]
+
+    assert (names(""), names("?p=2"), names("?p=nonsense")) == (
+        ["acme-small", "more-0"], ["more-1", "more-2"], ["acme-small", "more-0"],
+    )  # fmt: skip
+    assert names("?q=MORE-2") == ["more-2"]
+    assert "No deployment is called like that" in owner.get(f"{url}?q=nope").content.decode()
+    drained = owner.post(f"{url}?q=more&p=2", {"deployment": world.deployment.pk, "action": "drain"})
+    assert drained.headers["Location"] == f"{url}?q=more&p=2"
+
+
 def test_it_shows_what_workers_say(owner: Client, world: World, url: str, told: Any) -> None:
     probe = ProbeStanding(True, time.time(), 41.25, "status 200", time.time())
     told(
