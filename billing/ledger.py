@@ -18,6 +18,7 @@ from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from billing.adoption import adopt_orphans
+from billing.credits import settle_expired
 from billing.journal import Journal
 from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, from_json, walk_kinds
 from billing.models import JournalOffset
@@ -376,6 +377,8 @@ class Drain:
             self._adopted_rows += drain_orphans(
                 self._journal.folder.parent, on_commit=self._on_adopted, using=self._using
             )
+            if not self._drain.lags:
+                settle_expired(using=self._using)
             self._adopt_at = time.monotonic() + ADOPT_EVERY_S
 
     def _announce(self) -> None:

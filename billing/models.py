@@ -6,7 +6,7 @@ Money is pico-dollars (10⁻¹² USD) in 64-bit integers; see `billing.money`.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -156,11 +156,7 @@ class Budget(models.Model):
     def credit_pico_usd(self, at: datetime | None = None) -> int:
         """What prepaid credit adds to the limit at a moment (now, unless one is given)."""
         at = at or timezone.now()
-        return sum(
-            credit.amount_pico_usd
-            for credit in self.credits.all()
-            if credit.expires_at is None or credit.expires_at > at
-        )
+        return sum(credit.adds_pico_usd(at) for credit in self.credits.all())
 
     def whole_limit_pico_usd(self, at: datetime | None = None) -> int:
         """What may be spent in the window at a moment: the limit, its credit, and the increase while it lasts."""
@@ -178,7 +174,14 @@ class BudgetCredit(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.CharField(max_length=200, blank=True, default="", editable=False)
     expires_at = models.DateTimeField(
-        null=True, blank=True, help_text="From then on it no longer adds to the limit. Empty: never."
+        null=True, blank=True, help_text="From then on what was not spent no longer adds to the limit. Empty: never."
+    )
+    used_pico_usd = models.BigIntegerField(
+        "used",
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="What of it was spent when it expired, and stays part of the limit. Empty: not known yet.",
     )
 
     class Meta:
@@ -188,16 +191,24 @@ class BudgetCredit(models.Model):
     def __str__(self) -> str:
         return f"{format_usd(self.amount_pico_usd)} for {self.budget.name}"
 
+    def adds_pico_usd(self, at: datetime) -> int:
+        """To the limit, at a moment: all of it until it expires, then what was spent of it."""
+        if self.expires_at is None or self.expires_at > at:
+            return self.amount_pico_usd
+        return self.used_pico_usd or 0
+
+    def save(self, *args: Any, **options: Any) -> None:
+        if self.used_pico_usd is not None and (self.expires_at is None or self.expires_at > timezone.now()):
+            self.used_pico_usd = None  # It goes on after all.
+        super().save(*args, **options)
+
     def clean(self) -> None:
         if not self.budget_id or not self.amount_pico_usd:
             return
         if self.budget.window != Budget.Window.TOTAL:
             raise ValidationError({"budget": "Only a budget in total takes prepaid credit; this one begins anew."})
-        others = sum(
-            credit.amount_pico_usd
-            for credit in self.budget.credits.all()
-            if credit.pk != self.pk and (credit.expires_at is None or credit.expires_at > timezone.now())
-        )
+        now = timezone.now()
+        others = sum(credit.adds_pico_usd(now) for credit in self.budget.credits.all() if credit.pk != self.pk)
         if self.budget.limit_pico_usd + self.budget.increase_pico_usd + others + self.amount_pico_usd > MAX_LIMIT:
             message = f"With this credit the budget would be larger than {MAX_LIMIT_USD:,} USD."
             raise ValidationError({"amount_pico_usd": message})

@@ -118,8 +118,8 @@ def _load_credits(which: Q, problems: list[ConfigProblem]) -> dict[int, tuple[Cr
     now = time.time()
     budgets = Budget.objects.filter(which, enabled=True, window=Budget.Window.TOTAL).values("id")
     rows = BudgetCredit.objects.filter(budget__in=budgets).order_by("id")
-    for row_id, budget_id, amount, expires_at in rows.values_list(
-        "id", "budget_id", "amount_pico_usd", as_text("expires_at")
+    for row_id, budget_id, amount, expires_at, used in rows.values_list(
+        "id", "budget_id", "amount_pico_usd", as_text("expires_at"), "used_pico_usd"
     ):
         try:
             credit = Credit(amount, epoch(expires_at))
@@ -127,7 +127,9 @@ def _load_credits(which: Q, problems: list[ConfigProblem]) -> dict[int, tuple[Cr
             message = "when it expires cannot be read, so it does not count; enter it again."
             problems.append(ConfigProblem("billing_budgetcredit", str(row_id), f"credit {row_id}", message))
             continue
-        if credit.expires_at is None or credit.expires_at > now:
+        if credit.expires_at is not None and credit.expires_at <= now:
+            credit = Credit(used or 0, None)  # What was spent of it stays part of the limit.
+        if credit.amount_pico_usd:
             found[budget_id] = (*found.get(budget_id, ()), credit)
     return found
 
