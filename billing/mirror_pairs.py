@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from django.db.models import QuerySet
 
 from billing.models import TOKEN_BUCKETS, UsageRecord
 
@@ -103,21 +105,28 @@ class Comparison:
 
 def mirror_pairs(since: datetime) -> tuple[list[Pair], bool]:
     """The newest copies since then with what they copy, the newest first, and whether there are older ones."""
-    rows: Any = UsageRecord.objects.filter(key_id=MIRROR_KEY, started_at__gte=since).exclude(mirror_of="")
-    found = list(rows.order_by("-started_at", "-id").values(*_COLUMNS)[: MOST_PAIRS + 1])
+    rows: Any = copies_since(since)
+    found = list(rows.values(*_COLUMNS)[: MOST_PAIRS + 1])
     copies = found[:MOST_PAIRS]
     originals = _originals(copies)
     return [Pair(_side(row), originals.get(row["mirror_of"])) for row in copies], len(found) > MOST_PAIRS
+
+
+def copies_since(since: datetime) -> QuerySet[UsageRecord]:
+    """The newest first. By day as well: PostgreSQL then leaves the partitions of earlier days alone."""
+    rows = UsageRecord.objects.filter(key_id=MIRROR_KEY, started_at__gte=since, day__gte=since.astimezone(UTC).date())
+    return rows.exclude(mirror_of="").order_by("-started_at", "-id")
 
 
 def _originals(copies: Sequence[dict[str, Any]]) -> dict[str, Side]:
     found: dict[str, Side] = {}
     for start in range(0, len(copies), _AT_ONCE):
         some = copies[start : start + _AT_ONCE]
-        # By day as well: PostgreSQL then looks into few partitions.
         first, last = some[-1]["started_at"] - _LONGEST_REQUEST, some[0]["started_at"]
         rows: Any = UsageRecord.objects.filter(
-            pk__in=[row["mirror_of"] for row in some], day__gte=first.date(), day__lte=last.date()
+            pk__in=[row["mirror_of"] for row in some],
+            day__gte=first.astimezone(UTC).date(),
+            day__lte=last.astimezone(UTC).date(),
         )
         found.update((row["id"], _side(row)) for row in rows.order_by().values(*_COLUMNS))
     return found

@@ -10,6 +10,7 @@ import pytest
 from django.db import connections
 from django.db.models import Q, QuerySet
 
+from billing.mirror_pairs import copies_since
 from billing.models import UsageRecord, UsageRollup
 from billing.partitions import ensure_partitions
 from billing.standing import Tally, used
@@ -61,6 +62,16 @@ def test_pages_read_rows_in_the_order_of_an_index(ledger: str, rows: Callable[[R
     assert "Seq Scan" not in plan
     # Rows of one moment alone are sorted, not all there are.
     assert "Incremental Sort" in plan
+
+
+def test_copies_are_found_by_their_key_in_the_days_asked_for(ledger: str) -> None:
+    asked = copies_since(NOW - timedelta(hours=1)).using(ledger)[:50]
+
+    plan = _plan(ledger, *asked.query.sql_with_params())
+
+    assert "billing_usagerecord_20260314_key_id_started_at_idx" in plan
+    assert "billing_usagerecord_20260313" not in plan
+    assert "Seq Scan" not in plan
 
 
 def test_one_request_is_found_by_its_id(ledger: str) -> None:
