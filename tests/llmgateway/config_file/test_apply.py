@@ -459,6 +459,15 @@ def test_a_model_without_an_alias_is_worth_a_note() -> None:
     assert report.notes == ["The key k may call smal, but there is no alias of that name."]
 
 
+def test_a_limit_for_a_model_without_an_alias_is_refused() -> None:
+    limit = "{metric: requests, per: day, amount: 5, model: smal}"
+
+    (told,) = problems(ROUTES + f"teams: {{t: {{}}}}\nkeys: {{k: {{team: t, limits: [{limit}]}}}}\n")
+
+    assert "There is no model alias smal. There are small." in told
+    assert not RateLimit.objects.exists()
+
+
 # Members
 
 
