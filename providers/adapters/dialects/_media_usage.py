@@ -11,7 +11,7 @@ from providers.adapters.types import JSONObject, Units, Usage
 
 
 def read_tokens(raw: JSONObject, units: Units = ()) -> Usage:
-    """OpenAI's `input_tokens` and `output_tokens`, with what of the input was sound or images.
+    """OpenAI's `input_tokens` and `output_tokens`, with what of them was sound or images.
 
     Raises:
         MalformedUsageError: it is not an object of numbers.
@@ -20,8 +20,12 @@ def read_tokens(raw: JSONObject, units: Units = ()) -> Usage:
     # Both spellings are in use.
     details = member(raw, "input_tokens_details") or member(raw, "input_token_details")
     audio, images = count(details, "audio_tokens"), count(details, "image_tokens")
-    if audio + images > input_tokens:
+    drawn = count(member(raw, "output_tokens_details"), "image_tokens")
+    if audio + images > input_tokens or drawn > output:
         return Usage(input=input_tokens, output=output, consistent=False, units=units)
+    if drawn:
+        # Also among `output`, for whether they have a price of their own is known to the price alone.
+        units = (*units, ("image_token", drawn))
     return Usage(input=input_tokens - audio - images, audio_input=audio, image_input=images, output=output, units=units)
 
 

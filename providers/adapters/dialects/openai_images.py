@@ -44,7 +44,7 @@ class OpenAIImages(OpenAIWire):
     def used_units(self, asked: Units, said: Units) -> Units:
         """As many as came; of the quality and size that the answer says, else the request."""
         if said and said[0][0] == "image" and asked:
-            return ((asked[0][0], said[0][1]),)
+            return ((asked[0][0], said[0][1]), *said[1:])
         return said or asked
 
     def answer_usage(self, body: bytes) -> tuple[JSONObject | None, str]:
