@@ -12,6 +12,7 @@ from llmgateway.management_api.explain import ExplainView
 from llmgateway.management_api.health import HealthViewSet
 from llmgateway.management_api.keys import KeyViewSet
 from llmgateway.management_api.limits import LimitViewSet
+from llmgateway.management_api.mirrors import MirrorsView
 from llmgateway.management_api.pages import DocsView, NotFoundView, SchemaView
 from llmgateway.management_api.prices import PriceViewSet
 from llmgateway.management_api.reporters import ReporterViewSet
@@ -34,6 +35,7 @@ urlpatterns = [
     path("schema", SchemaView.as_view(), name="management-api-schema"),
     path("docs", DocsView.as_view(), name="management-api-docs"),
     path("explain", ExplainView.as_view(), name="management-explain"),
+    path("mirrors", MirrorsView.as_view(), name="management-mirrors"),
     path("", include(router.urls)),
     re_path("", NotFoundView.as_view()),
 ]
