@@ -464,7 +464,7 @@ def test_a_limit_for_a_model_without_an_alias_is_refused() -> None:
 
     (told,) = problems(ROUTES + f"teams: {{t: {{}}}}\nkeys: {{k: {{team: t, limits: [{limit}]}}}}\n")
 
-    assert "There is no model alias smal. There are small." in told
+    assert "keys.k.limits[0].model: There is no alias smal" in told
     assert not RateLimit.objects.exists()
 
 
