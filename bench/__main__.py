@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from bench import baseline, peers
 from bench.catalogue import OFFERS
 from bench.drawings import drawings
 from bench.processes import ROOT, BenchError
+from bench.publish import publish
 from bench.report import document, rows, versions
 from bench.run import Plan, Result, measure
 from bench.scenarios import COMMON, GROUPS, LONG, PEERS, SCENARIOS, USUAL, Scenario, chosen
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         "--check", action="store_true", help="compare ratios with the baseline; exits with 1 on a regression"
     )
     made.add_argument("--write-baseline", action="store_true", help="make it; on a quiet machine only")
+    made.add_argument("--publish", action="store_true", help="put tables and plots into docs/performance.md")
     made.add_argument(
         "--install-peers", action="store_true", help=f"download LiteLLM and Portkey to {peers.cache_folder()}"
     )
@@ -135,10 +137,13 @@ def _measure(options: argparse.Namespace) -> int:
     expected = baseline.read(options.baseline) if options.check else None
     result = measure(plan, say=_say)
     folder = options.output or ROOT / "bench" / "results" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    write(folder, result, plan, options.json)
+    pictures = drawings(rows(result.samples), plan)
+    write(folder, result, plan, pictures, also=options.json)
     print(f"\n{report(result, plan)}\n\nWritten to {folder}")
     if result.problems:
         return 1
+    if options.publish:
+        print(f"Put into docs/performance.md: {', '.join(publish(result, plan, pictures)) or 'nothing'}")
     if options.write_baseline:
         about = f"gateway {versions()['gateway']}, {datetime.now(UTC):%Y-%m-%d}"
         baseline.write(result.samples, about=about, file=options.baseline)
@@ -146,7 +151,7 @@ def _measure(options: argparse.Namespace) -> int:
     return _hold(result, expected) if expected else 0
 
 
-def write(folder: Path, result: Result, plan: Plan, also: Path | None) -> None:
+def write(folder: Path, result: Result, plan: Plan, pictures: Mapping[str, str], *, also: Path | None) -> None:
     """`run.json`, `report.md` and the plots."""
     folder.mkdir(parents=True, exist_ok=True)
     data = msgspec.json.format(msgspec.json.encode(document(result, plan)), indent=1)
@@ -154,7 +159,6 @@ def write(folder: Path, result: Result, plan: Plan, also: Path | None) -> None:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
-    pictures = drawings(rows(result.samples), plan)
     for name, text in pictures.items():
         (folder / name).write_text(text)
     shown = "\n".join(f"![{name.removesuffix('.svg')}]({name})" for name in pictures)

@@ -16,7 +16,6 @@ from bench.targets import Echo, Nginx, Service, Target
 
 LARGE = Setup(keys=10_000, rows=200_000, postgres=True)
 """So much state that a reload and a page have something to do."""
-MANY_FILES = (("MAX_UPSTREAM_CONNECTIONS", "0"),)
 
 
 class Surroundings:
@@ -83,7 +82,7 @@ _SETUPS = {
     "two-workers": ("two workers", Setup(server="up", postgres=True, redis=True, workers=2)),
     "daphne": ("under Daphne", Setup(server="daphne")),
     "large": ("10,000 keys, 200,000 rows", LARGE),
-    "many-streams": ("gateway, all on", Setup(settings=MANY_FILES)),
+    "many-streams": ("gateway, all on", Setup(in_flight=10_000, settings=(("MAX_UPSTREAM_CONNECTIONS", "0"),))),
     **{f"keys-{count}": (f"{count:,} keys", Setup(keys=count)) for count in KEY_COUNTS},
     **{f"limits-{count}": (f"{count} limits", Setup(limits=count)) for count in LIMIT_COUNTS},
     **{f"aliases-{count}": (f"{count:,} aliases", Setup(aliases=count)) for count in ALIAS_COUNTS},

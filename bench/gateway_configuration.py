@@ -33,10 +33,10 @@ def models(aliases: int) -> list[str]:
 
 
 def configuration(
-    upstream_port: int, secret: str, *, limits: int = USUAL_LIMITS, aliases: int = 1
+    upstream_port: int, secret: str, *, limits: int = USUAL_LIMITS, aliases: int = 1, in_flight: int = 0
 ) -> dict[str, object]:
     """Address and model list, every kind of limit, budgets, alias and price. `limits` are those a request meets: first
-    the key's, then its team's.
+    the key's, then its team's. `in_flight`: as many turns, where the usual ones are too few.
     """
     names = models(aliases)
     team: dict[str, Any] = {"budgets": [{"name": "month", "window": "month", "limit_usd": "4000000"}]}
@@ -44,6 +44,7 @@ def configuration(
         team["limits"] = _OF_TEAM[: limits - len(_OF_KEY)]
     return {
         "version": 1,
+        **({"settings": {"load": {"max_in_flight": in_flight}}} if in_flight else {}),
         "providers": {
             PROVIDER: {
                 "adapter": "openai_compatible",

@@ -60,6 +60,8 @@ class Setup:
     aliases: int = 1
     rows: int = 0
     """Of others, over 30 days, in its ledger beforehand; on PostgreSQL only."""
+    in_flight: int = 0
+    """Turns for so many requests at once; 0: the usual number."""
     settings: tuple[tuple[str, str], ...] = ()
 
     def described(self) -> dict[str, object]:
@@ -73,6 +75,7 @@ class Setup:
             "limits per request": self.limits,
             "aliases": self.aliases,
             "rows beforehand": self.rows,
+            "max_in_flight": self.in_flight or "as usual",
             "settings": dict(self.settings),
         }
 
@@ -95,8 +98,11 @@ class Gateway(Target):
         folder.mkdir(parents=True)
         port, key = free_port(), f"sk-gw-bench-{secrets.token_urlsafe(24)}"
         env = {**environment(folder, port), **urls, **dict(setup.settings), "WORKERS": str(setup.workers)}
+        configured = configuration(
+            upstream_port, key, limits=setup.limits, aliases=setup.aliases, in_flight=setup.in_flight
+        )
         file = folder / "bench.yaml"
-        file.write_text(yaml.safe_dump(configuration(upstream_port, key, limits=setup.limits, aliases=setup.aliases)))
+        file.write_text(yaml.safe_dump(configured))
         command(env, "import", str(file))
         if setup.keys or setup.rows:
             _fill(env, setup)

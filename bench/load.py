@@ -116,7 +116,7 @@ class Run:
         begin = time.perf_counter()
         self.measured_from, self.limit, self.deadline = begin, len(connections), math.inf
         self._begin(connections)
-        await asyncio.wait_for(self.all_open.wait(), _GRACE_S)
+        await asyncio.wait_for(self.all_open.wait(), self.job.stagger_s + _GRACE_S)
         if self.busy < len(connections):
             self.failed("streams that were to stay open have ended")
         if not self.errors:

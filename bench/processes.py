@@ -102,7 +102,15 @@ class Child:
         return answer
 
     def wait_until(self, ready: Callable[[], bool], *, what: str, timeout_s: float = 30) -> None:
-        """Poll `ready`; gives up when the process ended or the time is over."""
+        """Poll `ready`; gives up, and stops the process, when it ended or the time is over."""
+        try:
+            self._poll(ready, what, timeout_s)
+        except BaseException:
+            # Whoever started it may not have it in hand yet, and so could not stop it.
+            self.stop()
+            raise
+
+    def _poll(self, ready: Callable[[], bool], what: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while not ready():
             if self.process.poll() is not None:

@@ -161,7 +161,7 @@ def document(result: Result, plan: Plan) -> dict[str, Any]:
     every = rows(result.samples)
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": _machine(),
+        "machine": machine(),
         "versions": versions(),
         "settings": {
             "scenarios": [scenario.name for scenario in plan.scenarios],
@@ -176,7 +176,7 @@ def document(result: Result, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*:\s*(.+)", cpuinfo)
     return {
@@ -203,4 +203,17 @@ def versions() -> dict[str, str]:
     }
 
 
-__all__ = ["BUSY", "CURVES", "SCENARIOS", "Figure", "Point", "Row", "Scenario", "curve", "document", "rows", "versions"]
+__all__ = [
+    "BUSY",
+    "CURVES",
+    "SCENARIOS",
+    "Figure",
+    "Point",
+    "Row",
+    "Scenario",
+    "curve",
+    "document",
+    "machine",
+    "rows",
+    "versions",
+]

@@ -13,22 +13,23 @@ from bench.scenarios import Scenario
 
 def report(result: Result, plan: Plan) -> str:
     """Every table of the run, and what must be known to read them."""
+    return "\n\n".join([*tables(result, plan).values(), _books_table(result), closing(result, rows(result.samples))])
+
+
+def tables(result: Result, plan: Plan) -> dict[str, str]:
+    """By scenario, by curve, and one for what goes on beside requests."""
     every = rows(result.samples)
-    on_curves = {scenario.name for scenario in plan.scenarios if _curve_of(scenario)}
     disturbed = [scenario for scenario in plan.scenarios if scenario.part == "reload"]
-    parts = [
-        _scenario_table(scenario, [row for row in every if row.scenario == scenario.name])
+    found = {
+        scenario.name: _scenario_table(scenario, measured)
         for scenario in plan.scenarios
-        if scenario.name not in on_curves and scenario not in disturbed
-    ]
-    parts += [_curve_table(name, every) for name in CURVES if curve(name, every)]
+        if scenario.part not in {*CURVES, "reload"}
+        and (measured := [row for row in every if row.scenario == scenario.name])
+    }
+    found |= {name: _curve_table(name, every) for name in CURVES if curve(name, every)}
     if disturbed:
-        parts.append(_disturbance_table(disturbed, every))
-    return "\n\n".join([*parts, _books_table(result), _closing(result, every)])
-
-
-def _curve_of(scenario: Scenario) -> str:
-    return scenario.part if scenario.part in CURVES else ""
+        found["reload"] = _disturbance_table(disturbed, every)
+    return found
 
 
 def _scenario_table(scenario: Scenario, measured: list[Row]) -> str:
@@ -148,7 +149,7 @@ def markdown(head: list[str], lines: list[list[str]], *, texts: int = 1) -> str:
     return "\n".join([line(head), line(rule), *map(line, lines)])
 
 
-def _closing(result: Result, measured: list[Row]) -> str:
+def closing(result: Result, measured: list[Row]) -> str:
     said = [f"Errors: {sum(sample.outcome.errors for sample in result.samples)}."]
     kept = [books for books in result.books if books.ledger is not None]
     if kept and not result.problems:

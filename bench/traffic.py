@@ -12,6 +12,7 @@ _MIX = "JJBJJJPJJJBJJJBJJJBJ"
 """One turn of mixed traffic: fifteen of JSON, four bursts, one paced stream."""
 _MIX_PACE_MS = 2
 """So short that full load stays full: a paced stream of the mix takes a tenth of a second."""
+_HELD_APART_S = 0.002
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -43,7 +44,11 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def stagger_s(self) -> float:
-        """Over how long paced streams begin, so that they do not all begin at once for ever after: one stream's length."""
+        """Over how long streams begin. Those that are paced take one's length, so that they do not all begin at once for ever
+        after; those that are held must not overflow accept queues.
+        """
+        if self.hold:
+            return self.connections * _HELD_APART_S
         return wire.STREAM_CHUNKS * self.pace_ms / 1000
 
     def requests(self) -> list[Request]:

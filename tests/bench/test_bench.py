@@ -128,6 +128,15 @@ def test_a_target_that_does_not_start_ends_the_run_with_its_output() -> None:
         child.wait_until(lambda: False, what="its port is open")
 
 
+def test_a_target_that_is_not_ready_in_time_is_stopped() -> None:
+    child = Child([PYTHON, "-c", "input()"], talks=True)
+
+    with pytest.raises(BenchError, match="its port is open not after 0 s"):
+        child.wait_until(lambda: False, what="its port is open", timeout_s=0.05)
+
+    assert child.process.poll() is not None
+
+
 def test_processes_are_read_from_the_kernel() -> None:
     with Child([PYTHON, "-c", "sum(range(5 * 10**7)); print('done', flush=True); input()"], talks=True) as child:
         assert child.read_line() == b"done\n"
