@@ -13,18 +13,14 @@ from providers.adapters.dialects._gemini_head import with_model
 from providers.adapters.dialects._gemini_usage import read_usage
 from providers.adapters.dialects._searches import noted, searches_of_gemini
 from providers.adapters.dialects.base import Dialect, WireError
+from providers.adapters.references import may_name
 from providers.adapters.types import JSONObject, Usage
 
 _decode = msgspec.json.Decoder(Any).decode
 _NAMES_KEPT = (
-    b"cachedContent",
-    b"cached_content",
-    b"fileUri",
-    b"file_uri",
-    b"SearchStoreNames",
-    b"_store_names",
-    b"\\u",
-)
+    b'"cachedContent"', b'"cached_content"', b'"fileUri"', b'"file_uri"', b'"fileSearchStoreNames"',
+    b'"file_search_store_names"',
+)  # fmt: skip
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -47,7 +43,7 @@ class GeminiWire(Dialect):
         return read_usage(raw)
 
     def may_name_kept(self, body: bytes) -> bool:
-        return any(mark in body for mark in _NAMES_KEPT)
+        return may_name(body, _NAMES_KEPT)
 
     def error_body(self, error: WireError) -> bytes:
         return _gemini_errors.error_body(error)

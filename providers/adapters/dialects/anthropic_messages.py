@@ -29,6 +29,7 @@ from providers.adapters.dialects.base import (
 from providers.adapters.dialects.conversation import Conversation
 from providers.adapters.dialects.reply import Reply
 from providers.adapters.errors import MalformedBodyError
+from providers.adapters.references import may_name
 from providers.adapters.types import Headers, JSONObject, Operation, Usage
 
 
@@ -73,7 +74,7 @@ class AnthropicMessages(Dialect):
         return msgspec.structs.replace(head, user=metadata.user_id) if metadata else head
 
     def may_name_kept(self, body: bytes) -> bool:
-        return b"file_id" in body or b'"container"' in body or b"\\u" in body
+        return may_name(body, (b'"file_id"', b'"container"'))
 
     def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
         # A container is where a provider runs code, and changes from call to call. A cap of 0 only fills its cache.

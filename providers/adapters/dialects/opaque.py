@@ -10,6 +10,7 @@ from providers.adapters.body import RequestHead, replace_model
 from providers.adapters.dialects._openai_wire import OpenAIWire
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.errors import MalformedBodyError
+from providers.adapters.references import may_name
 from providers.adapters.types import JSONObject, Operation, Usage
 
 
@@ -21,7 +22,7 @@ class _Named(msgspec.Struct):
 _KNOWN = {"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"}
 _NAMES_KEPT = (
     b"file_id", b"vector_store_ids", b'"container"', b"item_reference", b"previous_response_id", b'"conversation"',
-    b"cachedContent", b"cached_content", b"fileUri", b"file_uri", b"\\u",
+    b"cachedContent", b"cached_content", b"fileUri", b"file_uri",
 )  # fmt: skip
 """What stands in a file of requests that name something kept."""
 _read = msgspec.json.Decoder(_Named).decode
@@ -44,7 +45,7 @@ class Opaque(OpenAIWire):
 
     def may_name_kept(self, body: bytes) -> bool:
         # Nobody knows its form, so anything may; also a file of requests that are to be answered later.
-        return bool(body) and (body[:64].lstrip()[:1] in (b"{", b"[") or any(mark in body for mark in _NAMES_KEPT))
+        return bool(body) and (body[:64].lstrip()[:1] in (b"{", b"[") or may_name(body, _NAMES_KEPT))
 
     def answer_usage(self, body: bytes) -> tuple[JSONObject | None, str]:
         raw, model = super().answer_usage(body)

@@ -13,6 +13,7 @@ from providers.adapters.dialects._openai_wire import OpenAIWire, without_caller
 from providers.adapters.dialects.base import Limits, StreamReader, StreamWriter, Written
 from providers.adapters.dialects.conversation import Conversation
 from providers.adapters.dialects.reply import Reply
+from providers.adapters.references import may_name
 from providers.adapters.types import JSONObject, Operation
 
 
@@ -26,7 +27,7 @@ class OpenAIChat(OpenAIWire):
         return None if fields.get("store") else without_caller(fields)
 
     def may_name_kept(self, body: bytes) -> bool:
-        return b"file_id" in body or b"\\u" in body
+        return may_name(body, (b'"file_id"',))
 
     def with_usage_requested(self, body: bytes, head: RequestHead) -> bytes:
         return with_usage_requested(body, head)

@@ -20,6 +20,7 @@ from providers.adapters.dialects.base import Limits, StreamReader, StreamScanner
 from providers.adapters.dialects.conversation import Conversation
 from providers.adapters.dialects.reply import Reply
 from providers.adapters.errors import MalformedBodyError
+from providers.adapters.references import may_name
 from providers.adapters.types import JSONObject, Operation, Usage
 
 LONGEST_ID = 200
@@ -62,7 +63,7 @@ class Reference(NamedTuple):
 
 _KEPT_ELSEWHERE = ("previous_response_id", "conversation", "prompt", "background")
 _decode_input = msgspec.json.Decoder(_Input).decode
-_NAMES_KEPT = (b"file_id", b"vector_store_ids", b'"container"', b"\\u")
+_NAMES_KEPT = (b'"file_id"', b'"file_ids"', b'"vector_store_ids"', b'"container"')
 _decode_own = msgspec.json.Decoder(_Own).decode
 
 
@@ -85,7 +86,7 @@ def read_reference(body: bytes) -> Reference:
 
 def _referred_items(body: bytes) -> tuple[str, ...]:
     """Most bodies are passed over without reading their items; JSON can write any letter as an escape."""
-    if b'"id"' not in body and b"\\u" not in body:
+    if not may_name(body, (b'"id"',)):
         return ()
     try:
         items = _decode_input(body).input
@@ -123,7 +124,7 @@ class OpenAIResponses(OpenAIWire):
         return head
 
     def may_name_kept(self, body: bytes) -> bool:
-        return any(mark in body for mark in _NAMES_KEPT)
+        return may_name(body, _NAMES_KEPT)
 
     def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
         # An answer repeats what was asked, so everything decides it. Without `store: false` it is kept at the provider,
