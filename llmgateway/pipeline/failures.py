@@ -199,6 +199,11 @@ def as_object(body: bytes) -> JSONObject | None:
 
 def _own_error(failure: Failure, alias: str) -> GatewayError:
     provider = failure.deployment.provider
+    if failure.kind is ErrorKind.PERMISSION_DENIED:
+        return UpstreamAuthenticationError(
+            f"The provider '{provider}' does not permit the gateway's credential what this request asks of '{alias}'. "
+            "Ask an admin which models and regions it may use.",
+        )
     if failure.kind is not None:
         return UpstreamAuthenticationError(
             f"The provider '{provider}' refused the gateway's own credential for '{alias}'. Ask an admin to check it.",

@@ -148,6 +148,18 @@ async def test_a_refused_credential_is_never_blamed_on_the_caller() -> None:
     assert "provider-secret" not in response.text
 
 
+async def test_what_a_credential_may_not_is_told_without_the_provider_s_words() -> None:
+    told = {"error": {"message": "Project proj_secret does not have access to model", "code": "model_not_found"}}
+    house = House(ScriptedUpstream(Reply.json(told, status=403)))
+
+    response = await house.chat()
+
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_authentication_failed")
+    assert "does not permit" in response.json()["error"]["message"]
+    assert "proj_secret" not in response.text
+    assert house.row["error_type"] == "upstream_authentication_failed"
+
+
 async def test_an_unreachable_target_gives_way_to_the_next() -> None:
     upstream = ScriptedUpstream(httpx.ConnectError("refused"), Reply.json(CHAT))
     house = House(upstream, snapshot(alias("gpt", deployment("first"), deployment("second", 2))))
