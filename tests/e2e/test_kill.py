@@ -154,9 +154,10 @@ class Findings:
     def _check_estimate(row: dict[str, Any]) -> None:
         assert row["status"] in {"interrupted", "cancelled"}, row
         assert row["usage_source"] == ("estimated" if row["attempts"] != "[]" else "none"), row
-        charged = row["cost_pico_usd"] + row["reserved_pico_usd"]
-        if row["key_name"] == "careful":
-            assert charged <= row["held_pico_usd"], row
+        charged, held = row["cost_pico_usd"] + row["reserved_pico_usd"], row["held_pico_usd"]
+        assert charged <= held, row
+        if row["key_name"] == "careful" and row["status"] == "interrupted" and row["attempts"] != "[]":
+            assert (charged, row["needs_review"]) == (held, 1), "under a strict budget the whole hold stays charged"
 
 
 def _number(record: dict[str, Any]) -> int:
