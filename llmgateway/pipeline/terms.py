@@ -179,7 +179,7 @@ class Terms:
         pico_usd = min(LARGEST_HOLD, demand.input * price.dearest_input + output * price.dearest_output + price.request)
         hold = terms = None
         if rules.strict or place.has_strict:
-            hold, terms = _strict(request, place, price, settings, (), cap)
+            hold, terms = _strict(request, place, price, settings, cap=cap)
         return Ask(demand, candidates, (TargetTerms(place.limits, budgets, pico_usd, hold),), (terms,))
 
     def expected(self, request: ModelRequest, key_id: str, deployment: Deployment) -> Tokens:
@@ -233,7 +233,7 @@ def _target(
         return TargetTerms(limits, budgets, expected), terms
     place = _Place.of(deployment, request.dialect)
     cap = request.head.output_cap(place.cap_fields)
-    hold, terms = _strict(request, place, price, settings, units, cap)
+    hold, terms = _strict(request, place, price, settings, cap=cap, units=units)
     if request.spending is not None:
         terms = _within(request, deployment, price, demand, terms)
     return TargetTerms(limits, budgets, expected, hold), terms
@@ -307,8 +307,9 @@ def _strict(
     place: _Place,
     price: PriceVersion,
     settings: AdmissionRules,
-    units: Units,
+    *,
     cap: int | None,
+    units: Units = (),
 ) -> tuple[StrictHold, StrictTerms | None]:
     """`cap` is the request's own, by the fields that are obeyed there."""
     head, deployment = request.head, place.deployment
@@ -328,7 +329,7 @@ def _strict(
     base, each = terms.base_pico_usd, terms.token_pico_usd
     return (
         StrictHold(
-            min(LARGEST_HOLD, base + (wanted if wanted > least else least) * each),
+            min(LARGEST_HOLD, base + max(wanted, least) * each),
             min(LARGEST_HOLD, base + least * each),
             settings.absent_cap_share if cap is None else 1,
         ),
