@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,21 +47,27 @@ class MirrorForm(forms.Form):
             offered: Any = self.fields[name]
             offered.choices = [("", "All"), *((each, each) for each in sorted(filter(None, found)))]
 
-    def kept(self, pairs: Sequence[Pair]) -> list[Pair]:
-        self.full_clean()
-        wanted = getattr(self, "cleaned_data", {})
-        return [pair for pair in pairs if _is_wanted(pair, wanted)]
+    def of_aliases(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """What is summed: all of the two aliases, however they ended."""
+        alias, mirror = self._chosen("alias"), self._chosen("mirror")
+        return [pair for pair in pairs if alias in {"", pair.names[0]} and mirror in {"", pair.names[1]}]
+
+    def listed(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Of these, those that ended as was chosen."""
+        ended = self._chosen("ended")
+        return [pair for pair in pairs if not ended or _ENDED[ended](pair)]
+
+    def _chosen(self, name: str) -> str:
+        self.is_valid()
+        chosen: str = self.cleaned_data.get(name, "")
+        return chosen
 
 
-def _is_wanted(pair: Pair, wanted: dict[str, str]) -> bool:
-    ended, (alias, mirror) = wanted.get("ended"), pair.names
-    if ended == "differ" and not pair.ends_differ:
-        return False
-    if ended == "copy_failed" and not pair.copy.is_failed:
-        return False
-    if ended == "original_failed" and not (pair.original is not None and pair.original.is_failed):
-        return False
-    return wanted.get("alias") in {None, "", alias} and wanted.get("mirror") in {None, "", mirror}
+_ENDED: dict[str, Callable[[Pair], bool]] = {
+    "differ": lambda pair: pair.ends_differ,
+    "copy_failed": lambda pair: pair.copy.is_failed,
+    "original_failed": lambda pair: pair.original is not None and pair.original.is_failed,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +94,8 @@ class MirrorPage(ReadOnlyAdmin):
         form = MirrorForm({"period": DEFAULT_PERIOD, **request.GET.dict()})
         pairs, has_older = mirror_pairs(timezone.now() - PERIODS.get(period, PERIODS[DEFAULT_PERIOD]))
         form.offer(pairs)
-        kept = form.kept(pairs)
-        page = Paginator(kept, PAIRS_PER_PAGE).get_page(request.GET.get("p"))
+        kept = form.of_aliases(pairs)
+        page = Paginator(form.listed(kept), PAIRS_PER_PAGE).get_page(request.GET.get("p"))
         query = request.GET.copy()
         query.pop("p", None)
         context = {

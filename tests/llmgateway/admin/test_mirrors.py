@@ -72,6 +72,16 @@ def test_filters(owner: Client, world: World, query: str, shown: set[str]) -> No
     assert ("No mirrored request of this period is like that" in text) == (not shown)
 
 
+def test_sums_are_of_all_however_they_ended(owner: Client, world: World) -> None:
+    mirrored(world, "req-a")
+    mirrored(world, "req-b", copy={"status": "failed"})
+
+    text = page(owner, "?ended=copy_failed")
+
+    assert "2 requests, each asked of both" in text
+    assert "1 (50.0 %)" in text
+
+
 def test_pages(owner: Client, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("billing.admin.mirrors.PAIRS_PER_PAGE", 1)
     mirrored(world, "req-a", at=timezone.now() - timedelta(minutes=2))
