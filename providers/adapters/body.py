@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -20,6 +21,7 @@ MAX_CHOICES = 10_000
 """Choices that a request may ask for. Far more than any provider takes; what such a request holds fits the ledger."""
 
 _MODEL = b'"model"'
+_STARTS = (b'{"model":', b'{"model": ')
 # How the letters of `model` look if somebody escapes them; no encoder does that unasked.
 _ESCAPED_LETTER = b"\\u006"
 # An underscore or a small letter that is escaped, as in a name that hides.
@@ -91,6 +93,12 @@ _DECIDING = frozenset(RequestHead.__struct_fields__) | {
     "tools", "service_tier", "web_search_options", "plugins", "previous_response_id", "conversation", "prediction",
 }  # fmt: skip
 """Fields that decide what is admitted and billed. Servers that are written in Go read them in capitals too."""
+_USUAL = _DECIDING | {
+    "temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "metadata",
+    "top_logprobs", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "store", "modalities",
+    "system", "stop_sequences", "top_k", "instructions", "dimensions", "encoding_format", "text", "reasoning", "include",
+}  # fmt: skip
+"""Names of fields that are certainly no other field in capitals."""
 
 _decode_head = msgspec.json.Decoder(RequestHead).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -135,7 +143,7 @@ def _shortened(body: bytes, head: RequestHead) -> bytes:
 def _has_each_field_once(body: bytes) -> bool:
     """Surely so, and for nearly every body it can be said: each field has one colon, and those inside values are known."""
     fields = _decode_fields(body)
-    if any(name not in _DECIDING and name.casefold() in _DECIDING for name in fields):
+    if not _USUAL.issuperset(fields) and any(name not in _DECIDING and name.casefold() in _DECIDING for name in fields):
         return False
     others = body.count(b":") - len(fields)
     return others == 0 or others == sum([bytes(value).count(b":") for value in fields.values()])
@@ -165,14 +173,23 @@ def _wrong_field(text: str) -> MalformedBodyError:
 
 def replace_model(body: bytes, old: str, new: str) -> bytes:
     """`body` with its top-level model `old` replaced by `new`. `body` has been through `read_head`."""
+    value = _encoded(old)
+    for start in _STARTS:
+        # As its first field it can be no other, and `read_head` has seen to it that there is no second one.
+        if body.startswith(start) and body.startswith(value, len(start)):
+            return start + _encoded(new) + body[len(start) + len(value) :]
     if _has_plain_model(body):
         colon = _COLON.match(body, body.rfind(_MODEL) + len(_MODEL))
-        value = msgspec.json.encode(old)
         if colon is not None and body.startswith(value, colon.end()):
-            return body[: colon.end()] + msgspec.json.encode(new) + body[colon.end() + len(value) :]
+            return body[: colon.end()] + _encoded(new) + body[colon.end() + len(value) :]
     fields = _decode_fields(body)
     fields["model"] = msgspec.Raw(msgspec.json.encode(new))
     return _joined(fields)
+
+
+@lru_cache(maxsize=4096)
+def _encoded(name: str) -> bytes:
+    return msgspec.json.encode(name)
 
 
 def _has_plain_model(body: bytes) -> bool:

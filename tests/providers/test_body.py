@@ -70,6 +70,13 @@ def test_white_space_around_the_model_stays() -> None:
     assert replace_model(b'{ "model" :\n "fast" , "n": 1 }', "fast", "b") == b'{ "model" :\n "b" , "n": 1 }'
 
 
+@pytest.mark.parametrize("gap", ["", " "])
+def test_the_model_that_stands_first_is_the_one(gap: str) -> None:
+    body = b'{"model":%b"fast","tools":[{"model":"fast"}],"user":"\\"model\\":\\"fast\\""}' % gap.encode()
+
+    assert replace_model(body, "fast", 'b"c') == body.replace(b'"fast"', b'"b\\"c"', 1)
+
+
 def test_a_model_inside_a_tool_or_a_message_stays() -> None:
     body = b'{"tools":[{"model":"fast"}],"model":"fast","messages":[{"content":"{\\"model\\":\\"fast\\"}"}],"t":0.10}'
 
