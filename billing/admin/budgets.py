@@ -177,9 +177,14 @@ class CreditInline(GatewayInline):
 
     model = BudgetCredit
     form = CreditForm
-    fields = ("amount_pico_usd", "note", "expires_at", "created_at", "created_by")
-    readonly_fields = ("created_at", "created_by")
+    fields = ("amount_pico_usd", "note", "expires_at", "kept", "created_at", "created_by")
+    readonly_fields = ("kept", "created_at", "created_by")
     verbose_name_plural = "prepaid credit"
+
+    @admin.display(description="stays", empty_value="")
+    def kept(self, row: BudgetCredit) -> str | None:
+        """Of one that has expired, what was spent of it."""
+        return None if row.used_pico_usd is None else format_usd(row.used_pico_usd)
 
 
 @admin.register(Budget)

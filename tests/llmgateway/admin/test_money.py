@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing.admin import usage
-from billing.models import Budget, Price, UsageRecord
+from billing.models import Budget, BudgetCredit, Price, UsageRecord
 from billing.money import PICO_PER_USD
 from tests.llmgateway.admin.world import World, create_record
 
@@ -169,6 +169,19 @@ def test_a_budget_is_typed_in_dollars_and_shows_what_it_has_cost(owner: Client, 
     assert "$10.00" in page
     assert "$9.00" in page
     assert "90 %" in page
+
+
+def test_credit_that_has_expired_shows_what_stays_of_it(owner: Client) -> None:
+    budget = Budget.objects.create(name="pot", window="total", limit_pico_usd=PICO_PER_USD)
+    day_ago = timezone.now() - timedelta(days=1)
+    BudgetCredit.objects.create(
+        budget=budget, amount_pico_usd=9 * PICO_PER_USD, expires_at=day_ago, used_pico_usd=PICO_PER_USD * 7 // 2
+    )
+
+    page = owner.get(reverse("admin:billing_budget_change", args=[budget.pk])).content.decode()
+
+    assert "$3.50" in page
+    assert budget.whole_limit_pico_usd() == PICO_PER_USD * 9 // 2
 
 
 @pytest.mark.parametrize(
