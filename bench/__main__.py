@@ -98,7 +98,7 @@ def _targets(options: argparse.Namespace, scenarios: Sequence[Scenario]) -> tupl
     """
     usual = tuple(name for name in TARGETS if name not in PEERS and not OFFERS[name].missing())
     with_peers = PEERS if options.peers or options.all else ()
-    common = options.targets or (*usual, *with_peers)
+    common = (*(options.targets or usual), *with_peers)
     special = dict.fromkeys(
         name for scenario in scenarios for name in scenario.targets if name not in (*COMMON, *PEERS)
     )

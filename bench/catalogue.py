@@ -83,9 +83,15 @@ _SETUPS = {
     "daphne": ("under Daphne", Setup(server="daphne")),
     "large": ("10,000 keys, 200,000 rows", LARGE),
     "many-streams": ("gateway, all on", Setup(in_flight=10_000, settings=(("MAX_UPSTREAM_CONNECTIONS", "0"),))),
-    **{f"keys-{count}": (f"{count:,} keys", Setup(keys=count)) for count in KEY_COUNTS},
-    **{f"limits-{count}": (f"{count} limits", Setup(limits=count)) for count in LIMIT_COUNTS},
-    **{f"aliases-{count}": (f"{count:,} aliases", Setup(aliases=count)) for count in ALIAS_COUNTS},
+    **{f"keys-{count}": ("1 key" if count == 1 else f"{count:,} keys", Setup(keys=count)) for count in KEY_COUNTS},
+    **{
+        f"limits-{count}": ("1 limit" if count == 1 else f"{count} limits", Setup(limits=count))
+        for count in LIMIT_COUNTS
+    },
+    **{
+        f"aliases-{count}": ("1 alias" if count == 1 else f"{count:,} aliases", Setup(aliases=count))
+        for count in ALIAS_COUNTS
+    },
 }
 
 OFFERS = {
