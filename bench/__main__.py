@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -171,5 +172,11 @@ def _hold(result: Result, expected: baseline.Baseline) -> int:
     return 1 if any(verdict.regressed for verdict in verdicts) else 0
 
 
+def _stop_in_order(*_: object) -> None:
+    """A run that is told to stop still stops what it has started."""
+    raise SystemExit(143)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop_in_order)
     sys.exit(main())

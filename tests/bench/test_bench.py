@@ -128,6 +128,17 @@ def test_a_target_that_does_not_start_ends_the_run_with_its_output() -> None:
         child.wait_until(lambda: False, what="its port is open")
 
 
+def test_a_run_that_is_terminated_stops_what_it_has_started(tmp_path: Path) -> None:
+    command = [PYTHON, "-m", "bench", "--scenarios", "low", "--targets", "echo", "--seconds", "30"]
+    with Child([*command, "--output", str(tmp_path)]) as run:
+        run.wait_until(lambda: len(descendants(run.pid)) == 3, what="upstream, load and echo")
+        below = descendants(run.pid)
+        run.process.terminate()
+        assert run.process.wait(10) == 143
+
+    assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+
+
 def test_a_target_that_is_not_ready_in_time_is_stopped() -> None:
     child = Child([PYTHON, "-c", "input()"], talks=True)
 
