@@ -21,7 +21,7 @@ CHECKED = {"json": "cpu", "burst": "cpu", "low": "p50", "paced-200": "cpu"}
 BASES = ("nginx", "echo")
 """In this order: nginx where it is installed."""
 TOLERANCE = {"cpu": 0.25, "p50": 0.35}
-"""More than the spread of repeated runs on a machine with neighbours: a tenth, and a fifth for latencies."""
+"""Well above the spread of one run's rounds, which is a tenth for processor time; latencies spread more."""
 
 
 class Baseline(msgspec.Struct):
