@@ -7,10 +7,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-LONGEST = 400
-"""No id, and no address of a kept object, is longer."""
 _STRING = re.compile(rb'"([A-Za-z0-9_:/.@%\\+-]{4,400})"')
-"""Whole strings that could be an id. Between two strings of JSON stands nothing that it could take for one."""
+"""Whole strings that could be an id or an address of a kept object, none of which is longer. Between two strings of JSON stands nothing that it could take for one."""
 _ID = re.compile(
     r"[a-z]+[_-][A-Za-z0-9_-]{16,180}"
     r"|(?:file|batch|vs|ftjob|upload|part)[-_][\w-]{1,180}"
