@@ -377,9 +377,18 @@ class Drain:
             self._adopted_rows += drain_orphans(
                 self._journal.folder.parent, on_commit=self._on_adopted, using=self._using
             )
-            if not self._drain.lags:
-                settle_expired(using=self._using)
             self._adopt_at = time.monotonic() + ADOPT_EVERY_S
+            if not self._drain.lags:
+                self._settle_credit()
+
+    def _settle_credit(self) -> None:
+        try:
+            settle_expired(using=self._using)
+        except (DatabaseError, InterfaceError):
+            raise
+        except Exception:
+            # The ledger must not look ill for it; the credit is tried again.
+            log.exception("What was spent of expired credit cannot be told; until then it adds nothing to its budget")
 
     def _announce(self) -> None:
         with self._moved:

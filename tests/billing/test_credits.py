@@ -137,3 +137,16 @@ class TestABudget:
             Drain(journal)._pass()
 
             assert self.limits(budget) == (1_200, 1_200)
+
+    def test_that_cannot_be_settled_does_not_make_the_ledger_ill(
+        self, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(**_: str) -> int:
+            raise ValueError("odd")
+
+        monkeypatch.setattr("billing.ledger.settle_expired", fail)
+        drain = Drain(make_journal())
+
+        assert drain._pass()
+        assert drain.healthy
+        assert "expired credit" in caplog.text
