@@ -70,6 +70,11 @@ def fail(health: Health, times: int = 2) -> None:
         health.record(TARGET, ok=False, kind="server_error")
 
 
+def heard(health: Health) -> bool:
+    """Whether it knows what another worker has seen."""
+    return TARGET.id in health._circuits and bool(health._circuits[TARGET.id]._elsewhere)
+
+
 def standing(*, healthy: bool, at: float) -> ProbeStanding:
     return ProbeStanding(healthy, at, 3.0, "status 503", at)
 
@@ -98,9 +103,9 @@ async def test_so_do_answers(server: RedisServer) -> None:
         fail(one, times=1)
         for _ in range(9):
             one.record(TARGET, ok=True)
-        await asyncio.sleep(0.6)
+        await soon(lambda: heard(two))
         fail(two, times=1)
-        await asyncio.sleep(0.6)
+        await soon(lambda: heard(one))
 
         assert state(one) == state(two) == "healthy"
         fail(two, times=1)
