@@ -7,6 +7,7 @@ bytes are parsed where they arrive, and the one reader is woken once per arrival
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import cast
 
@@ -136,6 +137,13 @@ class Connection(asyncio.Protocol):
         self._unsent = None
         self._transport.abort()
         self._on_closed(self)
+
+    def forget(self) -> None:
+        """It was given up while it was being opened: uvloop does not tell it that it is lost, nor do we tell the pool."""
+        self.is_closed = True
+        self._parser = None
+        with contextlib.suppress(AttributeError):  # It may not have got that far.
+            del self._transport
 
     def is_alive(self) -> bool:
         return not (self.is_closed or self._transport.is_closing())

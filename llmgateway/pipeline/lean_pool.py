@@ -246,18 +246,22 @@ class ConnectionPool:
         nearest = origin.proxy or origin
         addresses = await loop.getaddrinfo(nearest.host, nearest.port, type=socket.SOCK_STREAM)
         plug = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=SECOND_ADDRESS_S, loop=loop)
+        made: Connection | None = None
         try:
             plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if origin.proxy is not None and origin.uses_tls:
                 connection = await self._tunnelled(plug, origin, origin.proxy)
             else:
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._on_closed),
+                connection = made = Connection(self._on_closed)
+                await loop.create_connection(
+                    lambda: connection,
                     sock=plug,
                     ssl=self._tls if nearest.uses_tls else None,
                     server_hostname=nearest.host if nearest.uses_tls else None,
                 )
         except BaseException:
+            if made is not None:
+                made.forget()
             plug.close()
             raise
         if not connection.is_alive():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 
@@ -16,6 +17,7 @@ from yarl import URL
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.departure import StaleConnectionError
+from llmgateway.pipeline.lean_connection import Connection
 from llmgateway.pipeline.lean_pool import ConnectionPool
 from llmgateway.pipeline.lean_transport import LeanTransport
 from llmgateway.pipeline.proxies import Proxies
@@ -509,6 +511,36 @@ def test_tls_on_uvloop(authority: Authority) -> None:
         assert open_places(lean) == (0, 0)
 
     uvloop.run(run())
+
+
+def test_who_leaves_while_a_connection_opens_leaves_no_garbage() -> None:
+    """uvloop tells nobody that such a connection is lost, and a busy process collects its garbage late."""
+
+    async def run() -> list[object]:
+        lean = LeanTransport(max_connections=100, tls=_TLS)
+        async with upstream(answering(OK)) as server:
+            gc.collect()
+            gc.disable()
+            for turns in range(40):
+                task = asyncio.create_task(send(lean, server, connection="close"))
+                for _ in range(turns % 8):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            del task
+            await asyncio.sleep(0.05)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            found: list[object] = [each for each in gc.garbage if isinstance(each, Connection)]
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        await lean.aclose()
+        assert open_places(lean) == (0, 0)
+        return found
+
+    assert uvloop.run(run()) == []
 
 
 @pytest.mark.parametrize("through_tls", [False, True])
