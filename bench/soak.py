@@ -120,7 +120,7 @@ def soak(streams: int, seconds: float, *, pace_ms: int, leavers: int, say: Calla
             outcome = msgspec.json.decode(bench.load.ask(msgspec.json.encode(job)), type=Outcome)
         say("the load is over; waiting until everything is back")
         still_open = _settled(lambda: _open(gateway, token), lambda found: not any(found.values()), SETTLES_WITHIN_S)
-        rows = _settled(gateway.statuses, lambda found: sum(found.values()) >= outcome.sent, SETTLES_WITHIN_S)
+        rows = _settled(gateway.statuses, lambda found: found.get("completed", 0) >= outcome.sent, SETTLES_WITHIN_S)
         after = _settled(
             lambda: sample(gateway, bench.direct.port),
             lambda found: (
