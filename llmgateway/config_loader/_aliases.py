@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db.models import QuerySet
 
-from llmgateway.cel import cel
+from llmgateway.cel import compiled
 from llmgateway.config_loader._quotas import PlaceQuotas
 from llmgateway.config_loader._values import as_text, bounded, epoch, fields_of
 from llmgateway.pipeline.conditions import check_expression
@@ -32,6 +32,9 @@ from llmgateway.pipeline.snapshot import Alias, BudgetRule, ConfigProblem, Deplo
 from providers.alias_graph import Order, order_of
 from providers.models import AliasFallback, AliasRule, AliasTarget, ModelAlias
 from providers.validators import DECIDED_ELSEWHERE
+
+if TYPE_CHECKING:
+    from llmgateway.cel import Program
 
 TABLE = "providers_modelalias"
 COLUMNS = (
@@ -277,8 +280,8 @@ class _AliasLoader:
 
 
 @lru_cache(maxsize=4096)
-def _compiled(text: str) -> cel.Program:
+def _compiled(text: str) -> Program:
     """Raises ValueError for what is no condition. Programs are kept: routing is read anew with every change of it."""
     if problem := check_expression(text):
         raise ValueError(problem)
-    return cel.compile(text)
+    return compiled(text)

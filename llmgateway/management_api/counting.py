@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 
 from django.core.cache import caches
-from redis.exceptions import RedisError
 
 SHARED, OWN = "counting", "default"
 """Caches of the settings. While the shared one is away, each process counts for itself."""
@@ -22,10 +22,16 @@ def count_this_minute(name: str) -> tuple[int, int]:
     key = f"management-api:{name}:{minute}"
     try:
         count = _counted(SHARED, key)
-    except (RedisError, OSError) as error:
+    except _away() as error:
         logger.warning("counting in this process alone, for Redis is away: %s", type(error).__name__)
         count = _counted(OWN, key)
     return count, MINUTE_S - second
+
+
+def _away() -> tuple[type[BaseException], ...]:
+    """What says that Redis is away. Its library is not loaded by who does without it."""
+    loaded = sys.modules.get("redis.exceptions")
+    return (OSError,) if loaded is None else (OSError, loaded.RedisError)
 
 
 def _counted(cache_name: str, key: str) -> int:

@@ -11,16 +11,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from billing.windows import load_zone
-from llmgateway.cel import cel
+from llmgateway.cel import compiled
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.route_rules import RoutingRule
 from llmgateway.pipeline.snapshot import Alias, ConfigProblem, Estimation, Key
 from providers.adapters.body import estimate_input_tokens
+
+if TYPE_CHECKING:
+    from llmgateway.cel import Program
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +187,7 @@ class Conditions:
 def check_expression(text: str) -> str | None:
     """What is wrong with an expression of a routing rule, for whoever writes it; None: nothing."""
     try:
-        program = cel.compile(text)
+        program = compiled(text)
     except ValueError as error:
         return f"This is not an expression (CEL): {error}"
     unknown = set(program.variables()) - VARIABLES
@@ -203,7 +206,7 @@ def _wrong_for_all(text: str) -> str | None:
     return check_expression(text)
 
 
-def _trial(program: cel.Program) -> str | None:
+def _trial(program: Program) -> str | None:
     """What a request like any other shows."""
     try:
         found = program.execute(_EXAMPLE)
@@ -226,7 +229,7 @@ def _readable(error: BaseException) -> str:
 
 @lru_cache(maxsize=1024)
 def _asked(text: str) -> frozenset[str]:
-    return frozenset(cel.compile(text).variables())
+    return frozenset(compiled(text).variables())
 
 
 @lru_cache(maxsize=1024)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from typing import NamedTuple
 
 from llmgateway.http import httpx
 
@@ -21,6 +22,14 @@ OWN_HEADERS = (
     b"upgrade",
 )
 """Headers of a request that are its transport's to say, or meant for one hop. Bodies are sent without asking first."""
+
+
+class ClientTimeout(NamedTuple):
+    """How long a request waits for a connection. Later waits are bounded by the caller, who can tell them apart."""
+
+    connect: float | None
+    """Seconds."""
+
 
 was_sent: ContextVar[bool] = ContextVar("was_sent", default=False)
 """Whether this task's latest request had a connection to go out on. Whoever sends sets it to False before."""

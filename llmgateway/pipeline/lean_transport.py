@@ -199,8 +199,8 @@ class Endpoint:
 class LeanTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 over pooled connections. One per event loop; made anywhere, used and closed on it.
 
-    Request extensions spare work: `prepared_url` (a `yarl.URL` equal to the request's), `client_timeout` (an
-    `aiohttp.ClientTimeout`, of which `connect` counts), and `wire` (headers, and the body). Without them the request
+    Request extensions spare work: `prepared_url` (a `yarl.URL` equal to the request's), `client_timeout` (a
+    `ClientTimeout`), and `wire` (headers, and the body). Without them the request
     itself says it all, `timeout` included. Later waits are bounded by the caller.
     """
 

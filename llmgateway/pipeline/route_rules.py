@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmgateway.cel import cel
+if TYPE_CHECKING:
+    from llmgateway.cel import Program
 
 
 class FallbackCause(enum.StrEnum):
@@ -40,7 +41,7 @@ class RoutingRule:
     """CEL, over what `llmgateway.pipeline.conditions` offers."""
     use: str
     """An alias."""
-    program: cel.Program = field(repr=False, compare=False)
+    program: Program = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

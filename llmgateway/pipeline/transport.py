@@ -24,7 +24,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from llmgateway.http import httpx
-from llmgateway.pipeline.departure import KEEP_ALIVE_S, OWN_HEADERS, StaleConnectionError, was_sent
+from llmgateway.pipeline.departure import KEEP_ALIVE_S, OWN_HEADERS, ClientTimeout, StaleConnectionError, was_sent
 from llmgateway.pipeline.proxies import Proxies
 
 
@@ -95,8 +95,8 @@ class RawStream(httpx.AsyncByteStream):
 class PooledTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 over pooled connections. One per event loop; made and closed on it.
 
-    Request extensions spare work: `prepared_url` (a `yarl.URL` equal to the request's), `client_timeout` (an
-    `aiohttp.ClientTimeout`), and `wire` (headers, and the body).
+    Request extensions spare work: `prepared_url` (a `yarl.URL` equal to the request's), `client_timeout` (a
+    `ClientTimeout`), and `wire` (headers, and the body).
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             headers=_decoded(headers),
             data=BytesPayload(body) if body else None,
             allow_redirects=False,
-            timeout=extensions.get("client_timeout") or client_timeout(extensions.get("timeout", {}).get("connect")),
+            timeout=_timeout(extensions.get("client_timeout"), extensions.get("timeout", {}).get("connect")),
         )
 
     async def aclose(self) -> None:
@@ -159,8 +159,8 @@ def _decoded(headers: RawHeaders) -> CIMultiDict[str]:
     return CIMultiDict([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
 
 
-def client_timeout(connect_s: float | None) -> aiohttp.ClientTimeout:
-    """Waiting for a connection is bounded here; all later waits are bounded by the caller, who can tell them apart."""
+def _timeout(prepared: ClientTimeout | None, connect_s: float | None) -> aiohttp.ClientTimeout:
+    connect_s = connect_s if prepared is None else prepared.connect
     return aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s)
 
 

@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-import aiohttp
 import msgspec
 import websockets
 from yarl import URL
 
 from llmgateway.http import httpx
-from llmgateway.pipeline.departure import StaleConnectionError, was_sent
+from llmgateway.pipeline.departure import ClientTimeout, StaleConnectionError, was_sent
 from llmgateway.pipeline.lean_transport import MAX_REMEMBERED, Endpoint, LeanTransport
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.sockets import SocketOpener, UpstreamSocket
-from llmgateway.pipeline.transport import client_timeout
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import Headers, Signer
 
@@ -100,7 +98,7 @@ class _Route:
     url: httpx.URL
     prepared_url: URL
     headers: tuple[tuple[bytes, bytes], ...]
-    timeout: aiohttp.ClientTimeout
+    timeout: ClientTimeout
 
 
 class Upstream:
@@ -196,7 +194,7 @@ class Upstream:
         if deployment.signer is not None:
             fixed = (*fixed, *await self._signed(deployment.signer, verbatim.method, url, body))
         route = _Route(
-            None, httpx.URL(url), URL(url, encoded=True), tuple(fixed), client_timeout(deployment.timeouts.connect_s)
+            None, httpx.URL(url), URL(url, encoded=True), tuple(fixed), ClientTimeout(deployment.timeouts.connect_s)
         )
         return await self._send(route, body, headers, method=verbatim.method)
 
@@ -211,7 +209,7 @@ class Upstream:
         try:
             if deployment.signer is not None:
                 headers = (*headers, *await self._signed(deployment.signer, "GET", url, b""))
-            timeout = client_timeout(deployment.timeouts.connect_s)
+            timeout = ClientTimeout(deployment.timeouts.connect_s)
             route = _Route(None, httpx.URL(url), URL(url, encoded=True), tuple(headers), timeout)
             try:
                 answer = await self._send(route, b"", (), method="GET")
@@ -283,7 +281,7 @@ class Upstream:
             url=httpx.URL(url),
             prepared_url=URL(url),
             headers=headers,
-            timeout=client_timeout(deployment.timeouts.connect_s),
+            timeout=ClientTimeout(deployment.timeouts.connect_s),
         )
         self._routes[deployment.id, dialect.name, stream] = (deployment, route)
         return route

@@ -12,17 +12,16 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 import msgspec
-import redis.asyncio.connection as redis_connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from llmgateway.pipeline.protocols import CountersAwayError
+
+if TYPE_CHECKING:
+    # The library takes 9 MB, which who does without Redis need not have.
+    import redis.asyncio.connection as redis_connection
 
 logger = logging.getLogger(__name__)
 
@@ -274,6 +273,9 @@ class RedisLink:
     # Receiving.
 
     async def _receive(self, connection: redis_connection.AbstractConnection) -> None:
+        from redis.exceptions import ConnectionError as RedisConnectionError
+        from redis.exceptions import RedisError
+
         while True:
             try:
                 answer = await connection.read_response(disconnect_on_error=False)
@@ -288,13 +290,13 @@ class RedisLink:
                 self.round_trips.observe(time.perf_counter() - asked.sent_at)
                 self._answer(asked, answer)
             elif not asked.done():
-                if isinstance(answer, RedisError):
+                if isinstance(answer, Exception):
                     asked.set_exception(LinkLostError(str(answer)))
                 else:
                     asked.set_result(answer)
 
     def _answer(self, batch: _Batch, answer: Any) -> None:
-        if isinstance(answer, RedisError):
+        if isinstance(answer, Exception):
             if "EPOCH" in str(answer):
                 self._give_up(batch, EpochChangedError(str(answer)))
                 self.break_off("the counters are gone or were made anew")
@@ -356,6 +358,8 @@ class RedisLink:
 
     async def run(self) -> None:
         """Connect, and connect again whenever that is lost, until cancelled."""
+        from redis.exceptions import RedisError
+
         wait_s = RETRY_FIRST_S
         while True:
             self._broken.clear()
@@ -396,6 +400,10 @@ class RedisLink:
             self.break_off(f"the connection ended: {reading.exception()}")
 
     def _new_connection(self) -> redis_connection.AbstractConnection:
+        import redis.asyncio.connection as redis_connection
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
         options: dict[str, Any] = dict(redis_connection.parse_url(self._url))
         kind = options.pop("connection_class", redis_connection.Connection)
         # Every answer is waited for by `_ring`; a timer for each read and write would cost more than the rest.

@@ -98,7 +98,7 @@ async def test_a_full_disk_makes_it_unready_until_there_is_room(
 async def test_upstreams_are_reached_as_the_settings_say(kind: str) -> None:
     transport = wiring.upstream_transport(Conf({"UPSTREAM_TRANSPORT": kind, "UPSTREAM_PROXY": "http://p.test:1"}))
 
-    assert type(transport) is wiring.TRANSPORTS[kind]
+    assert type(transport) is wiring.transport_kind(kind)
     await transport.aclose()
 
 

@@ -16,7 +16,7 @@ from llmgateway.pipeline import httpcore_transport, lean_pool
 from llmgateway.pipeline import transport as transport_module
 from llmgateway.pipeline.departure import StaleConnectionError, was_sent
 from llmgateway.pipeline.proxies import Proxies, tls_context
-from llmgateway.pipeline.transport import client_timeout
+from llmgateway.pipeline.departure import ClientTimeout
 from llmgateway.pipeline.upstream import FailureCause, classified
 from tests.pipeline.transports.certificates import Authority
 from tests.pipeline.transports.scripted import OK, Peer, Upstream, answering, answering_once, relaying, upstream
@@ -31,7 +31,7 @@ def request_to(
     server: Upstream, *, method: str = "POST", body: bytes = b'{"a":1}', connect_s: float = 2, **headers: str
 ) -> httpx.Request:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    extensions = {"client_timeout": client_timeout(connect_s), "wire": (raw, body)}
+    extensions = {"client_timeout": ClientTimeout(connect_s), "wire": (raw, body)}
     return httpx.Request(method, server.url, headers=raw, stream=httpx.ByteStream(body), extensions=extensions)
 
 
