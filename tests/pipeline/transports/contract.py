@@ -14,9 +14,8 @@ import pytest
 from llmgateway.http import httpx
 from llmgateway.pipeline import httpcore_transport, lean_pool
 from llmgateway.pipeline import transport as transport_module
-from llmgateway.pipeline.departure import StaleConnectionError, was_sent
+from llmgateway.pipeline.departure import ClientTimeout, StaleConnectionError, was_sent
 from llmgateway.pipeline.proxies import Proxies, tls_context
-from llmgateway.pipeline.departure import ClientTimeout
 from llmgateway.pipeline.upstream import FailureCause, classified
 from tests.pipeline.transports.certificates import Authority
 from tests.pipeline.transports.scripted import OK, Peer, Upstream, answering, answering_once, relaying, upstream
