@@ -50,7 +50,10 @@ class Turn:
         """Why it should not have run."""
         self.said = 0.0
         """Tokens so far, by the size of what came."""
-        call.exchange.output_tokens = lambda: int(self.said)
+        call.exchange.output_tokens = self.output_tokens
+
+    def output_tokens(self) -> int:
+        return int(self.said)
 
 
 class SessionMeter:
@@ -184,6 +187,7 @@ class SessionMeter:
         for turn in (*self._waiting, *self._running.values(), *self._writing.values()):
             call = turn.call
             error = turn.refusal.code if turn.refusal is not None else error_type
+            call.exchange.output_tokens = turn.output_tokens  # Forgotten when the clocks were stopped.
             if failed and call.progress.upstream_status and not call.settled:
                 call.meter(None, output_estimate=int(turn.said), response_model=self._model)
                 call.settle("failed", error_type=error)

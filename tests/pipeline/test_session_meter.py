@@ -230,6 +230,7 @@ async def test_what_runs_when_the_caller_leaves_is_estimated_and_what_waits_for_
     await table.meter.told(RealtimeEvent("response.text.delta", response_id="r1", delta="four"))
     await table.meter.heard(RealtimeEvent("input_audio_buffer.append"), 6400)
 
+    table.meter.stop_clocks()  # As a session does before it says goodbye.
     table.meter.settle_all("client_left")
 
     costs = {row["id"]: (row["status"], row["cost_pico_usd"]) for row in table.rows}
