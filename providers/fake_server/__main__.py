@@ -21,7 +21,7 @@ def main() -> None:
         "--faults", type=Path, metavar="FILE", help="rules (YAML) that make it fail; see docs/game-days.md"
     )
     parser.add_argument(
-        "--no-control", action="store_true", help="nobody can tell it to fail, or read what it was sent"
+        "--no-control", action="store_true", help="nobody can set rules by which it fails, or read what it was sent"
     )
     options = parser.parse_args()
     provider = FakeProvider(secret=options.key, control=not options.no_control)
