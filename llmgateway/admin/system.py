@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -26,6 +27,29 @@ class AuthSourceAdmin(GatewayAdmin):
     list_display = ("name", "kind", "position", "enabled")
     search_fields = ("name",)
     fields = ("name", "kind", "path", "position", "enabled")
+
+    def save_model(self, request: HttpRequest, obj: AuthSource, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        _warn_of_database_keys(request)
+
+    def delete_model(self, request: HttpRequest, obj: AuthSource) -> None:
+        super().delete_model(request, obj)
+        _warn_of_database_keys(request)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[AuthSource]) -> None:
+        super().delete_queryset(request, queryset)
+        _warn_of_database_keys(request)
+
+
+def _warn_of_database_keys(request: HttpRequest) -> None:
+    """The first source takes the place of the database, which nobody expects who only wants to add a file."""
+    sources = AuthSource.objects.all()
+    if sources.exists() and not sources.filter(kind=AuthSource.Kind.DATABASE, enabled=True).exists():
+        messages.warning(
+            request,
+            "No source looks in the database, so the keys made here are unknown to the gateway and get 401. "
+            "If they should work too, add a source of the kind Database.",
+        )
 
 
 @admin.register(BannedKey)
