@@ -276,8 +276,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._begin(cycle, self._app_for(scope["path"]))
 
     def _learn(self, data: bytes) -> None:
-        """Whether what has just been parsed was one whole request, as most clients send it."""
-        if self._new_heads < MOST_NEW_HEADS and self.cycle.keep_alive and not self.pipeline:
+        """Whether what has just been parsed was one whole request, as most clients send it. A WebSocket's has no cycle."""
+        if self.cycle is not None and self._new_heads < MOST_NEW_HEADS and self.cycle.keep_alive and not self.pipeline:
             self._new_heads += 1
             self._known = self._connections.known_heads.learn(data, cast("Scope", self.scope))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -172,3 +172,30 @@ async def test_a_client_that_says_something_new_each_time_is_not_listened_to() -
     await wire.send(post(b"{}", HEAD.replace(b"one", b"7")))
 
     assert not any(KNOWN_HEAD in scope["extensions"] for scope, _ in seen)
+
+
+class Socket:
+    """Takes over a connection that becomes a WebSocket."""
+
+    def __init__(self, **_: Any) -> None:
+        self.said = b""
+
+    def connection_made(self, transport: Any) -> None:
+        transport.get_protocol = lambda: self
+        transport.set_protocol = lambda protocol: None
+
+    def data_received(self, data: bytes) -> None:
+        self.said += data
+
+
+@pytest.mark.parametrize("before", [(), (b"{}",), (b"{}", b"[]")], ids=["at-once", "after-one", "after-known"])
+async def test_a_websocket_takes_the_connection_over_whatever_was_said_before(before: tuple[bytes, ...]) -> None:
+    wire = Wire(recording([]))
+    wire.protocol.ws_protocol_class = cast("Any", Socket)
+    for content in before:
+        await wire.send(post(content))
+
+    wire.protocol.data_received(b"GET /v1/realtime HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+
+    assert b"upgrade: websocket" in cast("Any", wire.pipe).get_protocol().said
+    assert not wire.pipe.closed
