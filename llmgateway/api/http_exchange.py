@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llmgateway.api.asgi_types import Message, Scope
 from llmgateway.pipeline.header_lines import HeaderLines
+from llmgateway.pipeline.outbox import Departing
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
@@ -129,6 +130,12 @@ class Exchange(RequestResponseCycle):
         self.transport.write(head + self._framed(body, more=False))
         self._end()
         return True
+
+    async def taken(self) -> None:
+        """Wait until next to nothing of the answer waits for the client any more, or the client has left."""
+        cast("Departing", self.transport).laid_off()
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
 
     def start_at_once(self, status: int, headers: Sequence[tuple[bytes, bytes]], own: HeaderLines) -> bool:
         """Begin an answer without waiting; its head leaves with the first piece of its body. False: nothing was done."""

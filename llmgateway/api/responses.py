@@ -15,6 +15,8 @@ from llmgateway.pipeline.header_lines import HeaderLines, line, pairs
 from providers.adapters.dialects.base import Dialect, WireError
 
 JSON = (b"content-type", b"application/json")
+LARGE_BYTES = 65_536
+"""Whoever is answered more than this keeps its turn until it has taken nearly all of it."""
 
 
 class Responder:
@@ -77,6 +79,8 @@ class Responder:
         lines = b"%bcontent-length: %d\r\n%b" % (lines, len(body), self._always)
         # Without two messages and four coroutines.
         if self._exchange is not None and self._exchange.answer_at_once(status, headers, lines, body):
+            if len(body) > LARGE_BYTES:
+                await self._exchange.taken()
             return
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *pairs(lines)]})
         await self.send(body, more=False)

@@ -164,6 +164,31 @@ async def test_a_piece_for_a_client_that_reads_slowly_waits() -> None:
     assert (await wire.send()).endswith(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
 
+@pytest.mark.parametrize(("size", "waits"), [(70_000, True), (1_000, False)])
+async def test_who_gets_a_large_answer_keeps_its_turn_until_it_has_taken_it(
+    monkeypatch: pytest.MonkeyPatch, size: int, waits: bool
+) -> None:
+    done = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Responder(send, b"", CHAT).whole(200, b"x" * size, [])
+        done.set()
+
+    def written(data: bytes) -> None:
+        wire.pipe.writes.append(data)
+        wire.protocol.pause_writing()
+
+    wire = Wire(app)
+    monkeypatch.setattr(wire.pipe, "write", written)
+    wire.protocol.data_received(GET)
+    await asyncio.sleep(0.01)
+    assert done.is_set() is not waits
+
+    wire.protocol.resume_writing()
+    assert len((await wire.send()).partition(b"\r\n\r\n")[2]) == size
+    assert done.is_set()
+
+
 async def test_a_client_that_reads_slowly_is_waited_for() -> None:
     done = asyncio.Event()
 
