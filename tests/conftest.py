@@ -37,6 +37,7 @@ AGAINST_THE_CLOCK = (
     "tests/e2e/",
     "tests/llmgateway/cli/",
     "tests/llmgateway/live_config/",
+    "tests/llmgateway/test_question_vectors.py",
     "tests/pipeline/transports/",
     "tests/providers/fake_server/",
     "tests/stores/test_redis",
