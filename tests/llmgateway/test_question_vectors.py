@@ -53,7 +53,7 @@ async def test_an_answer_of_the_same_request_replaces_the_former(prepared: str) 
     store.add(GROUP, unit(1, 0), ONE, 60)
 
     async with asyncio.timeout(5):
-        while await store.nearest(GROUP, unit(1, 0), similarity=0.9) is None:
+        while await store.nearest(GROUP, unit(1, 0), similarity=0.9) is None:  # noqa: ASYNC110  # It tells nobody.
             await asyncio.sleep(0.05)
     await asyncio.to_thread(store.stop)
 
