@@ -120,6 +120,9 @@ class DisconnectWatch:
                 continue  # A server may repeat that the body is complete.
         except asyncio.CancelledError:
             return  # Raised, it would stay in the task with this frame, and all of the request with them: a cycle.
+        server = getattr(self._receive, "__self__", None)
+        if isinstance(server, Exchange) and not server.disconnected:
+            return  # The answer is complete, and on its way to a client that is still there.
         self.client_left = True
         self.task.cancel()
 

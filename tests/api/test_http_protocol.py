@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from llmgateway.api.asgi_types import WHOLE_BODY, Message
 from llmgateway.api.http_protocol import GatewayProtocol
 from llmgateway.api.openai import CHAT
-from llmgateway.api.responses import Responder
+from llmgateway.api.responses import DisconnectWatch, Responder
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 GET = b"GET /path?q=1 HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -171,7 +171,12 @@ async def test_who_gets_a_large_answer_keeps_its_turn_until_it_has_taken_it(
     done = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        watch = DisconnectWatch(receive)
+        await receive()
+        watch.watch()
+        await asyncio.sleep(0)
         await Responder(send, b"", CHAT).whole(200, b"x" * size, [])
+        assert not watch.client_left
         done.set()
 
     def written(data: bytes) -> None:
