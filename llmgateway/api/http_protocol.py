@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
+import weakref
 from typing import Any, cast
 
 import httptools
@@ -80,8 +81,8 @@ class GatewayProtocol(HttpToolsProtocol):
     _verdict = Verdict.WELCOME
     _is_welcome = True
     _address = ""
-    _known: KnownHead | None = None
-    """The head of the latest request that came whole."""
+    _known: weakref.ref[KnownHead] | None = None
+    """The head of the latest request that came whole, if it is still remembered."""
     _new_heads = 0
     """How many came one after the other that were not the one before."""
 
@@ -248,7 +249,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if was_idle:
             self._is_idle = False
             self._connections.idle.pop(self, None)
-            known = self._known
+            known = None if self._known is None else self._known()
             if known is not None and (body := known.body_in(data)) is not None:
                 self._begin_known(known, body)
                 return
@@ -279,7 +280,8 @@ class GatewayProtocol(HttpToolsProtocol):
         """Whether what has just been parsed was one whole request, as most clients send it. A WebSocket's has no cycle."""
         if self.cycle is not None and self._new_heads < MOST_NEW_HEADS and self.cycle.keep_alive and not self.pipeline:
             self._new_heads += 1
-            self._known = self._connections.known_heads.learn(data, cast("Scope", self.scope))
+            known = self._connections.known_heads.learn(data, cast("Scope", self.scope))
+            self._known = None if known is None else weakref.ref(known)
 
     def _look_at_what_came(self) -> None:
         """The present request is incomplete; it may be too much or too slow."""

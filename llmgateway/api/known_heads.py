@@ -14,6 +14,8 @@ from llmgateway.api.asgi_types import KNOWN_HEAD, WHOLE_BODY, Scope
 
 MOST_HEADS = 1000
 """Heads that are remembered at a time. Connections of the same client share theirs."""
+LARGEST_HEAD = 4096
+"""Bytes of a head that is worth it. Anybody may send heads: all that are remembered take some 15 MB at most."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})\r\n", re.IGNORECASE)
 _MORE_DIGITS = 10
 _OF_CONNECTION = frozenset({"client", "server", "scheme", "headers", "state", "extensions"})
@@ -23,7 +25,7 @@ _UNUSUAL = frozenset({b"transfer-encoding", b"upgrade", b"expect"})
 class KnownHead:
     """A head, byte for byte but for the digits of its `content-length`, and what it means."""
 
-    __slots__ = ("_after", "_before", "_headers", "_place", "_scope", "reading")
+    __slots__ = ("__weakref__", "_after", "_before", "_headers", "_place", "_scope", "reading")
 
     def __init__(self, before: bytes, after: bytes, scope: Scope) -> None:
         self._before = before
@@ -60,7 +62,7 @@ class KnownHead:
 
 
 class KnownHeads:
-    """Those of one server."""
+    """Those of one server. They live here alone: connections, of which there are many more, refer to them weakly."""
 
     def __init__(self) -> None:
         self._heads: dict[tuple[bytes, bytes], KnownHead] = {}
@@ -69,7 +71,7 @@ class KnownHeads:
         """The head of `data`, which was parsed into `scope`; None: it is not one whole, ordinary request."""
         end = data.find(b"\r\n\r\n") + 4
         length = _LENGTH.search(data, 0, end)
-        if length is None or len(data) - end != int(length[1]) or not length[1]:
+        if length is None or end > LARGEST_HEAD or len(data) - end != int(length[1]):
             return None
         if scope["http_version"] != "1.1" or any(name in _UNUSUAL for name, _ in scope["headers"]):
             return None

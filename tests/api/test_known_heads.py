@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from llmgateway.api import known_heads
 from llmgateway.api.asgi_types import KNOWN_HEAD, WHOLE_BODY
 from llmgateway.api.inbound import Inbound, InboundReader
+from llmgateway.api.known_heads import LARGEST_HEAD
 from tests.api.test_http_protocol import OK, App, Wire, body
 
 HEAD = (
@@ -172,6 +174,31 @@ async def test_a_client_that_says_something_new_each_time_is_not_listened_to() -
     await wire.send(post(b"{}", HEAD.replace(b"one", b"7")))
 
     assert not any(KNOWN_HEAD in scope["extensions"] for scope, _ in seen)
+
+
+async def test_a_large_head_is_not_remembered() -> None:
+    seen: list[tuple[dict[str, Any], bytes]] = []
+    wire = Wire(recording(seen))
+    large = HEAD.replace(b"one", b"1" * LARGEST_HEAD)
+
+    await wire.send(post(b"{}", large))
+    await wire.send(post(b"{}", large))
+
+    assert not any(KNOWN_HEAD in scope["extensions"] for scope, _ in seen)
+
+
+async def test_connections_keep_no_head_that_is_not_remembered_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_heads, "MOST_HEADS", 1)
+    seen: list[tuple[dict[str, Any], bytes]] = []
+    wire = Wire(recording(seen))
+    await wire.send(post(b"{}"))
+    scope = {"http_version": "1.1", "headers": [(b"content-length", b"2")], "method": "POST"}
+
+    wire.protocol._connections.known_heads.learn(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", scope)  # type: ignore[attr-defined]
+    seen.clear()
+    await wire.send(post(b"{}"))
+
+    assert KNOWN_HEAD not in seen[0][0]["extensions"]
 
 
 class Socket:
