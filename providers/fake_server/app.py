@@ -185,7 +185,9 @@ class FakeProvider:
             case "POST", path if path in media.JSON_ANSWERS:
                 await exchange.send_json(200, media.JSON_ANSWERS[path](body))
             case "POST", "/audio/speech":
-                await exchange.send_sound(media.speech(body))
+                as_events = body.get("stream_format") == "sse"
+                pieces = media.spoken_events(body) if as_events else media.speech(body)
+                await exchange.send_sound(pieces, "text/event-stream" if as_events else "audio/mpeg")
             case method, path if path.startswith(("/files", "/batches")):
                 content_type = exchange.record.header("content-type") or ""
                 kept = self._storage.answer(

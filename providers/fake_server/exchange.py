@@ -126,11 +126,11 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": content})
         self.record.finished_at = time.time()
 
-    async def send_sound(self, pieces: Iterable[bytes]) -> None:
+    async def send_sound(self, pieces: Iterable[bytes], media_type: str = "audio/mpeg") -> None:
         """Piece by piece, as it is spoken."""
         script = self.script
         self.record.status, self.record.headers_sent_at = 200, time.time()
-        await self._send(_start(200, "audio/mpeg", self._usual_headers()))
+        await self._send(_start(200, media_type, self._usual_headers()))
         for sent, piece in enumerate(pieces):
             if sent and script.stall_after == sent:
                 await asyncio.Event().wait()

@@ -6,6 +6,7 @@ import base64
 import email.parser
 import email.policy
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,19 @@ def speech(body: JSONObject) -> Iterator[bytes]:
     yield b"ID3\x04"
     for word in str(body.get("input")).split():
         yield hashlib.sha256(word.encode()).digest() * 8
+
+
+def spoken_events(body: JSONObject) -> Iterator[bytes]:
+    """The same as events, with what it used in the last one: fifty tokens for a word."""
+    for piece in speech(body):
+        yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()})
+    heard, said = count_tokens(str(body.get("input"))), 50 * len(str(body.get("input")).split())
+    usage = {"input_tokens": heard, "output_tokens": said, "total_tokens": heard + said}
+    yield _event({"type": "speech.audio.done", "usage": usage})
+
+
+def _event(event: JSONObject) -> bytes:
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
 
 
 def transcription(body: JSONObject) -> JSONObject:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import time
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from billing.pricing import PriceVersion, UnitPrice
 from llmgateway.http import httpx
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
+from providers.adapters.dialects.registry import get_dialect
+from providers.adapters.errors import MalformedBodyError
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import PRICE, SECRET, Caller, House, alias, deployment, key, snapshot
@@ -252,6 +256,41 @@ async def test_speech_of_a_model_priced_by_tokens_is_estimated() -> None:
 
     assert of.row["usage_source"] == "estimated"
     assert of.row["audio_output"] == 400
+
+
+@pytest.mark.parametrize("spoken", [{"a": 1}, ["a"], 7, True], ids=["object", "list", "number", "boolean"])
+async def test_speech_of_what_is_no_text_is_refused_before_anything_is_sent(spoken: Any) -> None:
+    of = house()
+
+    answer = await of.post("/v1/audio/speech", {"model": "m", "input": spoken, "voice": "alloy"})
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (400, "input", "invalid_value")
+    assert "must be a string" in error["message"]
+    assert not of.upstream.requests
+
+
+def test_an_object_in_place_of_the_text_is_refused_without_being_read() -> None:
+    fields = b",".join(b'"k%d":1' % number for number in range(200_000))
+    body = b'{"model":"m","stream_format":{%b},"input":{%b}}' % (fields, fields)
+    began = time.thread_time()
+    read = msgspec.json.decode(body)
+    to_read_it = time.thread_time() - began
+    began = time.thread_time()
+
+    with pytest.raises(MalformedBodyError):
+        get_dialect("openai.speech").read_head(body)
+
+    assert time.thread_time() - began < to_read_it / 2
+    assert len(read["input"]) == 200_000
+
+
+@pytest.mark.parametrize("written", [b'"sse"', b'"\\u0073se"'], ids=["plain", "escaped"])
+def test_speech_as_events_is_a_stream_however_that_is_written(written: bytes) -> None:
+    body = b'{"model":"m","input":"a","stream_format":%b}' % written
+
+    assert get_dialect("openai.speech").read_head(body).stream is True
+    assert get_dialect("openai.speech").asked_units(body) == (("character", 1),)
 
 
 async def test_half_of_the_sound_is_not_taken_for_all_of_it() -> None:

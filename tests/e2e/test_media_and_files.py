@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
@@ -23,18 +24,21 @@ teams: {outside: {}}
 deployments:
   painter-main: {provider: fake, credential: main, model: fake-dall-e}
   voice-tts-main: {provider: fake, credential: main, model: fake-tts}
+  voice-tokens-main: {provider: fake, credential: main, model: fake-tts-tokens}
   ear-main: {provider: fake, credential: main, model: fake-whisper}
   judge-main: {provider: fake, credential: main, model: fake-moderation}
   ranker-main: {provider: fake, credential: main, model: fake-rerank}
 aliases:
   painter: {targets: [{deployment: painter-main}]}
   speaker: {targets: [{deployment: voice-tts-main}]}
+  token-speaker: {targets: [{deployment: voice-tokens-main}]}
   ear: {targets: [{deployment: ear-main}]}
   judge: {targets: [{deployment: judge-main}]}
   ranker: {targets: [{deployment: ranker-main}]}
 prices:
   - {provider: fake, model: fake-dall-e, input: 0, units: {image: "0.04", "image:hd": "0.08"}, effective_from: 2026-01-01}
   - {provider: fake, model: fake-tts, input: 0, units: {character: "0.000015"}, effective_from: 2026-01-01}
+  - {provider: fake, model: fake-tts-tokens, input: "0.6", output: 0, audio_output: 12, effective_from: 2026-01-01}
   - {provider: fake, model: fake-whisper, input: 0, units: {minute: "0.006"}, effective_from: 2026-01-01}
   - {provider: fake, model: fake-rerank, input: 0, units: {search: "0.002"}, effective_from: 2026-01-01}
   - {provider: fake, model: "fake-chat:batch", input: "0.075", output: "0.30", effective_from: 2026-01-01}
@@ -125,6 +129,26 @@ def test_speech(client: openai.OpenAI, product: Product) -> None:
     assert len(sound) == 4 + 2 * 256
     row = product.ledger_row(response.headers["x-request-id"])
     assert (row["units"], row["usage_source"], row["cost_pico_usd"]) == ({"character": 11}, "counted", 165 * 10**6)
+
+
+@pytest.mark.parametrize(
+    ("model", "pico_usd"),
+    [("token-speaker", 5 * 600_000 + 100 * 12_000_000), ("speaker", 11 * 15 * 10**6)],
+    ids=["by the token", "by the character"],
+)
+def test_speech_as_events(
+    client: openai.OpenAI, product: Product, provider: Provider, model: str, pico_usd: int
+) -> None:
+    with client.audio.speech.with_streaming_response.create(
+        model=model, voice="alloy", input="hello there", stream_format="sse"
+    ) as response:
+        events = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line]
+
+    assert provider.last["body"]["stream_format"] == "sse"
+    assert [event["type"] for event in events] == ["speech.audio.delta"] * 3 + ["speech.audio.done"]
+    assert base64.b64decode(events[0]["audio"]).startswith(b"ID3")
+    row = product.ledger_row(response.headers["x-request-id"])
+    assert (row["usage_source"], row["cost_pico_usd"]) == ("provider", pico_usd)
 
 
 def test_speech_that_breaks_off_is_no_whole_answer(client: openai.OpenAI, provider: Provider) -> None:

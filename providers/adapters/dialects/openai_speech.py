@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -11,15 +11,19 @@ from providers.adapters.dialects._ending_scanner import BytesScanner, EndingScan
 from providers.adapters.dialects._media_usage import read_tokens
 from providers.adapters.dialects._openai_wire import OpenAIWire
 from providers.adapters.dialects.base import StreamScanner
+from providers.adapters.errors import MalformedBodyError
 from providers.adapters.types import JSONObject, Operation, Units, Usage
 
 
 class _Asked(msgspec.Struct):
-    input: Any = ""
-    stream_format: Any = None
+    """Unparsed, for what should be a word may be an object of a million fields."""
+
+    input: msgspec.Raw = msgspec.Raw(b"")
+    stream_format: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decode = msgspec.json.Decoder(_Asked).decode
+_decode_text = msgspec.json.Decoder(str).decode
 
 
 class OpenAISpeech(OpenAIWire):
@@ -33,11 +37,14 @@ class OpenAISpeech(OpenAIWire):
 
     def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:
         head = read_head(body)
-        return msgspec.structs.replace(head, stream=True) if _decode(body).stream_format == "sse" else head
+        spoken = bytes(head.input)
+        if spoken and spoken[:1] != b'"' and spoken != b"null":
+            raise MalformedBodyError("`input` must be a string: the text to be spoken.", param="input")
+        return msgspec.structs.replace(head, stream=True) if _text(_decode(body).stream_format) == "sse" else head
 
     def asked_units(self, body: bytes) -> Units:
-        text = _decode(body).input
-        return (("character", len(text)),) if isinstance(text, str) and text else ()
+        characters = len(_text(_decode(body).input))
+        return (("character", characters),) if characters else ()
 
     def estimated(self, usage: Usage, asked: Units) -> Usage:
         # About fifteen characters are spoken in a second, which has twenty tokens.
@@ -56,3 +63,8 @@ class OpenAISpeech(OpenAIWire):
     def usage(self, raw: JSONObject) -> Usage:
         tokens = read_tokens(raw)
         return msgspec.structs.replace(tokens, output=0, audio_output=tokens.output)
+
+
+def _text(raw: msgspec.Raw) -> str:
+    """What a string says; empty for anything else."""
+    return _decode_text(raw) if bytes(raw)[:1] == b'"' else ""
