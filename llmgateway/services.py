@@ -6,7 +6,7 @@ it in the answer at hand and must not log it or put it into a session or a messa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +230,18 @@ def limit_update(limit: RateLimit, **changes: Any) -> None:
     limit.full_clean()
     if changes:
         limit.save(update_fields=list(changes))
+
+
+def network_list_save(networks: NetworkList, changes: Mapping[str, Any]) -> None:
+    """Set the columns that `changes` names, of a new list or of one that is there.
+
+    Raises:
+        ValidationError: by field; nothing is saved.
+    """
+    for name, value in changes.items():
+        setattr(networks, name, value)
+    networks.full_clean()
+    networks.save()
 
 
 def team_create(*, name: str, time_zone: str = "UTC") -> Team:

@@ -7,7 +7,27 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
+from llmgateway import conf as conf_module
 from llmgateway.validators import validate_alias_names, validate_finite, validate_shares
+
+OVERRIDING_VARIABLES = {
+    "request_body_limit_mb": "REQUEST_BODY_LIMIT_MB",
+    "retry_attempts": "MAX_RETRIES",
+    "retry_initial_ms": "INITIAL_BACKOFF",
+    "retry_max_ms": "MAX_BACKOFF",
+    "retry_factor": "BACKOFF_FACTOR",
+    "retry_jitter": "JITTER",
+    "cache_enabled": "CACHE_ENABLED",
+    "cache_ttl_s": "CACHE_TTL",
+}
+"""The environment variables that win over fields of the row."""
+
+
+def overriding_variables() -> dict[str, str]:
+    """Those that are set: who edits such a field should see that it has no effect."""
+    values = conf_module.conf.values
+    return {field: variable for field, variable in OVERRIDING_VARIABLES.items() if values.get(variable, "")}
+
 
 _PER_TOKEN = (MinValueValidator(0.1), MaxValueValidator(1000))
 

@@ -1,16 +1,18 @@
-"""Writes to deployments and aliases that more than one place offers: the admin, the API and the commands."""
+"""Writes to where requests go that more than one place offers: the admin, the API and the commands."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Model
 
+from providers.adapters.registry import adapter_names, get_adapter
 from providers.alias_models import refuse_canaries_beyond_all
-from providers.models import AliasFallback, AliasRule, AliasTarget, Deployment, ModelAlias
+from providers.models import AliasFallback, AliasRule, AliasTarget, Credential, Deployment, ModelAlias, Provider
 
 _PARTS: dict[str, tuple[type[Model], tuple[str, ...]]] = {
     "targets": (AliasTarget, ("deployment_id", "target_alias_id")),
@@ -48,6 +50,48 @@ def alias_forget_answers(alias: ModelAlias) -> None:
     row.cache_generation += 1
     row.save(update_fields=["cache_generation"])
     alias.cache_generation = row.cache_generation
+
+
+@transaction.atomic
+def provider_save(provider: Provider, changes: Mapping[str, Any], secrets: Mapping[str, str]) -> None:
+    """Set the columns that `changes` names, of a new provider or of one that is there. `secrets` are keys by the names
+    of credentials, which are made where there are none yet.
+
+    Raises:
+        ValidationError: by field; nothing is saved.
+    """
+    for name, value in changes.items():
+        setattr(provider, name, value)
+    provider.full_clean()
+    provider.save()
+    for name, secret in secrets.items():
+        credential = Credential.objects.filter(provider=provider, name=name).first()
+        try:
+            credential_save(credential or Credential(provider=provider, name=name), {}, secret)
+        except ValidationError as error:
+            raise ValidationError({"secrets": [f"{name}: {message}" for message in error.messages]}) from error
+
+
+def place_of(provider: Provider) -> tuple[str, str]:
+    """Scheme and host, to which the provider's secrets are sent."""
+    own = get_adapter(provider.adapter).base_url if provider.adapter in adapter_names() else ""
+    parts = urlsplit(provider.base_url or own)
+    return parts.scheme, parts.netloc.lower()
+
+
+@transaction.atomic
+def credential_save(credential: Credential, changes: Mapping[str, Any], secret: str | None = None) -> None:
+    """Set the columns that `changes` names, and the secret if there is a new one.
+
+    Raises:
+        ValidationError: by field; nothing is saved.
+    """
+    for name, value in changes.items():
+        setattr(credential, name, value)
+    if secret is not None:
+        credential.set_secret(secret)
+    credential.full_clean()
+    credential.save()
 
 
 @transaction.atomic

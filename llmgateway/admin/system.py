@@ -19,6 +19,7 @@ from llmgateway import conf as conf_module
 from llmgateway import services
 from llmgateway.admin_base import AmountField, GatewayAdmin, ObjectField
 from llmgateway.models import AuthSource, BannedKey, GatewaySettings
+from llmgateway.settings_model import overriding_variables
 
 
 @admin.register(AuthSource)
@@ -142,17 +143,6 @@ class GatewaySettingsAdmin(GatewayAdmin):
             },
         ),
     )
-    # The environment wins over the row; who edits it should see that it has no effect.
-    VARIABLES = {
-        "request_body_limit_mb": "REQUEST_BODY_LIMIT_MB",
-        "retry_attempts": "MAX_RETRIES",
-        "retry_initial_ms": "INITIAL_BACKOFF",
-        "retry_max_ms": "MAX_BACKOFF",
-        "retry_factor": "BACKOFF_FACTOR",
-        "retry_jitter": "JITTER",
-        "cache_enabled": "CACHE_ENABLED",
-        "cache_ttl_s": "CACHE_TTL",
-    }
     actions_detail = ("forget_answers",)
 
     @action(  # type: ignore[untyped-decorator]
@@ -193,9 +183,8 @@ class GatewaySettingsAdmin(GatewayAdmin):
         return redirect(reverse("admin:llmgateway_gatewaysettings_change", args=[row.pk]))
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        variables = {name: text for name, text in self.VARIABLES.items() if conf_module.conf.values.get(text, "")}
         kwargs["help_texts"] = {
             name: f"{variable} is set in the environment to {conf_module.conf.values[variable]} and wins over this."
-            for name, variable in variables.items()
+            for name, variable in overriding_variables().items()
         }
         return super().get_form(request, obj, change, **kwargs)

@@ -9,6 +9,7 @@ import django_filters
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -16,6 +17,7 @@ from llmgateway.management_api.fields import NameField, StrictModel, UsdField
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Readable, writes
 from providers import services
+from providers.connection_check import check_connection
 from providers.models import Credential, Deployment, Provider
 
 
@@ -68,6 +70,14 @@ class DeploymentSerializer(StrictModel[Deployment]):
         return instance
 
 
+class ConnectionSerializer(serializers.Serializer[Any]):
+    """What came of asking the provider for its models."""
+
+    ok = serializers.BooleanField()
+    headline = serializers.CharField(help_text="The status and the time, or that nothing was sent.")
+    detail = serializers.CharField(help_text="What it means and what to do. Neither text holds the secret.")
+
+
 class DeploymentFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
     name = django_filters.CharFilter("name", label="The whole name.")
     provider = django_filters.CharFilter("provider__name", label="The name of the provider.")
@@ -111,3 +121,11 @@ class DeploymentViewSet(Readable[Deployment]):
         """Delete it with its own limits and budgets, unless an alias leads to it."""
         self.locked().delete()
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+    # No transaction around it: a provider may take ten seconds to answer.
+    @extend_schema(request=None, responses=ConnectionSerializer)
+    @action(detail=True, methods=["post"], url_path="test")
+    def test_connection(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Ask the provider for its models with the credential and say how it went. It costs nothing."""
+        result = check_connection(self.get_object())
+        return Response(ConnectionSerializer(result).data)

@@ -57,7 +57,7 @@ class PriceSerializer(StrictModel[Price]):
     request = UsdField(default=0, help_text="USD per request, beside its tokens.")
     units = UnitPricesField(
         required=False,
-        help_text="USD for one of what is not counted in tokens: second, minute, hour, character, image, search.",
+        help_text="USD for one of what is not counted in tokens: second, minute, hour, character, image, search, page.",
     )
     pico_usd = serializers.SerializerMethodField(
         help_text="The same as integers: pico-dollars (10⁻¹² USD) per token, `request` per request."

@@ -82,6 +82,40 @@ _ALL = (
         frozenset(),
         in_one_team=False,
     ),
+    Scope("providers:read", "see providers", ("providers.view_provider",), frozenset(), in_one_team=False),
+    Scope(
+        "providers:write",
+        "create, change and delete providers",
+        ("providers.add_provider", "providers.change_provider", "providers.delete_provider"),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope(
+        "credentials:read",
+        "see which credentials there are, never their secrets",
+        ("providers.view_credential",),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope(
+        "credentials:write",
+        "create, change and delete credentials",
+        ("providers.add_credential", "providers.change_credential", "providers.delete_credential"),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope("networks:read", "see network lists", ("llmgateway.view_networklist",), frozenset(), in_one_team=False),
+    Scope(
+        "networks:write",
+        "create, change and delete network lists",
+        ("llmgateway.add_networklist", "llmgateway.change_networklist", "llmgateway.delete_networklist"),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope("settings:read", "see the settings", ("llmgateway.view_gatewaysettings",), frozenset(), in_one_team=False),
+    Scope(
+        "settings:write", "change the settings", ("llmgateway.change_gatewaysettings",), frozenset(), in_one_team=False
+    ),
     Scope(
         "health:read", "see how deployments are doing", ("providers.view_deployment",), frozenset(), in_one_team=False
     ),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from auditlog.models import LogEntry
 
+from providers.connection_check import ConnectionResult
 from providers.models import Credential, Deployment, Provider
 from tests.llmgateway.admin.world import STORED_SECRET, World
 from tests.llmgateway.management_api.conftest import Caller, Callers
@@ -101,11 +102,44 @@ def test_what_an_alias_leads_to_cannot_be_deleted(operator: Caller, world: World
     assert not Deployment.objects.exists()
 
 
+def test_its_connection_is_tested(operator: Caller, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Deployment] = []
+
+    def check(deployment: Deployment) -> ConnectionResult:
+        asked.append(deployment)
+        return ConnectionResult(
+            False, "HTTP 401 in 8 ms", "acme refuses the credential; check the secret and its rights."
+        )
+
+    monkeypatch.setattr("llmgateway.management_api.deployments.check_connection", check)
+
+    response = operator.post(f"/deployments/{world.deployment.pk}/test")
+
+    assert (response.status_code, asked) == (200, [world.deployment])
+    assert response.json() == {
+        "ok": False,
+        "headline": "HTTP 401 in 8 ms",
+        "detail": "acme refuses the credential; check the secret and its rights.",
+    }
+
+
+def test_a_connection_that_cannot_be_made_is_a_result(operator: Caller, world: World) -> None:
+    Provider.objects.update(base_url="http://127.0.0.1:9/v1")
+
+    response = operator.post(f"/deployments/{world.deployment.pk}/test")
+
+    assert (response.status_code, response.json()["ok"]) == (200, False)
+    assert "on a private network" in response.json()["detail"]
+    assert STORED_SECRET not in response.content.decode()
+    assert operator.post("/deployments/999/test").status_code == 404
+
+
 def test_rights(caller: Callers, world: World) -> None:
     reader, path = caller("deployments:read"), f"/deployments/{world.deployment.pk}"
 
     assert reader.get(path).status_code == 200
     answers = [reader.post("/deployments", {}), reader.patch(path, {"model": "x"}), reader.delete(path)]
+    answers.append(reader.post(f"{path}/test"))
     assert {answer.status_code for answer in answers} == {403}
     assert caller("models:write", "health:write").get("/deployments").status_code == 403
     world.deployment.refresh_from_db()

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from auditlog.models import LogEntry
 from django.contrib.auth.models import Group, User
+from django.core.exceptions import ValidationError
 from django.test import Client
 
 from llmgateway.management_api.scopes import SCOPES
+from llmgateway.management_api.tokens import token_create
 from llmgateway.models import ApiKey, Membership
 from tests.llmgateway.admin.world import World
 from tests.llmgateway.management_api.conftest import ROOT, Caller, Callers
@@ -96,6 +98,15 @@ def test_a_key_can_be_neither_made_in_nor_moved_to_another_team(foreigner: Calle
         ("DELETE", "/models/1", "models:write"),
         ("GET", "/deployments", "deployments:read"),
         ("POST", "/deployments", "deployments:write"),
+        ("POST", "/deployments/1/test", "deployments:write"),
+        ("GET", "/providers", "providers:read"),
+        ("POST", "/providers", "providers:write"),
+        ("GET", "/credentials", "credentials:read"),
+        ("PATCH", "/credentials/1", "credentials:write"),
+        ("GET", "/networks", "networks:read"),
+        ("DELETE", "/networks/1", "networks:write"),
+        ("GET", "/settings", "settings:read"),
+        ("PATCH", "/settings", "settings:write"),
     ],
 )
 def test_the_missing_scope_is_named(caller: Callers, method: str, path: str, scope: str) -> None:
@@ -105,6 +116,14 @@ def test_the_missing_scope_is_named(caller: Callers, method: str, path: str, sco
 
     assert response.status_code == 403
     assert response.json()["error"]["message"] == f"The token token-0 lacks the scope {scope}."
+
+
+@pytest.mark.parametrize("kind", ["providers", "credentials", "networks", "settings", "deployments", "reporters"])
+def test_what_concerns_everybody_no_token_of_a_team_has(world: World, kind: str) -> None:
+    for scope in (f"{kind}:read", f"{kind}:write"):
+        with pytest.raises(ValidationError, match="concerns every team"):
+            token_create(name="of-a-team", scopes=[scope], team=world.cast.platform)
+        assert not SCOPES[scope].roles
 
 
 def test_reading_does_not_include_writing_and_writing_includes_reading(caller: Callers, world: World) -> None:

@@ -64,12 +64,15 @@ def test_secrets_are_in_the_answers_that_make_them_alone(schema: dict[str, Any])
         name for name, each in schema["components"]["schemas"].items() if "secret" in each.get("properties", {})
     }
 
-    assert with_secret == {"KeyWithSecret", "NewKeyRequest"}
+    assert with_secret == {"KeyWithSecret", "NewKeyRequest", "CredentialRequest", "PatchedCredentialRequest"}
+    answers = {name: each for name, each in schema["components"]["schemas"].items() if not name.endswith("Request")}
+    assert [name for name, each in answers.items() if "secrets" in each.get("properties", {})] == []
 
 
 def test_answers_are_as_the_schema_says(operator: Caller, schema: dict[str, Any], world: World) -> None:
     for path, name in (("keys", "Key"), ("limits", "Limit"), ("budgets", "Budget"), ("prices", "Price"),
-                       ("usage", "UsageRow"), ("teams", "Team"), ("models", "Model"), ("reporters", "Reporter")):  # fmt: skip
+                       ("usage", "UsageRow"), ("teams", "Team"), ("models", "Model"), ("reporters", "Reporter"), ("providers", "Provider"),
+                       ("credentials", "Credential"), ("networks", "Network"), ("deployments", "Deployment")):  # fmt: skip
         [row, *_] = operator.get(f"/{path}").json()["results"]
 
         assert row.keys() == schema["components"]["schemas"][name]["properties"].keys(), name
