@@ -1,6 +1,6 @@
 """Prices of what is not counted in tokens: how they are written, kept in rows, and read into the hot path.
 
-A row keeps pico-dollars by the name that was written: `second`, `character`, `image`, `image:high`, `search`, `image_token`. What is
+A row keeps pico-dollars by the name that was written: `second`, `character`, `image`, `image:high`, `search`, `image_token`, `page`. What is
 measured has a name of its own where prices are quoted by more than the smallest unit: sound is counted in milliseconds.
 """
 
@@ -23,6 +23,8 @@ MEASURES = {
     "image": ("image", 1),
     "search": ("search", 1),
     "image_token": ("image_token", 1),
+    "page": ("page", 1),
+    "page:annotated": ("page:annotated", 1),
 }
 """What is counted for a price by its name, and how much of that the price is for."""
 DEAREST_UNIT = 1_000 * 10**12

@@ -77,7 +77,7 @@ class UnitsField(forms.CharField):
             widget=UnfoldAdminTextareaWidget({"rows": 3, "spellcheck": "false"}),
             help_text=(
                 "One a line, such as <code>second 0.0001</code>: second, minute or hour of sound, character, image (also "
-                "by quality and size, such as image:high:1024x1024), search. Empty: none."
+                "by quality and size, such as image:high:1024x1024), search, page, page:annotated. Empty: none."
             ),
         )
 

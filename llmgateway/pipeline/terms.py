@@ -25,7 +25,9 @@ EXPECTED_OUTPUT_TOKENS = 1024
 """Expected of a model that nothing was learned about, when the request names no smaller cap."""
 ADDED_CAP_TOKENS = 8_192
 """A strict budget never adds a larger cap than this, unless the deployment says that its model can say more."""
-WITHOUT_OUTPUT = {Operation.EMBEDDINGS, Operation.MODERATION, Operation.RERANK, Operation.PASSTHROUGH}
+WITHOUT_OUTPUT = {
+    Operation.EMBEDDINGS, Operation.MODERATION, Operation.RERANK, Operation.OCR, Operation.PASSTHROUGH,
+}  # fmt: skip
 """Operations whose answers are not made of tokens."""
 _PLAIN = {Operation.CHAT, Operation.TEXT_COMPLETION}
 """Operations whose requests say no units beside tokens."""

@@ -26,6 +26,7 @@ _PLACES = {
     "inlineData": "data",
     "inline_data": "data",
     "file_data": "",
+    "document_url": "",
 }
 _LETTERS = (string.ascii_letters + string.digits + "+/=").encode()
 _URL_SAFE = frozenset({"inlineData", "inline_data"})
@@ -43,13 +44,9 @@ def attached_bytes(body: bytes) -> int:
     if len(body) <= ATTACHMENT_MIN or not _may_have_attachments(body):
         return 0
     request = _decode(body)
-    return sum(
-        length
-        for name in _MESSAGES
-        for message in _objects(request.get(name))
-        for length in _of_message(message)
-        if length > ATTACHMENT_MIN
-    )
+    said = [length for name in _MESSAGES for message in _objects(request.get(name)) for length in _of_message(message)]
+    to_be_read = [length for part in _objects([request.get("document")]) for length in _of_part(part)]
+    return sum([length for length in (*said, *to_be_read) if length > ATTACHMENT_MIN])
 
 
 def _may_have_attachments(body: bytes) -> bool:

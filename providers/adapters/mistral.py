@@ -12,6 +12,7 @@ _PATHS = {
     "mistral.chat": "/chat/completions",
     "mistral.embeddings": "/embeddings",
     "mistral.fim": "/fim/completions",
+    "mistral.ocr": "/ocr",
 }
 
 
@@ -28,7 +29,7 @@ class Mistral(OpenAICompatible):
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {
             Operation.CHAT, Operation.TEXT_COMPLETION, Operation.EMBEDDINGS, Operation.TRANSCRIPTION,
-            Operation.MODERATION,
+            Operation.MODERATION, Operation.OCR,
         }
     )  # fmt: skip
     extensions = frozenset({"metadata", "prompt_cache_key", "reasoning_content", "service_tier", "top_k"})

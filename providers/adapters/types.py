@@ -19,6 +19,7 @@ class Operation(enum.StrEnum):
     TRANSCRIPTION = "transcription"
     MODERATION = "moderation"
     RERANK = "rerank"
+    OCR = "ocr"
     REALTIME = "realtime"
     PASSTHROUGH = "passthrough"
     """Whatever the caller asks of a provider's own API, and the gateway does not understand."""
@@ -29,7 +30,7 @@ class Operation(enum.StrEnum):
 
 Units = tuple[tuple[str, int], ...]
 """What is billed by something else than tokens, as names and whole amounts: `millisecond` (of sound), `character`,
-`image` (perhaps with quality and size: `image:high:1024x1024`), `search`. Empty, as for most calls: nothing is."""
+`image` (perhaps with quality and size: `image:high:1024x1024`), `search`, `page` (of a document). Empty, as for most calls: nothing is."""
 
 
 class Usage(msgspec.Struct, frozen=True):

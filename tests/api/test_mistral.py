@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from billing.pricing import PriceVersion, UnitPrice
+from llmgateway.pipeline.snapshot import BudgetRule
 from providers.adapters.mistral import Mistral
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, House, alias, deployment, key, snapshot
 
+FREE = PriceVersion(7, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 AGENT = "mistral-client-python/3.7.0"
 PLAIN = deployment(provider="acme")
 MISTRAL = deployment("there", 2, provider="sea", adapter=get_adapter("mistral"))
@@ -127,7 +131,6 @@ async def test_filling_in_is_metered_and_refused_where_nobody_can() -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/v1/ocr"),
         ("POST", "/v1/chat/moderations"),
         ("GET", "/v1/libraries/0b7a4bc1-35f0-4f9a-8f04-1c8f2a3d4e5f/documents"),
         ("GET", "/v1/batch/jobs"),
@@ -171,3 +174,104 @@ async def test_openai_s_clients_reach_it_in_its_own_words() -> None:
     sent = place.upstream.bodies[0]
     assert (sent["random_seed"], sent["max_tokens"]) == (7, 9)
     assert not {"seed", "stream_options", "max_completion_tokens"} & sent.keys()
+
+
+# ── documents, by the page ──
+
+BY_PAGE = replace(FREE, units=(UnitPrice("page", 10**9), UnitPrice("page:annotated", 3 * 10**9)))
+DOCUMENT = {"type": "document_url", "document_url": "https://papers.test/a.pdf"}
+
+
+def reader(*replies: Reply, who: Any = None, **changes: Any) -> House:
+    changes = {"prices": (BY_PAGE,), **changes}
+    made = deployment("there", 2, provider="sea", adapter=get_adapter("mistral"), model="mistral-ocr-2512", **changes)
+    aliases = (alias("gpt", PLAIN), alias("reader", made))
+    return House(ScriptedUpstream(*replies), snapshot(*aliases, who=who, deployments=(PLAIN, made)))
+
+
+def read(pages: int = 3, **usage: Any) -> Reply:
+    found = [{"index": number, "markdown": "# A"} for number in range(pages)]
+    return Reply.json({"pages": found, "model": "mistral-ocr-2512", **usage})
+
+
+def told(pages: Any) -> dict[str, Any]:
+    return {"usage_info": {"pages_processed": pages, "doc_size_bytes": 4711}}
+
+
+@pytest.mark.parametrize("path", ["/v1/ocr", "/mistral/v1/ocr", "/sea/v1/ocr"])
+async def test_pages_are_billed_as_the_provider_counts_them(path: str) -> None:
+    place = reader(read(2, **told(3)))
+
+    answer = await place.post(path, {"model": "reader", "document": DOCUMENT}, user_agent=AGENT)
+
+    assert (answer.status_code, len(answer.json()["pages"])) == (200, 2)
+    sent = place.upstream.requests[0]
+    assert (sent.url.path, place.upstream.bodies[0]["model"]) == ("/v1/ocr", "mistral-ocr-2512")
+    row = place.row
+    assert (row["operation"], row["units"], row["usage_source"]) == ("ocr", {"page": 3}, "provider")
+    assert (row["cost_pico_usd"], row["response_model"]) == (3 * 10**9, "mistral-ocr-2512")
+    assert (row["input"], row["output"]) == (0, 0)
+
+
+@pytest.mark.parametrize("form", ["bbox_annotation_format", "document_annotation_format"])
+async def test_annotated_pages_have_a_price_of_their_own(form: str) -> None:
+    place = reader(read(**told(3)), read(**told(3)), read(**told(3)))
+    asked = {"model": "reader", "document": DOCUMENT}
+
+    for schema in ({"type": "json_schema"}, None):
+        await place.post("/v1/ocr", {**asked, form: schema})
+
+    assert [row["units"] for row in place.ledger.closed] == [{"page:annotated": 3}, {"page": 3}]
+    assert [row["cost_pico_usd"] for row in place.ledger.closed] == [9 * 10**9, 3 * 10**9]
+
+
+@pytest.mark.parametrize(
+    ("usage", "source", "pages"),
+    [
+        ({}, "provider", 3),
+        ({"usage_info": {"doc_size_bytes": 1}}, "provider", 3),
+        (told(0), "provider", 0),
+        (told("many"), "estimated", 2),
+        (told(-1), "estimated", 2),
+    ],
+    ids=["no usage", "no pages in it", "none", "no number", "less than none"],
+)
+async def test_without_usage_the_pages_of_the_answer_count_else_those_asked_for(
+    usage: dict[str, Any], source: str, pages: int
+) -> None:
+    place = reader(read(3, **usage))
+
+    await place.post("/v1/ocr", {"model": "reader", "document": DOCUMENT, "pages": [0, 4]})
+
+    assert (place.row["units"], place.row["usage_source"]) == ({"page": pages}, source)
+
+
+async def test_a_key_with_a_list_of_models_may_read_with_those_alone() -> None:
+    place = reader(read(**told(1)), who=key(models=frozenset({"reader"})))
+    stranger = reader(who=key(models=frozenset({"gpt"})))
+
+    allowed = await place.post("/v1/ocr", {"model": "reader", "document": DOCUMENT})
+    refused = await stranger.post("/v1/ocr", {"model": "reader", "document": DOCUMENT})
+
+    assert (allowed.status_code, refused.status_code) == (200, 403)
+
+
+async def test_a_document_in_the_request_is_no_text() -> None:
+    place = reader(read(**told(1)))
+    document = {"type": "document_url", "document_url": f"data:application/pdf;base64,{'A' * 100_000}"}
+
+    await place.post("/v1/ocr", {"model": "reader", "document": document})
+
+    assert place.ledger.opened[0]["input_estimate"] < 100
+    assert place.ledger.opened[0]["request_price"] == 10**9
+
+
+async def test_nobody_knows_how_long_a_document_is_so_a_strict_budget_needs_a_largest_cost() -> None:
+    strict = key(budgets=(BudgetRule(1, "day", "key", "1", "day", 10**13, "UTC", strict=True),))
+    asked = {"model": "reader", "document": DOCUMENT}
+
+    refused = await reader(who=strict).post("/v1/ocr", asked)
+    paid = await reader(read(**told(1)), who=strict, max_request_pico_usd=10**11).post("/v1/ocr", asked)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "cost_not_boundable")
+    assert paid.status_code == 200

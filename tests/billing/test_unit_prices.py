@@ -60,6 +60,19 @@ def test_an_image_of_an_unknown_quality_is_never_free() -> None:
     assert units_cost((), (("image", 5),)) == 0
 
 
+@pytest.mark.parametrize(
+    ("units", "pico_usd"),
+    [({"page": "0.001"}, 4 * 10**9), ({"page": "0.001", "page:annotated": "0.003"}, 6 * 10**9)],
+    ids=["one price", "two"],
+)
+def test_an_annotated_page_costs_what_a_page_does_unless_it_has_its_own_price(
+    units: dict[str, str], pico_usd: int
+) -> None:
+    prices = unit_prices(read_units(units))
+
+    assert units_cost(prices, (("page", 3), ("page:annotated", 1))) == pico_usd
+
+
 def test_a_minute_of_sound_at_a_price_by_the_minute_costs_that_price() -> None:
     by_minute = unit_prices(read_units({"minute": "0.006"}))
     by_second = unit_prices(read_units({"second": "0.0001"}))

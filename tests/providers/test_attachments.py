@@ -30,6 +30,7 @@ def chat(*parts: Any) -> bytes:
         {"type": "input_image", "image_url": f"data:image/png;base64,{LONG}"},
         {"type": "input_file", "file_data": f"data:application/pdf;base64,{LONG}"},
         {"inlineData": {"mimeType": "image/png", "data": LONG}},
+        {"type": "document_url", "document_url": f"data:application/pdf;base64,{LONG}"},
     ],
 )
 def test_attachments_are_not_counted_as_text(part: dict[str, Any]) -> None:

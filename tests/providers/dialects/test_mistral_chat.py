@@ -231,5 +231,5 @@ def test_its_paths_are_understood() -> None:
     understood = [ADAPTER.native_call(path) for path in paths]
 
     assert [call and call.dialect for call in understood] == [
-        "mistral.chat", "mistral.embeddings", "mistral.fim", "openai.moderations", None,
+        "mistral.chat", "mistral.embeddings", "mistral.fim", "openai.moderations", "mistral.ocr",
     ]  # fmt: skip
