@@ -45,12 +45,21 @@ def _decision(found: Findings) -> JSONObject:
         "allowed": True,
         "status": 200,
         "code": "",
-        "message": f"It would be sent to '{admission.deployment.name}' of the provider '{admission.deployment.provider}'.",
+        "message": _sent_to(admission.deployment, found.trial_in_s),
         "deployment": admission.deployment.name,
         "alias": admission.rules.alias.name,
         "stands_in": found.stands_in is not None,
         "output_cap": admission.output_cap,
+        "trial_in_s": found.trial_in_s,
     }
+
+
+def _sent_to(deployment: Deployment, trial_in_s: float | None) -> str:
+    place = f"'{deployment.name}' of the provider '{deployment.provider}'"
+    if trial_in_s is None:
+        return f"It would be sent to {place}."
+    when = f"after {trial_in_s:.1f} s" if trial_in_s else "at once"
+    return f"All deployments of the model are out at present; {when} it would be sent to {place}, to try whether that answers again."
 
 
 def _refusal(error: GatewayError) -> JSONObject:

@@ -204,6 +204,18 @@ class Health:
             await self._change(min([left_s, *(each for each in due_s if each > 0)]))
         return True
 
+    def next_trial(self, candidates: Sequence[Deployment], timeout_s: float) -> tuple[Deployment, float] | None:
+        """Whom a request would be sent to that has nobody else and waits so long, and after how many seconds.
+
+        Nothing is changed. None: nobody, or nobody can say, for another request is trying one of them.
+        """
+        now, due_s = self._clock.time(), self._due_s(candidates)
+        wait_s = max(0.0, min(due_s, default=math.inf))
+        if wait_s > timeout_s:
+            return None
+        deployment = self._least_bad(candidates, now=now, by=now + wait_s)
+        return None if deployment is None else (deployment, wait_s)
+
     def back_in_s(self, candidates: Sequence[Deployment]) -> float | None:
         """Seconds until the first of them may be tried again; 0: one is being tried. None: nobody can say."""
         due_s = self._due_s(candidates)
@@ -386,22 +398,27 @@ class Health:
 
         Pauses grow so that nobody is kept waiting by what fails again and again. Without anybody else there is nothing to spare.
         """
-        now, ripe = self._clock.time(), list[tuple[bool, float, Deployment]]()
+        now = self._clock.time()
+        deployment = self._least_bad(candidates, now=now, by=now)
+        if deployment is None:
+            return False
+        logger.info("deployment %s: is tried before its time, for nobody else is left to ask", deployment.name)
+        self._circuits[deployment.id].hurry(now)
+        return True
+
+    def _least_bad(self, candidates: Sequence[Deployment], *, now: float, by: float) -> Deployment | None:
+        """Whom to try of those whose first pause is over `by` then; None: nobody, or one is back or being tried."""
+        ripe = list[tuple[bool, float, Deployment]]()
         for each in candidates:
             probe, circuit = self._probes.get(each.id), self._circuits.get(each.id)
             is_ill = self._known.get(each.id, each).draining or (probe is not None and not probe.healthy)
             if is_ill or circuit is None or circuit.opening is None:
                 continue
             if circuit.opening.until <= now:
-                return False
-            if circuit.back_at(self._rules, badly_needed=True) <= now:
+                return None
+            if circuit.back_at(self._rules, badly_needed=True) <= by:
                 ripe.append((circuit.blames_credential, circuit.opening.until, each))
-        if not ripe:
-            return False
-        _, _, deployment = min(ripe, key=lambda found: found[:2])
-        logger.info("deployment %s: is tried before its time, for nobody else is left to ask", deployment.name)
-        self._circuits[deployment.id].hurry(now)
-        return True
+        return min(ripe, key=lambda found: found[:2])[2] if ripe else None
 
     def _succeeded(self, deployment: Deployment, circuit: Circuit) -> None:
         number, now = deployment.id, self._clock.time()

@@ -16,7 +16,7 @@ from llmgateway.explain.here import explain
 from llmgateway.explain.question import PATHS, Question
 from llmgateway.pipeline.protocols import TargetTerms, Tokens
 from llmgateway.pipeline.route_rules import Fallback, FallbackCause, RoutingRule
-from llmgateway.pipeline.snapshot import BudgetRule, Limit, Networks
+from llmgateway.pipeline.snapshot import BudgetRule, Deployment, Limit, Networks
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
@@ -135,6 +135,82 @@ async def test_it_is_decided_as_a_real_request_is(scene: str) -> None:
     error = real.json()["error"]
     assert (found["decision"]["code"], found["decision"]["message"]) == (error["code"], error["message"])
     assert found["decision"]["headers"].get("retry-after") == real.headers.get("retry-after")
+
+
+def out_of_order(of: House, *which: Deployment, times: int = 1, kinds: tuple[str, ...] = ("server_error",)) -> None:
+    """Their circuits have opened, so often that each pause was twice as long as the one before."""
+    health = of.gateway.health
+    for number in range(times):
+        of.clock.advance(30 * 2.0**number if number else 0)
+        for each, kind in zip(which, kinds, strict=True):
+            assert health.claim(each)
+            for _ in range(1 if number else 5):
+                health.record(each, ok=False, kind=kind)
+
+
+class TestWhenAllAreOut:
+    async def test_a_trial_of_the_least_bad_is_told_as_it_would_be_made(self) -> None:
+        bad, worse = deployment("bad", 1), deployment("worse", 2)
+        of = house(Reply.json(CHAT), made=(alias("gpt", worse, bad),))
+        out_of_order(of, worse, bad, times=3, kinds=("authentication", "server_error"))
+        of.clock.advance(31)
+        before = of.gateway.health.state_of(bad)
+
+        found = await ask(of)
+        again = await ask(of)
+
+        assert (before.state, of.gateway.health.state_of(worse).state) == ("open", "open")
+        assert found["decision"] == again["decision"]
+        assert (found["decision"]["status"], found["decision"]["deployment"]) == (200, "bad")
+        assert found["decision"]["trial_in_s"] == 0
+        assert "out at present; at once it would be sent to" in found["decision"]["message"]
+        assert of.gateway.health.state_of(bad) == before, "nothing is changed by looking"
+        real = await of.chat()
+        assert (real.status_code, real.headers["x-gateway-deployment"]) == (200, found["decision"]["deployment"])
+
+    async def test_who_is_back_within_the_wait_is_waited_for(self) -> None:
+        of = house()
+        out_of_order(of, deployment())
+        of.clock.advance(28.5)
+
+        found = await ask(of)
+
+        assert found["decision"]["allowed"] is True
+        assert found["decision"]["trial_in_s"] == pytest.approx(1.5)
+        assert "after 1.5 s it would be sent to 'main'" in found["decision"]["message"]
+
+    async def test_nobody_is_waited_for_longer_than_a_request_would(self) -> None:
+        of = house()
+        out_of_order(of, deployment())
+        of.clock.advance(20)
+
+        found = await ask(of)
+        real = await of.chat()
+
+        assert (found["decision"]["status"], real.status_code) == (503, 503)
+        assert found["decision"]["message"] == real.json()["error"]["message"]
+
+    async def test_while_another_request_tries_nothing_is_promised(self) -> None:
+        of, main = house(), deployment()
+        out_of_order(of, main)
+        of.clock.advance(31)
+        assert of.gateway.health.claim(main)
+
+        assert (await ask(of))["decision"]["status"] == 503
+
+    async def test_rules_and_budgets_are_looked_at_on_the_way(self) -> None:
+        compiled = cel.compile("budget_used < 0.5")
+        led = replace(
+            alias("gpt", deployment("other", 2)), rules=(RoutingRule("r", "budget_used < 0.5", "there", compiled),)
+        )
+        of = house(made=(led, alias("there", deployment())), who=key(budgets=(STRICT,)))
+        out_of_order(of, deployment(), times=2)
+        of.clock.advance(31)
+
+        found = await ask(of)
+
+        assert (found["decision"]["deployment"], found["decision"]["trial_in_s"]) == ("main", 0)
+        assert [rule["holds"] for rule in found["rules"]] == [True]
 
 
 async def test_what_is_held_by_others_counts() -> None:
