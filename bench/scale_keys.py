@@ -122,7 +122,7 @@ class Change:
     gap_ms: float
     """How late the event loop ran at worst."""
     own_gap_ms: float
-    """The same as far as the worker was working meanwhile: the rest of the time other processes had the CPUs."""
+    """The same without the time in which other processes had the CPUs."""
     gaps: int
     """How many of the worker's own were longer than 20 ms."""
     requests: int

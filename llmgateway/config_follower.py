@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,18 @@ from django.utils import timezone
 
 from llmgateway import triggers
 from llmgateway.conf import Conf
-from llmgateway.config_loader import FILE, MOST_CHANGES, Change, give_back, load_snapshot, patch_snapshot
+from llmgateway.config_loader import (
+    FILE,
+    MOST_CHANGES,
+    Change,
+    LentKeys,
+    give_back,
+    held_by,
+    keep,
+    load_snapshot,
+    no_collection,
+    patch_snapshot,
+)
 from llmgateway.models import ConfigChange
 from llmgateway.pipeline.snapshot import LogPosition, Snapshot
 
@@ -49,6 +61,8 @@ PRUNED_AT_ONCE = 1000
 STRETCH_S = 0.002
 """Work without a break while others wait for the interpreter."""
 BREAK_S = 0.001
+SETTLING_S = 0.1
+"""Renewing keys, between looks for further changes."""
 RETIRED_AFTER_S = 5.0
 """When requests that began with the old snapshot have let go of it."""
 RETIRED_AT_ONCE = 500
@@ -190,6 +204,7 @@ class ConfigFollower:
             self._reload()
         else:
             self._follow()
+        self._settle()
         self._release_retired()
         self._pruning.prune(self._position)
 
@@ -224,13 +239,26 @@ class ConfigFollower:
         self._hand_over(snapshot, files)
         self._position = snapshot.position
 
+    def _settle(self) -> None:
+        """Go on renewing keys after a change of what they share; it holds already, so that further changes go first."""
+        keys = self._snapshot.keys
+        if not isinstance(keys, LentKeys):
+            return
+        self._breath = time.monotonic()
+        with no_collection():
+            settled = keys.settle(self._pause, self._breath + SETTLING_S)
+            if settled is None:
+                return
+            keep(len(settled))
+        self._hand_over(replace(self._snapshot, keys=settled, revision=self.revision + 1), self._files)
+
     def _hand_over(self, snapshot: Snapshot, files: dict[str, object]) -> None:
         """`files` are the signatures from before they were read; a file that is new here is read once more."""
         old, self._snapshot = self._snapshot, snapshot
         self._files = {path: files.get(path, UNREAD) for path in snapshot.watched_files}
         if old.keys is not snapshot.keys:
             # Freeing a hundred thousand keys at once would stop the process; holding them here frees them in slices.
-            self._retired.append((time.monotonic() + RETIRED_AFTER_S, [*old.keys, *old.keys.values()]))
+            self._retired.append((time.monotonic() + RETIRED_AFTER_S, held_by(old.keys)))
         for problem in snapshot.problems:
             if problem not in old.problems:
                 logger.warning("Configuration: %s", problem)
@@ -262,6 +290,8 @@ class ConfigFollower:
             self._failed(error)
 
     def _wait(self) -> None:
+        if isinstance(self._snapshot.keys, LentKeys) and not self._failures:
+            return
         if self._failures:
             self._waking.wait(min(self._poll_s * 2 ** min(self._failures - 1, 10), LONGEST_RETRY_S))
         elif self._database.listening:

@@ -16,6 +16,7 @@ from msgspec import structs
 
 from billing.standing import BySubject, Tally, Used, used
 from billing.windows import load_zone, reset_bounds, window_bounds
+from llmgateway.config_loader import LentKeys, exchanged
 from llmgateway.pipeline.protocols import AdmissionStore
 from llmgateway.pipeline.rules import address_subject, bind_limit
 from llmgateway.pipeline.snapshot import BudgetRule, KeyDigest, Limit, Snapshot
@@ -108,14 +109,11 @@ def _changed_limits(old: Snapshot, new: Snapshot) -> tuple[list[Limit], list[Lim
 
 
 def _exchanged(old: Snapshot, new: Snapshot) -> Iterator[tuple[KeyDigest | None, KeyDigest]]:
-    """Keys that are not the very same any more."""
+    """Keys that are not the very same any more; of many whose shared rules changed, one of each team."""
     files = {source.name: source.keys for source in old.sources}
     pairs = [(files.get(source.name, {}), source.keys) for source in new.sources]
     for was, keys in ((old.keys, new.keys), *pairs):
-        for digest, entry in keys.items():
-            earlier = was.get(digest)
-            if earlier is not entry:
-                yield earlier, entry
+        yield from exchanged(was, keys)
 
 
 def _sums(limit: WindowLimit | None) -> tuple[object, ...]:
@@ -154,6 +152,9 @@ def _callers_limits(snapshot: Snapshot) -> Iterator[tuple[Limit, ...]]:
     """The limits of all keys. Keys without any of their own share one tuple, which comes once."""
     seen: set[int] = set()
     for keys in (snapshot.keys, *(source.keys for source in snapshot.sources)):
+        if isinstance(keys, LentKeys):
+            yield from keys.limits()
+            continue
         for digest in keys.values():
             limits = digest.key.limits
             if limits and id(limits) not in seen:

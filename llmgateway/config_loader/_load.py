@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from django.db.models import Count
 
@@ -11,6 +12,7 @@ from llmgateway.conf import Conf
 from llmgateway.config_loader._foreign import load_foreign
 from llmgateway.config_loader._garbage import keep, no_collection
 from llmgateway.config_loader._keys import load_keys, load_rules
+from llmgateway.config_loader._lent import as_known
 from llmgateway.config_loader._reading import log_position, one_view
 from llmgateway.config_loader._routing import load_routing
 from llmgateway.config_loader._settings import load_settings
@@ -45,6 +47,7 @@ def load_snapshot(
 
 def _load(revision: int, conf: Conf, pause: Pause, before: Snapshot) -> Snapshot:
     problems: list[ConfigProblem] = []
+    before = replace(before, keys=as_known(before.keys))
     with one_view():
         position = log_position()
         rules = load_rules(problems, before=before, pause=pause)

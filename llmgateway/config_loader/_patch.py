@@ -1,24 +1,23 @@
 """A new snapshot from an old one and the rows that changed, reading no more than needed.
 
 Changed keys are read again. What a team, a network list or everyone's rules lend to keys is exchanged in memory,
-for a hundred thousand keys may share them. Routing is small and is read as a whole.
+for a hundred thousand keys may share them, and where there are many, key by key as they are asked for (`_lent`).
+Routing is small and is read as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
-
-from msgspec import structs
 
 from billing.models import Budget
 from llmgateway import conf as conf_module
 from llmgateway.conf import Conf
 from llmgateway.config_loader._foreign import load_foreign
-from llmgateway.config_loader._garbage import keep, no_collection
-from llmgateway.config_loader._keys import AccessRules, acting_too, load_keys, load_rules
-from llmgateway.config_loader._limits import CALENDAR
+from llmgateway.config_loader._garbage import MANY, keep, no_collection
+from llmgateway.config_loader._keys import AccessRules, load_keys, load_rules
+from llmgateway.config_loader._lent import LentKeys, as_known, can_lend
 from llmgateway.config_loader._load import (
     PEPPER,
     Pause,
@@ -27,18 +26,20 @@ from llmgateway.config_loader._load import (
     no_pause,
     pepper_problems,
 )
-from llmgateway.config_loader._networks import KeyNetworks
 from llmgateway.config_loader._quotas import PLACES, is_of_place, is_own, own_part, owner_of
 from llmgateway.config_loader._reading import one_view
+from llmgateway.config_loader._renewal import Renewal
 from llmgateway.config_loader._routing import load_routing
 from llmgateway.config_loader._settings import load_settings
 from llmgateway.config_loader._sources import file_budgets, files_of, load_sources
 from llmgateway.config_loader._values import SLICE
 from llmgateway.limit_terms import OWNERS
-from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, Key, KeyDigest, Limit, LogPosition, Snapshot
+from llmgateway.pipeline.snapshot import BudgetRule, ConfigProblem, KeyDigest, LogPosition, Snapshot
 
 MOST_CHANGES = 10_000
 """With more, reading everything is quicker."""
+LENT_FROM = MANY
+"""With so many keys, what they have from others is exchanged when they are asked for."""
 FILE = "file"
 """The table of a `Change` that is about a watched file; its row id is the path."""
 
@@ -236,25 +237,53 @@ class _Patch:
             if is_own(rule) and rule.id > 0 and rule.owner not in read_again
         }
 
-    def _keys(self, rules: AccessRules, own_budgets: dict[int, BudgetRule]) -> dict[bytes, KeyDigest]:
-        keys = dict(self._old.keys)
+    def _keys(self, rules: AccessRules, own_budgets: dict[int, BudgetRule]) -> Mapping[bytes, KeyDigest]:
+        old = self._old.keys
+        keys = dict(as_known(old))
         changed = {str(key_id) for key_id in self._plan.keys}
-        for digest in [digest for digest, entry in self._old.keys.items() if entry.key.id in changed]:
+        gone = [digest for digest, entry in keys.items() if entry.key.id in changed] if changed else ()
+        for digest in gone:
             del keys[digest]
-        if self._plan.shared:
-            self._refresh(keys, rules, own_budgets)
-        keys.update(load_keys(rules, self._problems, self._plan.keys, pause=self._pause))
+        read = load_keys(rules, self._problems, self._plan.keys, pause=self._pause)
+        keys.update(read)
+        renewal = self._renewal(rules)
+        if renewal is None:
+            return keys
+        renewed = {}
+        if isinstance(old, LentKeys) and not self._plan.shared:
+            renewed = old.renewed.copy()
+            for digest in gone:
+                renewed.pop(digest, None)
+        renewed.update(read)
+        if len(keys) >= LENT_FROM and can_lend(keys, renewal):
+            return LentKeys(keys, renewal, renewed=renewed, read=frozenset(read))
+        self._renew(keys, renewal, renewed, own_budgets)
         return keys
 
-    def _refresh(self, keys: dict[bytes, KeyDigest], rules: AccessRules, own_budgets: dict[int, BudgetRule]) -> None:
-        """Exchange what `keys` have from others; budgets of their own that changed go to `own_budgets`."""
+    def _renewal(self, rules: AccessRules) -> Renewal | None:
+        """Of what keys that are not read again have from others; None: none of it changed."""
+        old, plan = self._old.keys, self._plan
+        if not plan.shared:
+            return old.renewal if isinstance(old, LentKeys) else None
+        renewal = Renewal(rules, plan.teams, plan.lists, plan.everyone)
+        return renewal.after(old.renewal) if isinstance(old, LentKeys) else renewal
+
+    def _renew(
+        self,
+        keys: dict[bytes, KeyDigest],
+        renewal: Renewal,
+        renewed: Mapping[bytes, KeyDigest],
+        own_budgets: dict[int, BudgetRule],
+    ) -> None:
+        """Renew all `keys` but those in `renewed`; budgets of their own that changed go to `own_budgets`."""
         exchanged = 0
-        for number, (digest, entry) in enumerate(self._old.keys.items()):
+        for number, (digest, entry) in enumerate(list(keys.items())):
             if number % SLICE == 0:
                 self._pause()
-            if digest not in keys:
+            if digest in renewed:
+                keys[digest] = renewed[digest]
                 continue
-            key = self._refreshed(entry.key, rules)
+            key = renewal.renewed(entry.key)
             if key is None:
                 del keys[digest]
             elif key is not entry.key:
@@ -263,53 +292,6 @@ class _Patch:
                     own_budgets.update((rule.id, rule) for rule in own_part(key.budgets))
                 exchanged += 1
         keep(exchanged)
-
-    def _refreshed(self, key: Key, rules: AccessRules) -> Key | None:
-        """The key with what its team, its network lists and everyone's rules say now; None if its team is gone."""
-        if self._plan.everyone or key.team_id in self._plan.teams or self._concerns_tenants(key):
-            team = rules.teams.get(key.team_id)
-            if team is None:
-                return None
-            own_limits, own_budgets = own_part(key.limits), own_part(key.budgets)
-            if key.time_zone != team.time_zone:
-                own_limits, own_budgets = (
-                    _limits_in(own_limits, team.time_zone),
-                    _budgets_in(own_budgets, team.time_zone),
-                )
-            limits = rules.limits.joined(own_limits, key.team_id)
-            budgets = rules.budgets.joined(own_budgets, key.team_id)
-            tenants = key.tenants
-            # Not replace(): it takes four times as long, and this may run for every key there is. What is the same is
-            # kept, for both keys are in memory for a while.
-            key = Key(
-                key.id,
-                key.public_id,
-                key.name,
-                key.team_id,
-                team.name,
-                key.enabled,
-                key.starts_at,
-                key.expires_at,
-                key.models,
-                key.networks,
-                key.limits if key.limits == limits else limits,
-                key.budgets if key.budgets == budgets else budgets,
-                key.user_id,
-                key.priority,
-                key.may_bypass_health,
-                team.time_zone,
-            )
-            if tenants:
-                key = acting_too(key, [tenant.team_id for tenant in tenants], rules)
-        networks = key.networks
-        if isinstance(networks, KeyNetworks) and not self._plan.lists.isdisjoint(networks.lists):
-            compiled = rules.networks.compile(networks.lists, networks.own)
-            tenants = tuple(structs.replace(tenant, networks=compiled) for tenant in key.tenants)
-            key = structs.replace(key, networks=compiled, tenants=tenants)
-        return key
-
-    def _concerns_tenants(self, key: Key) -> bool:
-        return bool(key.tenants) and any(tenant.team_id in self._plan.teams for tenant in key.tenants)
 
     def _all_problems(self, changed_rows: set[tuple[str, str]]) -> tuple[ConfigProblem, ...]:
         """Those of rows that were not read again, and those found now."""
@@ -325,14 +307,6 @@ class _Patch:
         if problem.table == "llmgateway_apikey":
             return bool(plan.keys) if problem.name.startswith(PEPPER) else _is_among(problem.row_id, plan.keys)
         return (problem.table, problem.row_id) in changed_rows
-
-
-def _limits_in(rules: tuple[Limit, ...], time_zone: str) -> tuple[Limit, ...]:
-    return tuple(structs.replace(rule, time_zone=time_zone) if rule.per in CALENDAR else rule for rule in rules)
-
-
-def _budgets_in(rules: tuple[BudgetRule, ...], time_zone: str) -> tuple[BudgetRule, ...]:
-    return tuple(structs.replace(rule, time_zone=time_zone) for rule in rules)
 
 
 def _is_among(row_id: str, ids: set[int]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from billing.pricing import PriceVersion, default_price
@@ -11,6 +11,7 @@ from llmgateway.config_loader._values import as_text, bounded, fields_of
 from llmgateway.models import GatewaySettings
 from llmgateway.pipeline.route_rules import CacheSettings, CircuitRules, LoadRules
 from llmgateway.pipeline.snapshot import AdmissionRules, ConfigProblem, Estimation, Retries
+from llmgateway.pipeline.token_counts import installed_counter
 from providers.adapters.registry import usual_chars_per_token
 
 Number = TypeVar("Number", int, float)
@@ -30,7 +31,7 @@ class EstimationSettings:
         chars = self.chars_per_token.get(adapter)
         if chars is None:
             return self.usual
-        return Estimation(self.usual.max_sample_bytes, self.usual.bytes_per_token, chars)
+        return replace(self.usual, chars_per_token=chars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ def _estimation(row: GatewaySettings, problems: list[ConfigProblem]) -> Estimati
         row.max_sample_bytes,
         _ratio(row.bytes_per_token, Estimation().bytes_per_token),
         _ratio(row.chars_per_token, Estimation().chars_per_token),
+        installed_counter(),
     )
     return EstimationSettings(usual, usual_chars_per_token() | _chars_by_adapter(problems))
 
