@@ -228,9 +228,12 @@ class House:
         )  # fmt: skip
         config.load()
         state = ServerState()
+        connections = connections_for(application)
         self.protocols: list[Any] = []
         for _ in range(CONNECTIONS):
-            protocol = cast("Any", config.http_protocol_class)(config=config, server_state=state, app_state={})
+            protocol = cast("Any", config.http_protocol_class)(
+                config=config, server_state=state, app_state={}, **connections
+            )
             protocol.connection_made(Pipe(self._written))
             self.protocols.append(protocol)
 
@@ -269,6 +272,17 @@ def http_protocol() -> Any:
     except ImportError:
         return "httptools"
     return GatewayProtocol
+
+
+def connections_for(application: DataPlane) -> dict[str, Any]:
+    """As `serve` sets them up; empty in versions without express."""
+    if not hasattr(application, "express"):
+        return {}
+    from llmgateway.api.connections import Bounds, Connections
+
+    connections = Connections(Bounds(keep_alive_s=75))
+    connections.express = application.express
+    return {"connections": connections}
 
 
 async def measured(*, stream: bool, count: int, rounds: int, profile: int) -> list[float]:

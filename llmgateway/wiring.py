@@ -476,6 +476,8 @@ async def start() -> Runtime:
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
             runtime.gateway.telemetry.figures.connections = _connections
+            if _connections is not None:
+                _connections.express = runtime.data_plane.express
             sys.setswitchinterval(SWITCH_INTERVAL_S)
             _runtime = runtime
     return _runtime

@@ -7,6 +7,8 @@ import itertools
 import logging
 import os
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from llmgateway.api import anthropic, gemini, health, kept, media, metrics, mistral, native, openai, realtime, simple
 from llmgateway.api.access_lines import log_answer
@@ -14,11 +16,13 @@ from llmgateway.api.addresses import ClientAddress
 from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.cors import Cors
 from llmgateway.api.exchange import HttpExchange
+from llmgateway.api.express import ExpressDoor
 from llmgateway.api.inbound import ClientLeftError, InboundReader
-from llmgateway.api.responses import Responder
+from llmgateway.api.responses import DisconnectWatch, Responder
 from llmgateway.api.routes import READ, Endpoint, Finder, Route
 from llmgateway.api.stored_responses import StoredResponses
 from llmgateway.conf import Conf
+from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import GatewayError, MethodNotAllowedError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.sessions import Lifetime
@@ -47,7 +51,8 @@ class DataPlane:
         self._reader = InboundReader(tuple(conf.key_headers))
         self._addresses = ClientAddress(tuple(conf.trusted_proxies))
         self._cors = Cors(tuple(conf.cors_origins))
-        self._ids = RequestIds()
+        self.ids = RequestIds()
+        self.express = ExpressDoor(self, gateway, self._addresses)
         self._body_timeout_s = conf.request_body_timeout_s
         health_pages = health.HealthPages(status, details=conf.health_details)
         self._kept = kept.KeptSurface(gateway, gateway.responses.book)
@@ -86,6 +91,10 @@ class DataPlane:
             find(path) for find in (self._gemini.find, openai.find_below_name, mistral.find_below_name)
         )
 
+    def fixed_route(self, path: str) -> Route | None:
+        """The route of a path that is the same for everybody."""
+        return self._routes.get(path)
+
     async def open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the handshake of a WebSocket, and be its session until it ends."""
         can_say_why = "websocket.http.response" in (scope.get("extensions") or {})
@@ -107,9 +116,33 @@ class DataPlane:
         exchange = self._begin(scope, receive, send)
         if exchange.method == "OPTIONS":
             preflight = self._cors.preflight(exchange.inbound.requested_headers)
-            return await exchange.responder.start_and_end(204, preflight)
+            await exchange.responder.start_and_end(204, preflight)
+        else:
+            await self._answer(exchange, self._serve(exchange))
+
+    async def resume(self, scope: Scope, receive: Receive, send: Send, call: Call) -> None:
+        """Answer a request that was begun without a task."""
+        exchange = self._begin(scope, receive, send, of=call)
+        await self._answer(exchange, self._resume(exchange, call))
+
+    async def _serve(self, exchange: HttpExchange) -> None:
+        await self._endpoint(exchange)(self._gateway, exchange)
+
+    async def _resume(self, exchange: HttpExchange, call: Call) -> None:
+        self._endpoint(exchange)
+        exchange.responder.dialect = call.request.dialect
+        exchange.key, exchange.head = call.key, call.request.head
+        watch = exchange.watch = DisconnectWatch(exchange.receive)
+        call.go_on_in(watch)
         try:
-            await self._endpoint(exchange)(self._gateway, exchange)
+            await self._gateway.resume(call, exchange.responder, watch)
+        finally:
+            watch.stop()
+
+    async def _answer(self, exchange: HttpExchange, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, and tell the client and the log what went wrong."""
+        try:
+            await work
             if exchange.is_listing:
                 self._log(exchange, 200, "")
         except GatewayError as error:
@@ -126,9 +159,11 @@ class DataPlane:
             if not exchange.responder.started:
                 await self._refuse(exchange, GatewayError("Something went wrong inside the gateway. Try again."))
 
-    def _begin(self, scope: Scope, receive: Receive, send: Send) -> HttpExchange:
+    def _begin(self, scope: Scope, receive: Receive, send: Send, *, of: Call | None = None) -> HttpExchange:
+        """`of`: it has begun before, and is this call's."""
         inbound = self._reader.read(scope)
-        request_id = self._ids.next()
+        clock = self._gateway.clock
+        request_id = self.ids.next() if of is None else of.request.id
         cross_origin = self._cors.headers(inbound.origin) if inbound.origin is not None else None
         return HttpExchange(
             request_id=request_id,
@@ -137,8 +172,8 @@ class DataPlane:
             raw_path=scope.get("raw_path", b"").decode("latin-1") or scope["path"],
             query=scope["query_string"],
             client_ip=self._addresses.of(scope, inbound.forwarded_for),
-            started_at=self._gateway.clock.time(),
-            received=self._gateway.clock.monotonic(),
+            started_at=clock.time() if of is None else of.request.started_at,
+            received=clock.monotonic() if of is None else of.request.received,
             inbound=inbound,
             receive=receive,
             responder=Responder(send, b"x-request-id: %b\r\n" % request_id.encode(), openai.CHAT, cross_origin),

@@ -15,13 +15,16 @@ import enum
 import resource
 from collections import Counter
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from llmgateway.api.known_heads import KnownHeads
 from llmgateway.conf import Conf
 from llmgateway.pipeline.snapshot import Networks, parse_address
+
+if TYPE_CHECKING:
+    from llmgateway.api.express import ExpressDoor
 
 SPARE = 128
 """Connections beyond the bound that are heard."""
@@ -115,6 +118,8 @@ class Connections:
         self.bodies: dict[Connection, float] = {}
         """Those whose headers are complete and whose body is not."""
         self.known_heads = KnownHeads()
+        self.express: ExpressDoor | None = None
+        """Answers ordinary requests without a task; None: nobody does."""
         self._stalled: dict[Connection, tuple[float, int]] = {}
         self._by_address: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()

@@ -68,6 +68,23 @@ class Arrival:
             await self._waiter
 
 
+def answer_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Status line and headers, checked, without the last line's end. None of the headers concerns the connection."""
+    lines = [STATUS_LINE[status][:-2]]
+    for name, value in headers:
+        lines.append(_names[name][1] + value)
+    return checked_head(lines)
+
+
+def checked_head(lines: list[bytes]) -> bytes:
+    """The lines as a head: whatever a value holds, it makes no other header and no other answer."""
+    head = b"\r\n".join(lines)
+    breaks = len(lines) - 1
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        raise RuntimeError("a header of the answer holds a line break or a NUL")
+    return head
+
+
 class Exchange(RequestResponseCycle):
     """One request and its answer. `receive` is uvicorn's; the answer is written here."""
 
@@ -157,7 +174,7 @@ class Exchange(RequestResponseCycle):
         self._head = head
 
     def _head_of(self, status: int, headers: Iterable[tuple[bytes, bytes]], own: HeaderLines) -> bytes:
-        """The answer's head, checked: whatever a value holds, it makes no other header and no other answer."""
+        """The answer's head, checked."""
         lines = [STATUS_LINE[status][:-2]]
         says_close = False
         if self.default_headers:
@@ -172,11 +189,7 @@ class Exchange(RequestResponseCycle):
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _BODILESS:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked")
-        head = b"\r\n".join(lines)
-        breaks = len(lines) - 1
-        if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
-            raise RuntimeError("a header of the answer holds a line break or a NUL")
-        return b"%b\r\n%b\r\n" % (head, own)
+        return b"%b\r\n%b\r\n" % (checked_head(lines), own)
 
     def _note(self, kind: int, value: bytes) -> bool:
         """Take in a header that the protocol itself obeys; whether it closes the connection."""

@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 import weakref
-from typing import Any, cast
+from collections.abc import Sequence
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, service_unavailable
@@ -26,10 +28,14 @@ from llmgateway.api import early_refusals
 from llmgateway.api.asgi_types import WHOLE_BODY, Scope
 from llmgateway.api.connections import Bounds, Connections, Verdict
 from llmgateway.api.early_refusals import Refusal
-from llmgateway.api.http_exchange import Exchange
+from llmgateway.api.http_exchange import Exchange, answer_head
 from llmgateway.api.known_heads import KnownHead
 from llmgateway.api.socket_protocol import SocketProtocol
+from llmgateway.pipeline.header_lines import HeaderLines
 from llmgateway.pipeline.outbox import Departing
+
+if TYPE_CHECKING:
+    from llmgateway.api.express import ExpressRequest
 
 MAX_HEAD_BYTES = 65_536
 MAX_HEADERS = 200
@@ -83,6 +89,8 @@ class GatewayProtocol(HttpToolsProtocol):
     _address = ""
     _known: weakref.ref[KnownHead] | None = None
     """The head of the latest request that came whole, if it is still remembered."""
+    express: ExpressRequest | None = None
+    """The request that is being answered, if it has no task."""
     _new_heads = 0
     """How many came one after the other that were not the one before."""
 
@@ -178,6 +186,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """uvicorn tells the request that came last; where others wait behind it, another is being answered."""
         self._connections.leave(self, self._address, self._verdict)
+        if self.express is not None:
+            self.express.hand_over()
         answering = self._answering
         if answering is not None and not answering.response_complete:
             answering.disconnected = True
@@ -188,9 +198,9 @@ class GatewayProtocol(HttpToolsProtocol):
         limit = self.limit_concurrency
         return limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
 
-    def _begin(self, cycle: Exchange, app: Any) -> None:
+    def _begin(self, cycle: Exchange, app: Any, *, context: Context | None = None) -> None:
         self._answering = cycle
-        task = cycle.task = self.loop.create_task(cycle.run_asgi(app))
+        task = cycle.task = self.loop.create_task(cycle.run_asgi(app), context=context)
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
@@ -251,8 +261,12 @@ class GatewayProtocol(HttpToolsProtocol):
             self._connections.idle.pop(self, None)
             known = None if self._known is None else self._known()
             if known is not None and (body := known.body_in(data)) is not None:
-                self._begin_known(known, body)
+                express = self._connections.express
+                if express is None or not self._is_welcome or self._is_full() or not express.begin(self, known, body):
+                    self.begin_known(known, body)
                 return
+        elif self.express is not None:
+            self.express.hand_over()  # A client that does not wait for the answer before its next request.
         self._arrival = len(data)
         super().data_received(data)
         if was_idle and self._stage == _WHOLE:
@@ -260,8 +274,29 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._stage != _WHOLE and not self._is_idle and not self.transport.is_closing():
             self._look_at_what_came()
 
-    def _begin_known(self, known: KnownHead, body: bytes) -> None:
-        """One whole request whose head needs no parsing; the parser stands between two requests, and stays there."""
+    def begin_express(self, request: ExpressRequest) -> None:
+        """One whole request is answered without a task; the parser stands between two requests, and stays there."""
+        self.express = request
+        self._new_heads = 0
+        self._stage = _WHOLE
+
+    def answer_express(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], own: HeaderLines, body: bytes
+    ) -> None:
+        """The whole answer to it; `own` lines say its length. Only while `takes_answers`."""
+        self.express = None
+        self.transport.write(b"%b\r\n%b\r\n%b" % (answer_head(status, headers), own, body))
+        self.server_state.total_requests += 1
+        self._rest()
+
+    @property
+    def takes_answers(self) -> bool:
+        """An answer can leave at once."""
+        return not (self.flow.write_paused or self.transport.is_closing())
+
+    def begin_known(self, known: KnownHead, body: bytes, app: Any = None) -> Exchange:
+        """As if the request had just come. `app` answers it, in a context of its own; None: whoever answers others."""
+        self.express = None
         self._new_heads = 0
         self._stage = _WHOLE
         self._upgrades = self.expect_100_continue = False
@@ -274,7 +309,11 @@ class GatewayProtocol(HttpToolsProtocol):
         scope = known.scope_with(body, of_connection)
         self.scope, self.headers = cast("Any", scope), _nowhere
         self.cycle = cycle = Exchange(scope, self, expect_100_continue=False, keep_alive=self._is_welcome, body=body)
-        self._begin(cycle, self._app_for(scope["path"]))
+        if app is None:
+            self._begin(cycle, self._app_for(scope["path"]))
+        else:
+            self._begin(cycle, app, context=Context())
+        return cycle
 
     def _learn(self, data: bytes) -> None:
         """Whether what has just been parsed was one whole request, as most clients send it. A WebSocket's has no cycle."""
@@ -311,6 +350,11 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(Refusal(400, "invalid_value", msg))
+
+    def shutdown(self) -> None:
+        if self.express is not None:
+            self.express.hand_over()
+        super().shutdown()
 
     # What `Connections` asks for.
 

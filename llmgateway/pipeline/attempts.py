@@ -126,7 +126,7 @@ class Attempts:
             call.retry = rounds
             while ready and (last is None or self._may_go_on(call)):
                 deployment = ready.pop(0)
-                if not self._is_well(call, deployment, out):
+                if call.sent is None and not self._is_well(call, deployment, out):
                     continue
                 if deployment is not call.admission.deployment and not await self._moved(call, deployment):
                     continue

@@ -36,6 +36,7 @@ from providers.adapters.types import JSONObject, Usage
 if TYPE_CHECKING:
     from llmgateway.http import httpx
     from llmgateway.pipeline.admission import Admission
+    from llmgateway.pipeline.express import Sent
     from llmgateway.pipeline.gateway import Gateway
     from llmgateway.pipeline.reading_on import Unbroken
     from llmgateway.pipeline.rules import BudgetIndex
@@ -52,6 +53,10 @@ STALE_WITHIN_S = 2.0
 class Call:
     """Belongs to one request's task. `settle` may be called from every exit; the first call counts."""
 
+    sent: Sent | None = None
+    """Its first attempt, where that has been sent already."""
+    others: tuple[Deployment, ...] = ()
+    """Targets that it may go on to besides those that it was admitted for."""
     of_fallbacks = False
     """None of the alias's own targets could be asked, so it was sent to its fallbacks at once."""
 
@@ -172,6 +177,16 @@ class Call:
         """The client has left; what the stream used is learnt and settled without it."""
         self.handed_over = True
         self._gateway.reading_on.take(self, scanner, rest, stream)
+
+    def go_on_in(self, presence: Presence) -> None:
+        """From now on it has a task, that of `presence`."""
+        self._presence = self.exchange.presence = presence
+        self.exchange.task, self.exchange.watched = presence.task, False
+
+    def take_sent(self) -> Sent | None:
+        """The attempt that has been sent already, once."""
+        sent, self.sent = self.sent, None
+        return sent
 
     def request_for(self, deployment: Deployment) -> ModelRequest:
         """The request as `deployment` is asked it: aliases on the way may set something in it."""

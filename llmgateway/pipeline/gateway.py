@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import msgspec
 
@@ -19,6 +19,7 @@ from llmgateway.pipeline.authentication import Authenticator
 from llmgateway.pipeline.caching import Caching
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.conditions import BudgetsNeededError, BudgetUsed
+from llmgateway.pipeline.departure import was_sent
 from llmgateway.pipeline.errors import APITimeoutError, ConfigurationStaleError, GatewayError, LedgerUnavailableError
 from llmgateway.pipeline.exchanges import Exchanges, total_s
 from llmgateway.pipeline.failures import report
@@ -35,7 +36,16 @@ from llmgateway.pipeline.response_state import ResponseState, held
 from llmgateway.pipeline.route_rules import FallbackCause
 from llmgateway.pipeline.routing import AllOutError, Routed, Router
 from llmgateway.pipeline.rules import NO_VIA, BudgetIndex, RuleBook, Rules
-from llmgateway.pipeline.snapshot import Alias, BudgetRule, ConfigProblem, Deployment, Key, Snapshot
+from llmgateway.pipeline.snapshot import (
+    Alias,
+    BudgetRule,
+    ConfigProblem,
+    Deployment,
+    Key,
+    KeyDigest,
+    Limit,
+    Snapshot,
+)
 from llmgateway.pipeline.streaming import Answer, deliver
 from llmgateway.pipeline.telemetry import Telemetry
 from llmgateway.pipeline.traffic import Traffic
@@ -68,6 +78,8 @@ class Gateway:
         responses: ResponseState | None = None,
     ) -> None:
         self.snapshot = snapshot
+        self.generation = 0
+        """Grows with every snapshot that comes into use."""
         self._budgets = BudgetIndex(snapshot.budgets)
         self.exchanges = Exchanges(clock)
         self.health = Health(clock)
@@ -91,7 +103,8 @@ class Gateway:
         self.turns = Turns(clock, snapshot.load)
         self.caching: Caching | None = None
         """None: no answers are kept here."""
-        self._is_stale = is_stale
+        self.is_stale = is_stale
+        """Whether the configuration is too old to answer by."""
         self.budgets_ready = asyncio.Event()
         """Cleared while a new budget is being counted from the ledger; requests wait for it."""
         self.budgets_ready.set()
@@ -99,6 +112,7 @@ class Gateway:
     def use(self, snapshot: Snapshot, budgets: BudgetIndex) -> None:
         """From now on requests begin with `snapshot`; those that run keep theirs."""
         self.snapshot = snapshot
+        self.generation += 1
         self._budgets = budgets
         self.health.use(snapshot)
         for follower in self.followers:
@@ -124,7 +138,7 @@ class Gateway:
             AuthenticationError, PermissionDeniedError: it may not; see `Authenticator`.
             ConfigurationStaleError: the database has been away for longer than the operator allows.
         """
-        if self._is_stale():
+        if self.is_stale():
             raise ConfigurationStaleError(
                 "The gateway has not been able to read its configuration for too long. Try again later.",
                 headers=((b"retry-after", b"5"),),
@@ -136,6 +150,14 @@ class Gateway:
             snapshot=self.snapshot,
             takes_foreign=takes_foreign,
         )
+
+    def known_key(self, secret: bytes) -> KeyDigest | None:
+        """The key of a secret, if the first source that keys are looked up in knows it, whether or not it may be used."""
+        return self._authenticator.known(secret, self.snapshot)
+
+    def plain_rules(self, key: Key, alias: Alias) -> Rules:
+        """`rules` before it is known who asks."""
+        return self._rules.plain(key, alias)
 
     async def complete(self, request: ModelRequest, key: Key, client: Client, presence: Presence) -> None:
         """Answer `request` on `client` and settle it, exactly once, whoever leaves first. It may wait for its turn first.
@@ -168,6 +190,20 @@ class Gateway:
         except BaseException:
             self.turns.give_back()
             raise
+        await self._answered(call, client, presence, began)
+        return call
+
+    async def resume(self, call: Call, client: Client, presence: Presence) -> None:
+        """Go on with a call that `Express` has begun, which has its turn."""
+        was_sent.set(call.sent is not None)
+        if call.others:
+            self.desk.extend(call.admission, call.request, Routed(call.alias, call.others))
+        await self._answered(call, client, presence)
+
+    async def _answered(
+        self, call: Call, client: Client, presence: Presence, began: Callable[[Call], None] | None = None
+    ) -> None:
+        """Answer an admitted request, settle it, and give its turn back."""
         try:
             if began is not None:
                 began(call)
@@ -175,7 +211,8 @@ class Gateway:
             if isinstance(result, Answer):
                 if call.alias.mirror is not None:
                     self.mirroring.copy(call)
-                witness = None if request.state is None else request.state.witness
+                state = call.request.state
+                witness = None if state is None else state.witness
                 await deliver(call, client if witness is None else witness.client(client, call, result), result)
             else:
                 await report(call, client, result)
@@ -195,7 +232,6 @@ class Gateway:
         finally:
             self.turns.give_back()
             self.exchanges.end(call.exchange)
-        return call
 
     async def _out_of_time(self, call: Call, client: Client) -> None:
         """A deadline passed where no attempt was to blame: between attempts, or while the client would not read."""
@@ -333,8 +369,7 @@ class Gateway:
             await self._budgets_counted()
         index = self._budgets
         admission = await self.desk.admit(request, rules, candidates, self.snapshot.admission)
-        for limit in (*admission.reservation.shadowed, *admission.oversized):
-            self.telemetry.figures.shadow_refusals[limit.scope, limit.name] += 1
+        self.count_shadowed((*admission.reservation.shadowed, *admission.oversized))
         admitted = clock.monotonic()
         call = Call(
             request,
@@ -359,6 +394,11 @@ class Gateway:
             call.abandon()
             raise
         return call
+
+    def count_shadowed(self, limits: Iterable[Limit]) -> None:
+        """Limits in shadow mode that would have refused a request."""
+        for limit in limits:
+            self.telemetry.figures.shadow_refusals[limit.scope, limit.name] += 1
 
     async def _budgets_counted(self) -> None:
         try:

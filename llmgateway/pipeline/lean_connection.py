@@ -39,10 +39,10 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body_length", "_is_head", "_is_reading_paused", "_is_writing_paused", "_loop", "_on_closed", "_outbox",
-        "_overhead", "_parser", "_pieces", "_transport", "_unsent", "_unsent_from", "_waiter", "_wants_close", "error", "has_begun",
+        "_is_head", "_is_reading_paused", "_is_writing_paused", "_loop", "_on_closed", "_outbox",
+        "_overhead", "_parser", "_pieces", "_transport", "_unsent", "_unsent_from", "_waiter", "_wants_close", "body_length", "error", "has_begun",
         "has_head", "headers", "idle_since", "is_busy", "is_closed", "is_complete", "is_reusable", "is_stale", "served",
-        "status", "tap",
+        "status", "tap", "watcher",
     )  # fmt: skip
 
     def __init__(self, on_closed: Callable[[Connection], None]) -> None:
@@ -53,7 +53,8 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._pieces: list[bytes] = []
-        self._body_length = 0
+        self.body_length = 0
+        """Bytes of the body that nobody has taken yet."""
         self._overhead = 0
         self._unsent: memoryview | None = None
         self._unsent_from = 0
@@ -61,6 +62,8 @@ class Connection(asyncio.Protocol):
         self.is_busy = self.is_closed = self.served = False
         self.tap: Callable[[], bool] | None = None
         """Called when pieces of the body have come, in place of waking the reader; it is woken when this returns False."""
+        self.watcher: Callable[[], None] | None = None
+        """Called whenever something has changed, in place of a reader that waits."""
         self.idle_since = 0.0
         self._reset()
 
@@ -72,13 +75,8 @@ class Connection(asyncio.Protocol):
 
     # The exchange, as its caller sees it.
 
-    async def exchange(self, head: bytes, body: bytes, *, is_head: bool, wants_close: bool) -> None:
-        """Send a request and return when the head of its answer is there. Whatever goes wrong closes the connection.
-
-        Raises:
-            httpx.TransportError: the connection broke, or what came is no HTTP. `is_stale` tells whether it had been
-                dead before the request.
-        """
+    def send(self, head: bytes, body: bytes, *, is_head: bool, wants_close: bool) -> None:
+        """Begin an exchange. Somebody must wait for `head_arrived`, or be its `watcher`."""
         if self.served:
             self._reset()
         self.is_busy = True
@@ -91,6 +89,14 @@ class Connection(asyncio.Protocol):
             self._unsent = memoryview(body)
             self._unsent_from = 0
             self._write_unsent()
+
+    async def head_arrived(self) -> None:
+        """Return when the head of the answer is there. Whatever goes wrong closes the connection.
+
+        Raises:
+            httpx.TransportError: the connection broke, or what came is no HTTP. `is_stale` tells whether it had been
+                dead before the request.
+        """
         try:
             while not (self.has_head or self.error):
                 self._waiter = self._loop.create_future()
@@ -115,7 +121,7 @@ class Connection(asyncio.Protocol):
         pieces = self._pieces
         taken = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
-        self._body_length = 0
+        self.body_length = 0
         if self._is_reading_paused:
             self._is_reading_paused = False
             if self.is_alive():
@@ -171,7 +177,7 @@ class Connection(asyncio.Protocol):
         else:
             if self._overhead > MAX_HEAD_BYTES:
                 self._on_overhead()
-            elif self._body_length > MAX_BUFFERED_BYTES and not self.is_complete and not self._is_reading_paused:
+            elif self.body_length > MAX_BUFFERED_BYTES and not self.is_complete and not self._is_reading_paused:
                 self._is_reading_paused = True
                 self._transport.pause_reading()
         tap = self.tap
@@ -208,6 +214,8 @@ class Connection(asyncio.Protocol):
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        if self.watcher is not None:
+            self.watcher()
 
     def _on_unparsable(self, error: Exception) -> None:
         if self.is_complete:
@@ -290,7 +298,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, piece: bytes) -> None:
         self._pieces.append(piece)
-        self._body_length += len(piece)
+        self.body_length += len(piece)
         self._overhead = 0
 
     def on_message_complete(self) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from yarl import URL
 
@@ -196,6 +197,14 @@ class Endpoint:
         _check_breaks(self.start + self.end, 1 + len(lines))
 
 
+class Posting(NamedTuple):
+    """What is the same for every POST to an endpoint by one and the same client."""
+
+    endpoint: Endpoint
+    start: bytes
+    """The head up to the length of the body."""
+
+
 class LeanTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 over pooled connections. One per event loop; made anywhere, used and closed on it.
 
@@ -244,6 +253,18 @@ class LeanTransport(httpx.AsyncBaseTransport):
         Raises:
             httpx.TransportError: as `handle_async_request`.
         """
+        connection = await self._exchange(
+            endpoint.origin,
+            b"%b%d\r\n\r\n" % (self.posting(endpoint, headers).start, len(body)),
+            body,
+            timeout_s=endpoint.connect_timeout_s,
+            is_head=False,
+            wants_close=False,
+        )
+        return connection.status, connection.headers, self._body(connection)
+
+    def posting(self, endpoint: Endpoint, headers: RawHeaders) -> Posting:
+        """How a POST with these headers begins. Raises `httpx.LocalProtocolError`: one of them cannot be sent."""
         lines, has_accept, kinds = [endpoint.start], endpoint.has_accept, self._kinds
         for name, value in headers:
             kind = kinds[name]
@@ -256,14 +277,20 @@ class LeanTransport(httpx.AsyncBaseTransport):
             lines.append(b"Accept: */*")
         head = b"\r\n".join(lines)
         _check_breaks(head, len(lines))
-        connection = await self._exchange(
-            endpoint.origin,
-            b"%b%b%d\r\n\r\n" % (head, endpoint.end, len(body)),
-            body,
-            timeout_s=endpoint.connect_timeout_s,
-            is_head=False,
-            wants_close=False,
-        )
+        return Posting(endpoint, head + endpoint.end)
+
+    def idle_connection(self, endpoint: Endpoint) -> Connection | None:
+        """One to `send` a request on; None: it must be waited for."""
+        return self._pool.take_idle(endpoint.origin)
+
+    def release(self, connection: Connection) -> None:
+        """Take back one whose answer is complete and taken."""
+        self._pool.release(connection)
+
+    async def answer_on(self, connection: Connection, endpoint: Endpoint) -> tuple[int, Headers, LeanBody]:
+        """As `post`, of a request that has been sent on a connection that was idle. Raises what `post` does."""
+        was_sent.set(True)
+        await self._head_on(connection, endpoint.origin)
         return connection.status, connection.headers, self._body(connection)
 
     async def _exchange(
@@ -275,14 +302,18 @@ class LeanTransport(httpx.AsyncBaseTransport):
         if connection is None:
             connection = await pool.acquire(origin, timeout_s=timeout_s)
         was_sent.set(True)
+        connection.send(head, body, is_head=is_head, wants_close=wants_close)
+        await self._head_on(connection, origin)
+        return connection
+
+    async def _head_on(self, connection: Connection, origin: Origin) -> None:
         try:
-            await connection.exchange(head, body, is_head=is_head, wants_close=wants_close)
+            await connection.head_arrived()
         except httpx.TransportError as error:
             if not connection.is_stale:
                 raise
-            pool.drop_idle(origin)
+            self._pool.drop_idle(origin)
             raise StaleConnectionError(str(error)) from error
-        return connection
 
     def _body(self, connection: Connection) -> LeanBody:
         if not connection.is_complete:

@@ -53,15 +53,19 @@ async def obtain(
             sent = outgoing(request, deployment, output_cap=output_cap)
     except (InexpressibleError, MalformedBodyError) as error:
         return Failure(FailureCause.INEXPRESSIBLE, deployment, detail=error.message, param=error.param)
+    begun = call.take_sent()
     try:
-        answer = await upstream.send(
-            deployment,
-            sent.dialect,
-            body=deployment.adapter.adapted(sent.dialect, sent.body),
-            headers=sent.headers,
-            streamed=bool(request.head.stream),
-            verbatim=_verbatim(request, deployment),
-        )
+        if begun is not None:
+            answer = await upstream.answer_on(begun.connection, begun.endpoint)
+        else:
+            answer = await upstream.send(
+                deployment,
+                sent.dialect,
+                body=deployment.adapter.adapted(sent.dialect, sent.body),
+                headers=sent.headers,
+                streamed=bool(request.head.stream),
+                verbatim=_verbatim(request, deployment),
+            )
     except UpstreamError as error:
         if error.is_stale and call.repeat_attempt():
             return await obtain(call, deployment, upstream, progress, output_cap=output_cap)

@@ -177,6 +177,21 @@ class AdmissionStore(Protocol):
         """
         ...
 
+    def admit_at_once(
+        self,
+        request_id: str,
+        *,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        terms: TargetTerms,
+    ) -> Reservation | None:
+        """`admit` for one target without limits and budgets of its own, if that needs no waiting and nobody is before it.
+
+        None: nothing is taken, and `admit` says why not.
+        """
+        ...
+
     async def move(self, reservation: Reservation, target: TargetTerms) -> Reservation | Refusal:
         """Exchange the target's counters and the difference of the hold, for another attempt; or change nothing.
 

@@ -177,6 +177,12 @@ class Router:
                 return Routed(alias, plain)
         return self._looked_for(alias, self._asked(snapshot, key, request, now, budget_used), dry_run=dry_run)
 
+    def plain_targets(self, alias: Alias, dialect: Dialect) -> tuple[Balancer, Heads, tuple[Deployment, ...]] | None:
+        """Who chooses among the deployments of an alias, and which of them understand `dialect`; None: aliases are among them."""
+        balancer = self._balancer_of(alias, "")
+        flat = balancer.flat(dialect, "")
+        return None if flat is None else (balancer, *flat)
+
     def fallbacks(
         self,
         snapshot: Snapshot,

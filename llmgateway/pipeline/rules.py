@@ -91,13 +91,18 @@ class RuleBook:
 
     def of(self, request: ModelRequest, key: Key, alias: Alias) -> Rules:
         """The rules of the caller and of the alias; those of deployments are the deployments' own."""
+        rules = self.plain(key, alias)
+        return self._bound(rules, request) if rules.each else rules
+
+    def plain(self, key: Key, alias: Alias) -> Rules:
+        """The same before it is known who asks: rules for each address, end user or model are not bound yet."""
         # By identity: comparing keys field by field would cost more than everything else here.
         rules = self._rules.get((id(key), id(alias)))
         if rules is None or rules.key is not key or rules.alias is not alias:
             if len(self._rules) >= REMEMBERED:
                 self._rules.clear()
             rules = self._rules[id(key), id(alias)] = _compiled(key, alias)
-        return self._bound(rules, request) if rules.each else rules
+        return rules
 
     def through(self, rules: Rules, request: ModelRequest, via: Mapping[int, tuple[Alias, ...]]) -> Rules:
         """`rules` with what the ways to candidates add, each counter once."""

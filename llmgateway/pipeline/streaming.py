@@ -57,7 +57,7 @@ async def _deliver_body(call: Call, client: Client, answer: Answer) -> None:
     raw, response_model = answer.outgoing.dialect.answer_usage(answer.body)
     status = answer.upstream.status
     call.progress.http_status = status
-    call.meter(raw, output_estimate=_estimate_output(call, len(answer.body)), response_model=response_model)
+    call.meter(raw, output_estimate=estimated_answer(call, len(answer.body)), response_model=response_model)
     onward = answer.onward
     settlement = None if call.request.verbatim is None else call.request.verbatim.settlement
     if settlement is not None:
@@ -76,7 +76,7 @@ def _headers(answer: Answer) -> RawHeaders:
     return [*headers, (b"x-gateway-dropped-params", ", ".join(sent.dropped).encode())] if sent.dropped else headers
 
 
-def _estimate_output(call: Call, size: int) -> int:
+def estimated_answer(call: Call, size: int) -> int:
     """Tokens of an answer whose provider did not say; embeddings have none."""
     if not size or call.request.dialect.operation in WITHOUT_OUTPUT or call.progress.deployment is None:
         return 0

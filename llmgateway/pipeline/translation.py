@@ -104,7 +104,7 @@ def outgoing(request: ModelRequest, deployment: Deployment, *, output_cap: int |
 
 def _as_it_is(request: ModelRequest, deployment: Deployment, dialect: Dialect, output_cap: int | None) -> Outgoing:
     head = request.head
-    headers = _completed(request.headers, dialect)
+    headers = completed(request.headers, dialect)
     body = dialect.with_model(request.body, head, deployment.model)
     if not dialect.json_requests and (content_type := dialect.content_type(body)):
         headers = [*headers, (b"content-type", content_type)]
@@ -115,7 +115,7 @@ def _as_it_is(request: ModelRequest, deployment: Deployment, dialect: Dialect, o
     return Outgoing(dialect, dialect.with_usage_requested(body, head), headers, strip_usage=True)
 
 
-def _completed(headers: RawHeaders, dialect: Dialect) -> RawHeaders:
+def completed(headers: RawHeaders, dialect: Dialect) -> RawHeaders:
     """`headers` with those that the dialect needs."""
     needed = dialect.needed_headers
     if not needed:
@@ -150,7 +150,7 @@ def _translated(request: ModelRequest, deployment: Deployment, outbound: Dialect
     return Outgoing(
         outbound,
         written.body,
-        _completed(headers, outbound),
+        completed(headers, outbound),
         translation=Translation(inbound, outbound, _as_told(request, asked)),
         dropped=dropped,
     )

@@ -15,7 +15,8 @@ from yarl import URL
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.departure import ClientTimeout, StaleConnectionError, was_sent
-from llmgateway.pipeline.lean_transport import MAX_REMEMBERED, Endpoint, LeanTransport
+from llmgateway.pipeline.lean_connection import Connection
+from llmgateway.pipeline.lean_transport import MAX_REMEMBERED, Endpoint, LeanTransport, Posting
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.sockets import SocketOpener, UpstreamSocket
@@ -139,6 +140,36 @@ class Upstream:
             return await self._send(route, body, headers)
         except httpx.TransportError as error:
             raise classified(error) from error
+
+    # For who sends without waiting.
+
+    def posting(self, deployment: Deployment, dialect: Dialect, headers: RawHeaders, *, stream: bool) -> Posting | None:
+        """How requests of one client to `deployment` begin; None: another transport is in use, or it cannot be said."""
+        if self._lean is None:
+            return None
+        endpoint = self._route(deployment, dialect, stream=stream).endpoint
+        try:
+            return None if endpoint is None else self._lean.posting(endpoint, headers)
+        except httpx.LocalProtocolError:
+            return None
+
+    def idle_connection(self, endpoint: Endpoint) -> Connection | None:
+        """One that a request may be sent on at once; None: there is none."""
+        return None if self._lean is None else self._lean.idle_connection(endpoint)
+
+    def release(self, connection: Connection) -> None:
+        """Take back one whose answer has been taken."""
+        assert self._lean is not None
+        self._lean.release(connection)
+
+    async def answer_on(self, connection: Connection, endpoint: Endpoint) -> UpstreamAnswer:
+        """As `send`, of a request that is on its way already."""
+        assert self._lean is not None
+        try:
+            status, raw_headers, stream = await self._lean.answer_on(connection, endpoint)
+        except httpx.TransportError as error:
+            raise classified(error) from error
+        return UpstreamAnswer(status, raw_headers, stream, stream.take_whole())
 
     async def open_socket(
         self, deployment: Deployment, dialect: Dialect, *, query: str, headers: RawHeaders, subprotocols: Sequence[str]

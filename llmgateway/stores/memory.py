@@ -115,6 +115,20 @@ class MemoryStore:
             self._waiters.refused(self._window(decision.budget, self._clock.time()).name)
         return decision
 
+    def admit_at_once(
+        self,
+        request_id: str,
+        *,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        terms: TargetTerms,
+    ) -> Reservation | None:
+        if self._waiters:
+            return None
+        decision = self._admit_plain(request_id, demand, limits, budgets, terms)
+        return decision if decision.__class__ is Reservation else None
+
     async def move(self, reservation: Reservation, target: TargetTerms) -> Reservation | Refusal:
         opened = self._open.get(reservation.id)
         if opened is None:

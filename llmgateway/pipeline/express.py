@@ -1,0 +1,354 @@
+"""The short way of ordinary requests: admitted, sent, metered and settled where bytes arrive, without a task of their own.
+
+Ordinary is what most requests are: text for a model with one plain list of targets, by a key that the snapshot knows,
+with no feature on that must wait or look more closely. Everything here is either done at once or not begun: `admit`
+returns None before it has taken anything, and the long way of `gateway` says what there is to say. What turns out to be
+unusual later (no answer in time, an error, a stream, a client that leaves) goes on there too, as the call that it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from llmgateway.pipeline.admission import Admission
+from llmgateway.pipeline.authentication import check
+from llmgateway.pipeline.call import Call
+from llmgateway.pipeline.errors import BudgetExceededError, GatewayError, LedgerUnavailableError
+from llmgateway.pipeline.exchanges import total_s
+from llmgateway.pipeline.expected_costs import nobody_knows
+from llmgateway.pipeline.header_lines import HeaderLines
+from llmgateway.pipeline.metering import opening
+from llmgateway.pipeline.own_headers import gateway_lines, usage_lines
+from llmgateway.pipeline.requests import ModelRequest, Presence
+from llmgateway.pipeline.routing import allowed
+from llmgateway.pipeline.rules import Rules
+from llmgateway.pipeline.snapshot import Alias, Deployment, Key
+from llmgateway.pipeline.streaming import estimated_answer
+from llmgateway.pipeline.translation import completed
+from llmgateway.pipeline.upstream import RawHeaders, headers_for_client
+from providers.adapters.body import RequestHead
+from providers.adapters.dialects.base import Dialect
+from providers.adapters.errors import MalformedBodyError
+from providers.adapters.types import Operation
+
+if TYPE_CHECKING:
+    from llmgateway.pipeline.balancing import Balancer, Heads
+    from llmgateway.pipeline.gateway import Gateway
+    from llmgateway.pipeline.lean_connection import Connection
+    from llmgateway.pipeline.lean_transport import Endpoint, Posting
+
+MOST_BYTES = 65_536
+"""Of a request and of an answer. What is larger is worth a task."""
+_ORDINARY = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
+
+
+class Asker:
+    """What the head of a request says, and what follows from it while the configuration is the same."""
+
+    __slots__ = (
+        "client_ip", "client_request_id", "dialect", "end_user", "generation", "headers", "key", "path", "secret",
+        "session", "task_type", "valid_from", "valid_until", "ways",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        dialect: Dialect,
+        secret: bytes,
+        headers: RawHeaders,
+        client_ip: str,
+        client_request_id: str,
+        end_user: str,
+        session: str,
+        task_type: str,
+    ) -> None:
+        self.path = path
+        self.dialect = dialect
+        self.secret = secret
+        self.headers = headers
+        self.client_ip = client_ip
+        self.client_request_id = client_request_id
+        self.end_user = end_user
+        self.session = session
+        self.task_type = task_type
+        self.generation = -1
+        """Of the configuration that the rest follows from."""
+        self.key: Key | None = None
+        """None: whoever asks must be looked at more closely."""
+        self.valid_from = 0.0
+        self.valid_until = math.inf
+        self.ways: dict[str, Way | None] = {}
+        """By the model that is asked for; None: that is not ordinary."""
+
+
+class Way(NamedTuple):
+    """From a caller to the targets of a model."""
+
+    alias: Alias
+    rules: Rules
+    balancer: Balancer
+    heads: Heads
+    able: tuple[Deployment, ...]
+    postings: Mapping[tuple[int, bool], Posting]
+    """By id of a deployment and whether a stream is asked for: where it goes, and how its head begins."""
+
+
+class Sent(NamedTuple):
+    """A request that has left for its provider."""
+
+    connection: Connection
+    endpoint: Endpoint
+
+
+class Express:
+    """One per process, used from the event loop alone."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def admit(self, asker: Asker, body: bytes, request_id: str, presence: Presence) -> Call | None:
+        """A call that is admitted and written down, for `send`. None: nothing has happened, and the long way is due."""
+        gateway = self._gateway
+        clock = gateway.clock
+        now, received = clock.time(), clock.monotonic()
+        if asker.generation != gateway.generation:
+            self._look_up(asker, now)
+        key = asker.key
+        if key is None or len(body) > MOST_BYTES or not asker.valid_from <= now < asker.valid_until:
+            return None
+        if gateway.is_stale() or not gateway.budgets_ready.is_set():
+            return None
+        authenticated = clock.monotonic()
+        dialect = asker.dialect
+        try:
+            head = dialect.read_head(body)
+        except MalformedBodyError:
+            return None
+        way = asker.ways.get(head.model) or self._new_way(asker, key, head, now)
+        if way is None or dialect.may_name_kept(body):
+            return None
+        request = ModelRequest(
+            id=request_id,
+            path=asker.path,
+            dialect=dialect,
+            body=body,
+            head=head,
+            headers=asker.headers,
+            client_ip=asker.client_ip,
+            client_request_id=asker.client_request_id,
+            end_user=asker.end_user or (head.user or "")[:200],
+            started_at=now,
+            received=received,
+            authenticated=authenticated,
+            session=asker.session,
+            task_type=asker.task_type,
+        )
+        return self._admitted(request, way, presence, now)
+
+    def _admitted(self, request: ModelRequest, way: Way, presence: Presence, now: float) -> Call | None:
+        gateway, key = self._gateway, way.rules.key
+        chosen = self._chosen(way)
+        if not chosen:
+            return None
+        deployment = chosen[0]
+        routed = gateway.clock.monotonic()
+        settings, terms = gateway.snapshot.admission, gateway.desk.terms
+        try:
+            ask = terms.ask(request, way.rules, chosen[:1], settings, now=now)
+        except BudgetExceededError:
+            return None
+        if not gateway.turns.take():
+            return None
+        reservation = gateway.store.admit_at_once(
+            request.id, demand=ask.demand, limits=way.rules.limits, budgets=way.rules.budgets, terms=ask.targets[0]
+        )
+        if reservation is None:
+            gateway.turns.give_back()
+            return None
+        admitted = gateway.clock.monotonic()
+        admission = Admission(ask, way.rules, reservation, deployment, [], settings)
+        admission.take(reservation, 0)
+        patience_s = total_s(request, way.alias, way.able, now=admitted)
+        call = Call(
+            request,
+            key,
+            way.alias,
+            admission,
+            gateway=gateway,
+            budget_index=gateway.budget_index,
+            presence=presence,
+            exchange=gateway.exchanges.begin(request.id, presence, total_s=patience_s),
+            admitted_at=now,
+        )
+        call.others = chosen[1:]
+        phases = call.phases
+        phases["auth"] = request.authenticated - request.received
+        phases["route"] = routed - request.authenticated
+        phases["admit"] = admitted - routed
+        try:
+            gateway.ledger.open(opening(call.asked, call.held_pico_usd, reservation, call.begin_attempt(deployment)))
+        except LedgerUnavailableError:
+            call.abandon()
+            gateway.turns.give_back()
+            return None
+        phases["ledger"] = gateway.clock.monotonic() - admitted
+        if reservation.shadowed:
+            gateway.count_shadowed(reservation.shadowed)
+        if len(chosen) > 1:
+            way.balancer.take(way.heads, _number_of(way, deployment), "")
+        return call
+
+    def _chosen(self, way: Way) -> tuple[Deployment, ...]:
+        """In order; empty: somebody is not well, and one must look more closely."""
+        able = way.able
+        if self._gateway.health.usable(able) is not able:
+            return ()
+        if len(able) == 1:
+            return able
+        return tuple([way.heads[number] for number in way.balancer.order(way.heads, nobody_knows, "")])
+
+    def send(self, asker: Asker, call: Call) -> Sent | None:
+        """The request of `call` on its way to its provider. None: there is no connection at hand."""
+        request, deployment = call.request, call.admission.deployment
+        way = asker.ways[request.head.model]
+        assert way is not None
+        posting = way.postings[deployment.id, bool(request.head.stream)]
+        connection = self._gateway.upstream.idle_connection(posting.endpoint)
+        if connection is None:
+            return None
+        body = request.dialect.with_model(request.body, request.head, deployment.model)
+        cap = call.admission.output_cap
+        if cap is not None:
+            fields = deployment.adapter.output_cap_fields(request.dialect)
+            body = request.dialect.with_output_cap(body, fields, cap)
+        head = request.head
+        if head.stream and not head.asked_for_usage and deployment.inject_usage:
+            body = request.dialect.with_usage_requested(body, head)
+        body = deployment.adapter.adapted(request.dialect, body)
+        connection.send(b"%b%d\r\n\r\n" % (posting.start, len(body)), body, is_head=False, wants_close=False)
+        return Sent(connection, posting.endpoint)
+
+    @staticmethod
+    def is_ordinary(call: Call, connection: Connection) -> bool:
+        """Whether what has come so far may be the beginning of an ordinary answer."""
+        if connection.error is not None or connection.body_length > MOST_BYTES:
+            return False
+        if not connection.has_head:
+            return True
+        return connection.status == 200 and not _needs_a_look(call.request.dialect, connection.headers)
+
+    def settle(self, call: Call, connection: Connection) -> tuple[RawHeaders, HeaderLines, bytes]:
+        """Meter and settle an answer that is complete and ordinary: its headers for the client, our own, and its body."""
+        gateway, progress, dialect = self._gateway, call.progress, call.request.dialect
+        headers, body = headers_for_client(connection.headers), connection.take()
+        gateway.upstream.release(connection)
+        progress.upstream_status = progress.http_status = connection.status
+        progress.first_chunk = call.now()
+        gateway.health.record(progress.target, ok=True)
+        raw, response_model = dialect.answer_usage(body)
+        call.meter(raw, output_estimate=estimated_answer(call, len(body)), response_model=response_model)
+        call.settle("completed")
+        self._end(call)
+        return headers, gateway_lines(call) + usage_lines(call), body
+
+    def fail(self, call: Call) -> None:
+        """The gateway itself could not go on with it."""
+        if not call.settled:
+            call.progress.http_status = call.progress.http_status or 500
+            call.settle("failed", error_type="internal_error")
+            self._end(call)
+
+    def _end(self, call: Call) -> None:
+        self._gateway.turns.give_back()
+        self._gateway.exchanges.end(call.exchange)
+
+    # What follows from the configuration.
+
+    def _look_up(self, asker: Asker, now: float) -> None:
+        gateway = self._gateway
+        asker.generation = gateway.generation
+        asker.key = None
+        asker.ways = {}
+        if gateway.snapshot.cache.enabled and gateway.caching is not None:
+            return
+        found = gateway.known_key(asker.secret)
+        if found is None or not found.key.enabled:
+            return
+        key = found.key
+        asker.valid_from = -math.inf if key.starts_at is None else key.starts_at
+        ends = [moment for moment in (key.expires_at, found.valid_until) if moment is not None]
+        asker.valid_until = min(ends, default=math.inf)
+        if not asker.valid_from <= now < asker.valid_until:
+            asker.generation = -1  # It is looked at again when its time has come.
+            return
+        try:
+            check(key, client_ip=asker.client_ip, now=now)
+        except GatewayError:
+            return
+        asker.key = key
+
+    def _new_way(self, asker: Asker, key: Key, head: RequestHead, now: float) -> Way | None:
+        """Remembered for models that there are: callers may make up any number of others."""
+        model = head.model
+        alias = self._gateway.snapshot.aliases.get(model)
+        if alias is None or model in asker.ways:
+            return None
+        try:
+            allowed(alias, model, key, now=now)
+        except GatewayError:
+            return None
+        way = asker.ways[model] = self._way(asker, key, alias)
+        return way
+
+    def _way(self, asker: Asker, key: Key, alias: Alias) -> Way | None:
+        gateway, dialect = self._gateway, asker.dialect
+        features = (alias.rules, alias.parameters, alias.mirror, alias.hedge, alias.sticky, alias.retires_at)
+        if any(feature for feature in features) or key.may_bypass_health or dialect.refers_to_kept:
+            return None
+        if dialect.operation not in _ORDINARY or not dialect.json_requests or dialect.measures:
+            return None
+        found = gateway.router.plain_targets(alias, dialect)
+        rules = gateway.plain_rules(key, alias)
+        if found is None or rules.each or rules.sizes:
+            return None
+        balancer, heads, able = found
+        if not able or balancer.by_cost or not all(_is_plain(each, dialect) for each in able):
+            return None
+        headers = completed(asker.headers, dialect)
+        postings: dict[tuple[int, bool], Posting] = {}
+        for deployment in able:
+            for stream in (False, True):
+                posting = gateway.upstream.posting(deployment, dialect, headers, stream=stream)
+                if posting is None:
+                    return None
+                postings[deployment.id, stream] = posting
+        return Way(alias, rules, balancer, heads, able, postings)
+
+
+def _is_plain(deployment: Deployment, dialect: Dialect) -> bool:
+    """Nothing of its own is to be counted, signed or said in another way."""
+    return not (
+        deployment.limits
+        or deployment.budgets
+        or deployment.signer is not None
+        or deployment.adapter.dialect_for(dialect) is not dialect
+    )
+
+
+def _number_of(way: Way, deployment: Deployment) -> int:
+    return next(number for number, each in way.heads.items() if each is deployment)
+
+
+def _needs_a_look(dialect: Dialect, headers: RawHeaders) -> bool:
+    """A stream, or a body that is packed."""
+    for name, value in headers:
+        if len(name) in {12, 16}:
+            lower = name.lower()
+            if lower == b"content-type" and dialect.is_stream(value):
+                return True
+            if lower == b"content-encoding" and value.strip().lower() != b"identity":
+                return True
+    return False

@@ -1,0 +1,177 @@
+"""A data plane behind its real HTTP protocol, on loopback, before an upstream that says exactly what it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from llmgateway.api.connections import Bounds, Connections
+from llmgateway.api.express import ExpressDoor
+from llmgateway.api.http_protocol import GatewayProtocol
+from llmgateway.api.known_heads import KnownHead
+from llmgateway.http import httpx
+from llmgateway.pipeline.exchanges import TICK_S
+from llmgateway.pipeline.lean_transport import LeanTransport
+from llmgateway.pipeline.snapshot import Alias, Key, Retries, Snapshot
+from tests.fakes import FakeClock
+from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
+
+QUESTION = {"model": "gpt", "messages": [{"role": "user", "content": "Hi"}]}
+HANG = "hang"
+"""In place of an answer: nothing comes, and the connection stays."""
+
+
+def answer(body: bytes, *, status: int = 200, **headers: str) -> bytes:
+    named = {"content-type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+    return f"HTTP/1.1 {status} X\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+OK = answer(json.dumps(CHAT).encode(), x_request_id="up-1")
+
+
+@dataclass
+class RawUpstream:
+    """Each request gets the next of the script: bytes, several pieces, an empty string to close, or `HANG`."""
+
+    script: deque[Any] = field(default_factory=deque)
+    bodies: list[Any] = field(default_factory=list)
+    gone: list[asyncio.Event] = field(default_factory=list)
+    """For each connection, set when the gateway has closed it."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        gone = asyncio.Event()
+        self.gone.append(gone)
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                (length,) = [line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                self.bodies.append(json.loads(await reader.readexactly(int(length))))
+                said = self.script.popleft() if self.script else OK
+                if said == HANG:
+                    await reader.read()
+                    return
+                if not said:
+                    return
+                for piece in [said] if isinstance(said, bytes) else said:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            return
+        finally:
+            gone.set()
+            writer.close()
+
+
+@dataclass
+class Scene:
+    house: House
+    upstream: RawUpstream
+    client: httpx.AsyncClient
+    state: ServerState
+    address: tuple[str, int]
+    express: list[str] = field(default_factory=list)
+    """Ids of requests that went the short way, whatever became of them."""
+
+    async def ask(self, **changes: Any) -> httpx.Response:
+        return await self.client.post("/v1/chat/completions", json={**QUESTION, **changes})
+
+    async def warm_up(self) -> None:
+        """From now on the client's connection and its head are known, and there is a connection upstream."""
+        for _ in range(2):
+            assert (await self.ask()).status_code == 200
+        assert not self.express
+
+    def swap(self, new: Snapshot) -> None:
+        self.house.gateway.use(new, self.house.gateway.budget_index)
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    """Return as soon as something is so, which nobody tells."""
+    async with asyncio.timeout(5):
+        while not is_so():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+class Transported:
+    """What a `House` wants of its upstream."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self.transport = transport
+
+
+@asynccontextmanager
+async def opened(
+    *script: Any, who: Key | None = None, models: tuple[Alias, ...] = (), settings: dict[str, str] | None = None,
+    **of_deployment: Any,
+) -> AsyncIterator[Scene]:  # fmt: skip
+    """A warm scene; `script` is what the upstream says from then on."""
+    upstream = RawUpstream()
+    provider = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    port = provider.sockets[0].getsockname()[1]
+    transport = LeanTransport(max_connections=0)
+    made = deployment(base_url=f"http://127.0.0.1:{port}/v1", **of_deployment)
+    known = snapshot(*(models or (alias("gpt", made),)), who=who or key(), retries=Retries(attempts=0))
+    house = House(cast("Any", Transported(transport)), known, RealClock(), settings or {})
+    connections = Connections(Bounds(keep_alive_s=30))
+    connections.express = house.app.express
+    state, loop = ServerState(), asyncio.get_running_loop()
+    config = uvicorn.Config(cast("Any", house.app), ws="none", lifespan="off", log_config=None, access_log=False)
+    config.load()
+    server = await loop.create_server(
+        lambda: GatewayProtocol(config=config, server_state=state, app_state={}, connections=connections),
+        "127.0.0.1",
+        0,
+    )
+    address = server.sockets[0].getsockname()
+    limits = httpx.Limits(max_connections=1)
+    headers = {"authorization": f"Bearer {SECRET}"}
+    url = f"http://{address[0]}:{address[1]}"
+    ticking = asyncio.create_task(_ticks(house))
+    try:
+        async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=10) as client:
+            scene = Scene(house, upstream, client, state, address)
+            await scene.warm_up()
+            _count(house.app.express, scene.express)
+            upstream.script.extend(script)
+            house.ledger.opened.clear()
+            house.ledger.closed.clear()
+            yield scene
+    finally:
+        ticking.cancel()
+        server.close()
+        await transport.aclose()
+        provider.close()
+
+
+class RealClock(FakeClock):
+    """The event loop's, for what waits here waits for real."""
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _count(door: ExpressDoor, taken: list[str]) -> None:
+    begin = door.begin
+
+    def counted(server: GatewayProtocol, known: KnownHead, body: bytes) -> bool:
+        is_taken = begin(server, known, body)
+        if is_taken:
+            taken.append("taken")
+        return is_taken
+
+    door.begin = counted  # type: ignore[method-assign]
+
+
+async def _ticks(house: House) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        house.gateway.exchanges.tick()
