@@ -25,14 +25,26 @@ class DemoState:
     secrets: dict[str, str]
     """By the variable that `demo.yaml` reads."""
     provider_port: int
+    former_ports: tuple[int, ...] = ()
+    """Where its provider listened in runs before, and the configuration may still look for it."""
 
     @property
     def provider_url(self) -> str:
-        return f"http://127.0.0.1:{self.provider_port}/v1"
+        return _url(self.provider_port)
 
     def variables(self) -> dict[str, str]:
         """What the gateway's processes read from their environment."""
-        return {**self.secrets, "DEMO_PROVIDER_URL": self.provider_url}
+        former = " ".join(map(_url, self.former_ports))
+        return {**self.secrets, "DEMO_PROVIDER_URL": self.provider_url, "DEMO_FORMER_PROVIDER_URLS": former}
+
+    def at_port(self, port: int) -> DemoState:
+        """With its provider there."""
+        former = {*self.former_ports, self.provider_port} - {0, port}
+        return replace(self, provider_port=port, former_ports=tuple(sorted(former)))
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}/v1"
 
 
 def load_or_create(folder: Path) -> DemoState:
@@ -43,12 +55,13 @@ def load_or_create(folder: Path) -> DemoState:
     """
     file = folder / FILE
     if file.is_file():
-        state = DemoState(**json.loads(file.read_text()))
+        kept = json.loads(file.read_text())
+        state = DemoState(**{**kept, "former_ports": tuple(kept.get("former_ports", ()))})
     elif (folder / "gateway.sqlite3").exists():
         raise StartError(f"{folder} is not a demo's data folder; choose an empty one with --data DIR.")
     else:
         state = DemoState(secrets.token_urlsafe(12), {name: _new_key() for name in KEY_VARIABLES}, provider_port=0)
-    state = replace(state, provider_port=_free_port(state.provider_port))
+    state = state.at_port(_free_port(state.provider_port))
     _write(file, state)
     return state
 

@@ -9,18 +9,16 @@ from pathlib import Path
 
 from django.core.management.base import CommandError
 
-import llmgateway.demo
 from billing.models import UsageRecord
 from llmgateway import conf as conf_module
-from llmgateway.config_file.importing import import_file
 from llmgateway.config_file.problems import ConfigFileError
 from llmgateway.config_loader import load_snapshot
+from llmgateway.demo.configuration import configure, lets_in
 from llmgateway.demo.history import DAYS, write_history
 from llmgateway.management.commands import serve
 from llmgateway.management.preparation import FIRST_ADMIN, migrate_if_needed
 
 LOG_NAME = "access.log"
-CONFIGURATION = Path(llmgateway.demo.__file__).with_name("demo.yaml")
 
 
 class Command(serve.Command):
@@ -30,13 +28,15 @@ class Command(serve.Command):
         migrate_if_needed()
         try:
             # Before the first admin is made: with providers there, keys in the environment seed no real ones.
-            import_file(CONFIGURATION)
+            configure(os.environ["DEMO_PROVIDER_URL"], os.environ["DEMO_FORMER_PROVIDER_URLS"].split())
         except ConfigFileError as error:
             raise CommandError("\n".join(error.lines)) from error
         if not UsageRecord.objects.exists():
             count = write_history(conf_module.conf, load_snapshot(revision=0), now=time.time())
             print(f"Made up {count} requests of the last {DAYS} days, all by keys and teams named demo….")
         super().prepare(config_file)
+        # Asked here, for what is printed later is printed from the event loop.
+        self._key_is_its_own = lets_in(os.environ["DEMO_KEY"])
 
     def print_ready(self) -> None:
         super().print_ready()
@@ -47,6 +47,10 @@ class Command(serve.Command):
         print(f"  curl {root}/v1/chat/completions \\")
         print(f"    -H 'Authorization: Bearer {os.environ['DEMO_KEY']}' -H 'Content-Type: application/json' \\")
         print("""    -d '{"model": "demo-chat", "messages": [{"role": "user", "content": "Hello!"}]}'\n""")
+        if not self._key_is_its_own:
+            print(
+                "This key was changed in the admin: write its new secret there. ./gateway demo --reset begins anew.\n"
+            )
         self._log_to_file(conf.data_dir / LOG_NAME)
 
     def _log_to_file(self, file: Path) -> None:
