@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -25,9 +22,10 @@ from django.db import connections
 from environ import Env
 from pytest_django import DjangoDbBlocker
 
+from tests.prepared import migrate
+
 ALIAS = "postgres"
 TEMPLATE = "gateway_template"
-ROOT = Path(__file__).resolve().parent.parent
 _numbers = itertools.count(1)
 
 
@@ -69,22 +67,12 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.execute("ALTER SYSTEM SET fsync = off")
         server.execute("SELECT pg_reload_conf()")
         server.execute(f"CREATE DATABASE {TEMPLATE}")
-        migrate(server.url(TEMPLATE))
+        with tempfile.TemporaryDirectory(prefix="gateway-tests-") as data_dir:
+            migrate(DATABASE_URL=server.url(TEMPLATE), GATEWAY_DATA_DIR=data_dir)
         yield server
     finally:
         running.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def migrate(url: str) -> None:
-    """Runs the product's migrations in a process of their own, as an operator does."""
-    data_dir = tempfile.mkdtemp(prefix="gateway-tests-")
-    environment = {**os.environ, "DATABASE_URL": url, "GATEWAY_DATA_DIR": data_dir}
-    command = [sys.executable, str(ROOT / "manage.py"), "migrate", "-v", "0"]
-    try:
-        subprocess.run(command, env=environment, check=True, timeout=100)
-    finally:
-        shutil.rmtree(data_dir, ignore_errors=True)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from llmgateway.conf import PROJECT_ROOT
 from llmgateway.http import httpx
+from tests.prepared import with_tables
 
 START_S = 30.0
 
@@ -32,7 +33,7 @@ def run(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def running_site(data_dir: Path) -> Iterator[str]:
     """Its address, while it runs."""
-    run(data_dir, "manage.py", "migrate", "-v0")
+    with_tables(data_dir)
     run(data_dir, "manage.py", "collectstatic", "--noinput", "-v0")
     run(data_dir, "-m", "tests.dashboard.site")
     with socket.socket() as probe:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from llmgateway.http import httpx
+from tests.e2e.console import Console
+from tests.prepared import with_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-gw-endtoend00-0123456789abcdefghij"
@@ -108,13 +110,13 @@ settings: {{retries: {{attempts: 0}}, circuits: {{mode: log}}}}
 """
 
 
-def wait_for(condition: Callable[[], Any], what: str, *, within_s: float = 30.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, *, within_s: float = 30.0, pause_s: float = 0.01) -> Any:
     """The first truthy value of `condition`."""
     deadline = time.monotonic() + within_s
     pause = threading.Event()
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what} did not happen within {within_s:g} s"
-        pause.wait(0.01)
+        pause.wait(pause_s)
     return value
 
 
@@ -155,7 +157,7 @@ class Provider:
         command = (sys.executable, "-m", "providers.fake_server", "--port", str(self.port), "--key", PROVIDER_SECRET)
         self._child = Child(*command, log=folder / "provider.log", env=environment())
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=5)
-        wait_for(self._answers, "the start of the fake provider", within_s=20)
+        wait_for(self._answers, "the start of the fake provider", within_s=20, pause_s=0.05)
 
     def _answers(self) -> bool:
         self._child.check_running()
@@ -208,6 +210,9 @@ class Product:
                 port=provider.port, secret=PROVIDER_SECRET, key=KEY, limited_key=LIMITED_KEY, more=more
             )
         )
+        if "DATABASE_URL" not in settings:
+            with_tables(self.data)
+        self.console = Console(folder, self.environment)
         self.child = self._serve("--config", str(self.configuration))
 
     def _serve(self, *options: str) -> Child:
@@ -221,7 +226,7 @@ class Product:
             return False
 
         try:
-            wait_for(is_ready, "readiness", within_s=60)
+            wait_for(is_ready, "readiness", within_s=60, pause_s=0.05)
         except BaseException:
             child.end(signal.SIGKILL)
             raise
@@ -239,12 +244,7 @@ class Product:
 
     def manage(self, *command: str) -> str:
         """The output of a management command that runs beside the server."""
-        done = subprocess.run(
-            (sys.executable, "manage.py", *command),
-            cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        return self.console.run(*command)
 
     def usage(self, *options: str) -> list[dict[str, Any]]:
         """The ledger, as scripts read it."""
@@ -283,6 +283,7 @@ def running_product(folder: Path, provider: Provider, *, more: str = "", **setti
     try:
         yield product
     finally:
+        product.console.close()
         product.stop()
 
 

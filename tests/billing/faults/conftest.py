@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ from pytest_django import DjangoDbBlocker
 
 from billing.ledger import drain_orphans
 from tests.billing.faults.books import Books
-from tests.postgres import ROOT, TEMPLATE, PostgresServer
+from tests.postgres import TEMPLATE, PostgresServer
+from tests.prepared import DATABASE, ROOT, with_tables
 
 KILLED = -9
 ALIAS = "faults"
@@ -110,21 +110,10 @@ class Scene:
         return Books(self.diary, self.root, self.using)
 
 
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database file."""
-    folder = tmp_path_factory.mktemp("template")
-    environment = {**os.environ, "GATEWAY_DATA_DIR": str(folder), "DJANGO_SETTINGS_MODULE": "llmgateway.settings"}
-    command = [sys.executable, "-W", "ignore", str(ROOT / "manage.py"), "migrate", "-v", "0"]
-    subprocess.run(command, env=environment, check=True, timeout=100)
-    return folder / "gateway.sqlite3"
-
-
 @pytest.fixture
-def sqlite(sqlite_template: Path, tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
+def sqlite(tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
     """The alias of a fresh database file in this process."""
-    file = tmp_path / "gateway.sqlite3"
-    shutil.copy(sqlite_template, file)
+    file = with_tables(tmp_path) / DATABASE
     with _connected({"NAME": str(file)}, django_db_blocker):
         yield ALIAS
 

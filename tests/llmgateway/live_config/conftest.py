@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -29,7 +28,7 @@ from llmgateway.models import ApiKey, KeyNetwork, NetworkList, RateLimit, Team
 from llmgateway.pipeline.snapshot import Key, KeyDigest, Snapshot
 from llmgateway.services import key_create
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
-from tests.postgres import ROOT
+from tests.prepared import DATABASE, ROOT, with_tables
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 FERNET_KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
@@ -127,21 +126,11 @@ class Database:
             cursor.execute(statement)
 
 
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty SQLite database."""
-    folder = tmp_path_factory.mktemp("sqlite-template")
-    environment = {**os.environ, "GATEWAY_DATA_DIR": str(folder), "DJANGO_SETTINGS_MODULE": "llmgateway.settings"}
-    subprocess.run([sys.executable, ROOT / "manage.py", "migrate", "-v", "0"], env=environment, check=True, timeout=100)
-    return folder / "gateway.sqlite3"
-
-
 @pytest.fixture
 def sqlite_database(
-    sqlite_template: Path, tmp_path: Path, with_values: Callable[..., Conf], django_db_blocker: DjangoDbBlocker
+    tmp_path: Path, with_values: Callable[..., Conf], django_db_blocker: DjangoDbBlocker
 ) -> Iterator[Database]:
-    file = tmp_path / "gateway.sqlite3"
-    shutil.copy(sqlite_template, file)
+    file = with_tables(tmp_path) / DATABASE
     environment = _environment(tmp_path, with_values)
     with django_db_blocker.unblock(), _as_default({"ENGINE": "django.db.backends.sqlite3", "NAME": file}):
         yield Database("sqlite", environment, file)
