@@ -249,7 +249,7 @@ class Express:
         progress.first_chunk = call.now()
         gateway.health.record(progress.target, ok=True)
         raw, response_model = dialect.answer_usage(body)
-        call.meter(raw, output_estimate=estimated_answer(call, len(body)), response_model=response_model)
+        call.meter(raw, output_estimate=estimated_answer(call, body, raw, dialect), response_model=response_model)
         call.settle("completed")
         self._end(call)
         return headers, gateway_lines(call) + usage_lines(call), body

@@ -131,7 +131,10 @@ async def _first_words(call: Call, progress: Progress, answer: UpstreamAnswer, s
     pieces: AsyncIterator[bytes] = aiter(_pieces(answer))
     if deployment.drain_s:
         pieces = Unbroken(pieces)
-    scanner = progress.scanner = sent.scanner()
+    scanner = sent.scanner()
+    if (counter := deployment.estimation.counter) is not None:
+        scanner = counter.listening(scanner, sent.dialect, deployment.id)
+    progress.scanner = scanner
     tells = call.request.dialect.operation in _TELLS
     try:
         first = await _held_back(call, progress, scanner, pieces, most=HELD_BACK_BYTES if tells else 0)

@@ -30,6 +30,7 @@ from llmgateway.pipeline.route_rules import (
     Probe,
     RoutingRule,
 )
+from llmgateway.pipeline.token_counts import TokenCounter
 from providers.adapters.base import Adapter
 from providers.adapters.types import Headers, Signer
 
@@ -180,6 +181,8 @@ class Estimation:
     """Up to here text is counted in characters; what is above, in bytes."""
     bytes_per_token: float = 4.0
     chars_per_token: float = 4.0
+    counter: TokenCounter | None = field(default=None, repr=False, compare=False)
+    """Counts instead, where a provider reported nothing; None: no tokenizer is installed."""
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):

@@ -17,10 +17,10 @@ from llmgateway.pipeline.requests import Client
 from llmgateway.pipeline.terms import WITHOUT_OUTPUT
 from llmgateway.pipeline.translation import Outgoing
 from llmgateway.pipeline.upstream import RawHeaders, UpstreamAnswer, classified
-from providers.adapters.dialects.base import StreamScanner, WireError
+from providers.adapters.dialects.base import Dialect, StreamScanner, WireError
 from providers.adapters.dialects.partial_usage import begun_usage
 from providers.adapters.errors import InexpressibleError, MalformedAnswerError
-from providers.adapters.types import Operation
+from providers.adapters.types import JSONObject, Operation
 
 UNREADABLE = (MalformedAnswerError, InexpressibleError)
 """Why an answer cannot be said in the caller's dialect."""
@@ -57,7 +57,8 @@ async def _deliver_body(call: Call, client: Client, answer: Answer) -> None:
     raw, response_model = answer.outgoing.dialect.answer_usage(answer.body)
     status = answer.upstream.status
     call.progress.http_status = status
-    call.meter(raw, output_estimate=estimated_answer(call, len(answer.body)), response_model=response_model)
+    output = estimated_answer(call, answer.body, raw, answer.outgoing.dialect)
+    call.meter(raw, output_estimate=output, response_model=response_model)
     onward = answer.onward
     settlement = None if call.request.verbatim is None else call.request.verbatim.settlement
     if settlement is not None:
@@ -76,11 +77,14 @@ def _headers(answer: Answer) -> RawHeaders:
     return [*headers, (b"x-gateway-dropped-params", ", ".join(sent.dropped).encode())] if sent.dropped else headers
 
 
-def estimated_answer(call: Call, size: int) -> int:
-    """Tokens of an answer whose provider did not say; embeddings have none."""
-    if not size or call.request.dialect.operation in WITHOUT_OUTPUT or call.progress.deployment is None:
+def estimated_answer(call: Call, body: bytes, raw: JSONObject | None, dialect: Dialect) -> int:
+    """Tokens of an answer in `dialect`, for when its provider did not say: `raw` is None. Embeddings have none."""
+    deployment = call.progress.deployment
+    if not body or call.request.dialect.operation in WITHOUT_OUTPUT or deployment is None:
         return 0
-    return max(1, int(size / call.progress.deployment.estimation.chars_per_token))
+    estimation = deployment.estimation
+    counted = estimation.counter.answer(dialect, body) if raw is None and estimation.counter is not None else None
+    return max(1, int(len(body) / estimation.chars_per_token) if counted is None else counted)
 
 
 async def _deliver_stream(
@@ -239,6 +243,8 @@ def _settle_stream(call: Call, scanner: StreamScanner, error_type: str) -> None:
     _meter_stream(call, scanner)
     if scanner.error is not None:
         error_type = error_type or "upstream_error"
+    elif not error_type and (counter := call.progress.target.estimation.counter) is not None:
+        counter.note(call.progress.target.id, reported=scanner.usage_raw is not None)
     call.settle("failed" if error_type else "completed", error_type=error_type)
 
 
