@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 GROWTH = 1.08
 _LOG_GROWTH = math.log(GROWTH)
@@ -35,15 +37,23 @@ _BOUNDS = [_last_of(number) for number in range(330)]
 _BUCKETS = [str(number) for number in range(len(_BOUNDS))]
 
 
+_place = partial(bisect_left, _BOUNDS)
+
+
 def bucket(microseconds: int) -> str:
     """The bucket of a value; everything up to one microsecond is in bucket 0."""
-    place = bisect_left(_BOUNDS, microseconds)
+    place = _place(microseconds)
     return _BUCKETS[place] if place < len(_BOUNDS) else str(_computed(microseconds))
 
 
-def add(histogram: Histogram, microseconds: int) -> None:
-    name = bucket(microseconds)
-    histogram[name] = histogram.get(name, 0) + 1
+def add(histogram: Histogram, microseconds: Sequence[int]) -> None:
+    """Counts values: each bucket is named once, however many they are."""
+    counts = Counter(map(_place, microseconds))
+    if counts.pop(len(_BOUNDS), 0):
+        counts.update(_computed(value) for value in microseconds if value > _BOUNDS[-1])
+    for place, count in counts.items():
+        name = _BUCKETS[place] if place < len(_BUCKETS) else str(place)
+        histogram[name] = histogram.get(name, 0) + count
 
 
 def merge(histograms: Iterable[Mapping[str, int]]) -> Histogram:

@@ -26,7 +26,8 @@ from billing.partitions import ensure_partitions
 from billing.rejected import UNUSABLE, set_aside
 from billing.reporters.outbox import Outbox
 from billing.rollups import add_rollups, sums
-from billing.usage_rows import Row, as_record, decoded, insert
+from billing.usage_rows import Row, as_record, decoded
+from billing.usage_table import insert
 from llmgateway.pipeline.protocols import Record
 
 log = logging.getLogger(__name__)

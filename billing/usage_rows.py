@@ -1,20 +1,13 @@
-"""From journalled `close` records to rows of the ledger, many at a time.
-
-`bulk_create` costs more than everything else in the drain together, so rows go to the database's own fast path:
-`COPY` on PostgreSQL, one prepared statement on SQLite.
-"""
+"""From journalled `close` records to rows of the ledger; `billing.usage_table` stores them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from functools import lru_cache
-from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from django.db import models
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.fields import NOT_PROVIDED
 
 from billing.journal_files import from_json, to_json
@@ -30,13 +23,8 @@ for _field in _FIELDS:
     elif _field.null or _field.default is not NOT_PROVIDED:
         _DEFAULTS[_field.attname] = _field.get_default()
 _TEXTS = tuple((field.attname, int(field.max_length or 0)) for field in _FIELDS if isinstance(field, models.CharField))
-_JSON = tuple(place for place, field in enumerate(_FIELDS) if isinstance(field, models.JSONField))
-_STARTED_AT, _ADMITTED_AT, _DAY = (COLUMNS.index(name) for name in ("started_at", "admitted_at", "day"))
-_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 _EPOCH = date(1970, 1, 1)
-_NUL = rb"\u0000"
-_ROWS_AT_ONCE = 200
-"""Of one SQLite statement; times the columns, it stays far below the 32,766 parameters that SQLite takes."""
+NUL = rb"\u0000"
 _NAMED = frozenset(COLUMNS)
 
 
@@ -83,7 +71,7 @@ def decoded(payload: bytes) -> Row:
         UnusableRecordError: it makes no row.
     """
     # The first look costs a thirtieth of the second, and most records pass it.
-    if b"\\" not in payload or _NUL not in payload:
+    if b"\\" not in payload or NUL not in payload:
         try:
             row = _decoder.decode(payload)
             row.day = _day(int(row.started_at // 86_400))
@@ -137,99 +125,3 @@ def admission(record: Record) -> float:
 def _day(number: int) -> date:
     """Days since the epoch as a date in UTC; a replay of a record gives the same."""
     return _EPOCH + timedelta(days=number)
-
-
-def insert(connection: BaseDatabaseWrapper, rows: Sequence[Row]) -> None:
-    """Adds completed rows. Must run inside the transaction that advances the journal's offset."""
-    if connection.vendor == "postgresql":
-        _copy(connection, rows)
-    else:
-        _execute_many(connection, rows)
-
-
-def _copy(connection: BaseDatabaseWrapper, rows: Sequence[Row]) -> None:
-    with connection.cursor() as cursor, cursor.cursor.copy(f"COPY billing_usagerecord ({_NAMES}) FROM STDIN") as copy:
-        for row in rows:
-            copy.write_row(_stored(row, _moment, row.day))
-
-
-def _execute_many(connection: BaseDatabaseWrapper, rows: Sequence[Row]) -> None:
-    values = [_stored(row, _sqlite_moment, _iso(row.day)) for row in rows]
-    with connection.wrap_database_errors, connection.cursor() as cursor:
-        execute = cursor.connection.execute  # Past Django's cursor, which looks at every parameter.
-        for start in range(0, len(values), _ROWS_AT_ONCE):
-            chunk = values[start : start + _ROWS_AT_ONCE]
-            columns = list(zip(*chunk, strict=True))
-            empty = tuple(map(_emptiness, columns))
-            full = [column for column, literal in zip(columns, empty, strict=True) if not literal]
-            execute(_insert_statement(len(chunk), empty), list(chain.from_iterable(zip(*full, strict=True))))
-
-
-def _emptiness(column: tuple[Any, ...]) -> str:
-    """How SQL writes what all rows say here, if they say nothing: half of the columns mostly do, and a literal costs
-    less than a parameter for each row. Empty: they do say something."""
-    first = column[0]
-    if first or any(column):
-        return ""
-    if column.count(None) == len(column):
-        return "NULL"
-    if column.count("") == len(column):
-        return "''"
-    return "0" if column.count(0) == len(column) else ""
-
-
-@lru_cache(maxsize=_ROWS_AT_ONCE)
-def _insert_statement(rows: int, empty: tuple[str, ...]) -> str:
-    """One statement for many rows: each statement hands the interpreter over to the event loop and back."""
-    row = f"({', '.join(literal or '?' for literal in empty)})"
-    return f"INSERT INTO billing_usagerecord ({_NAMES}) VALUES {', '.join([row] * rows)}"  # noqa: S608  # our own names
-
-
-def _stored(row: Row, moment: Callable[[float], Any], day: object) -> list[Any]:
-    """A row's values in the order of `COLUMNS`, as the database takes them."""
-    values = list(msgspec.structs.astuple(row))
-    started, admitted = row.started_at, row.admitted_at
-    values[_STARTED_AT] = at = moment(started)
-    values[_ADMITTED_AT] = at if admitted is None or admitted == started else moment(admitted)
-    values[_DAY] = day
-    for place in _JSON:
-        values[place] = _json_text(values[place])
-    return values
-
-
-def _json_text(value: Any) -> str | None:
-    if isinstance(value, msgspec.Raw):
-        text = bytes(value)
-        return None if text == b"null" else text.decode()
-    if value is None:
-        return None
-    text = to_json(value)
-    return (to_json(_without_nul(value)) if _NUL in text else text).decode()
-
-
-def _without_nul(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace("\0", "")
-    if isinstance(value, dict):
-        return {_without_nul(name): _without_nul(content) for name, content in value.items()}
-    return [_without_nul(item) for item in value] if isinstance(value, list) else value
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-@lru_cache(maxsize=1024)
-def _iso(day: date) -> str:
-    return day.isoformat()
-
-
-def _sqlite_moment(seconds: float) -> str:
-    """As Django writes it on SQLite: no fraction when it is zero, so that texts compare like moments."""
-    whole, fraction = divmod(round(seconds * 1_000_000), 1_000_000)
-    return f"{_second(whole)}.{fraction:06d}" if fraction else _second(whole)
-
-
-@lru_cache(maxsize=4096)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

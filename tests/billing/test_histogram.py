@@ -15,8 +15,7 @@ latencies = st.lists(st.integers(1, 10**10), min_size=1, max_size=200)
 
 def _of(values: list[int]) -> Histogram:
     histogram: Histogram = {}
-    for value in values:
-        add(histogram, value)
+    add(histogram, values)
     return histogram
 
 
@@ -26,6 +25,12 @@ def test_merging_equals_counting_together(parts: list[list[int]]) -> None:
 
     assert merge(histograms) == _of([value for part in parts for value in part])
     assert histograms == [_of(part) for part in parts], "the merged ones are left as they were"
+
+
+@given(st.lists(st.integers(0, 10**13), max_size=50))
+def test_many_values_are_counted_like_each_alone(values: list[int]) -> None:
+    """Also beyond the bounds that are kept."""
+    assert _of(values) == merge([{bucket(value): 1} for value in values])
 
 
 @given(latencies, st.sampled_from([0.5, 0.95, 0.99, 1.0]))

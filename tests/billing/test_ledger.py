@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, OperationalError, connection
 
-from billing import ledger, usage_rows
+from billing import ledger, usage_table
 from billing.journal import Journal
 from billing.journal_files import START, from_json, segment_numbers
 from billing.ledger import Drain, JournalDrain, drain_orphans
@@ -293,7 +293,7 @@ def test_while_the_database_is_away_the_journal_keeps_everything(
             raise DatabaseError("the database is away")
         real_insert(*args)
 
-    real_insert = usage_rows.insert
+    real_insert = usage_table.insert
     monkeypatch.setattr(ledger, "insert", insert)
     monkeypatch.setattr(ledger, "LONGEST_BACKOFF_S", 0.02)
     thread = Drain(journal, poll_s=0.01)
