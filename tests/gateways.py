@@ -179,6 +179,11 @@ class Caller:
         """Chunks after which the caller stops reading."""
         self._sent_body = False
         self._progressed = asyncio.Event()
+        self._reads_on = asyncio.Event()
+
+    def go_on(self) -> None:
+        """Read again, after having stopped."""
+        self._reads_on.set()
 
     async def got(self, chunks: int) -> None:
         """Wait until so many chunks have come."""
@@ -212,7 +217,7 @@ class Caller:
         self.started.set()
         self._progressed.set()
         if self.stuck_after is not None and len(self.chunks) > self.stuck_after:
-            await asyncio.Event().wait()
+            await self._reads_on.wait()
 
     @property
     def chunks(self) -> list[bytes]:

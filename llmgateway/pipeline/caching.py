@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -252,20 +253,34 @@ class Caching:
     async def _lead(
         self, visit: Visit, plan: Plan, flight: Flight, *, deadline: float, question: Question | None
     ) -> None:
-        """Ask for all who wait, and say to them how it ended."""
-        failed = False
-        recorder = self._recorder(visit, "miss", on_too_large=lambda: self._land(flight, Standing.ALONE))
-        try:
-            call = await self._asked(visit, recorder, "miss", deadline)
+        """Ask for all who wait, and give them the answer once it is here, however slowly this client reads it."""
+        calls: list[Call] = []
+        failed, verdict = False, Verdict.BROKEN
+
+        def land() -> None:
+            nonlocal verdict
+            (call,) = calls
             verdict, answer = self._kept(visit, plan, call, recorder, question)
-            if verdict is Verdict.BROKEN:
-                failed = True
-            else:
+            # From here on the client is waited for, and no provider; its connection has a bound of its own.
+            call.exchange.wait(call.now(), math.inf)
+            if verdict is not Verdict.BROKEN:
                 self._land(flight, answer or Standing.ALONE)
+
+        recorder = Recorder(
+            visit.client,
+            self._lines("miss"),
+            on_too_large=lambda: self._land(flight, Standing.ALONE),
+            on_complete=land,
+            reads_ahead=True,
+        )
+        try:
+            await self._asked(visit, recorder, deadline, calls.append)
+            failed = verdict is Verdict.BROKEN
         except GatewayError as error:
             failed = error.status >= 500  # Otherwise it is this caller alone who may not.
             raise
         finally:
+            recorder.close()
             self._leave(flight, failed=failed)
 
     async def _ask(
@@ -278,18 +293,26 @@ class Caching:
         question: Question | None = None,
     ) -> None:
         """Ask for this request alone."""
-        recorder = self._recorder(visit, how)
-        call = await self._asked(visit, recorder, how, deadline)
+        recorder = Recorder(visit.client, self._lines(how))
+        call = await self._asked(visit, recorder, deadline)
         self._kept(visit, plan, call, recorder, question)
 
-    def _recorder(self, visit: Visit, how: str, on_too_large: Callable[[], None] | None = None) -> Recorder:
+    def _lines(self, how: str) -> bytes:
+        """What the client is told of it, which is counted."""
         self._gateway.telemetry.figures.cache_results[how] += 1
-        lines = b"x-gateway-cache: %b\r\n" % how.encode()
-        return Recorder(visit.client, lines, on_too_large=on_too_large)
+        return b"x-gateway-cache: %b\r\n" % how.encode()
 
-    async def _asked(self, visit: Visit, recorder: Recorder, how: str, deadline: float | None) -> Call:
+    async def _asked(
+        self,
+        visit: Visit,
+        recorder: Recorder,
+        deadline: float | None,
+        on_begun: Callable[[Call], None] | None = None,
+    ) -> Call:
         def began(call: Call) -> None:
             call.asked["cache"] = "miss"
+            if on_begun is not None:
+                on_begun(call)
             if deadline is not None:
                 call.exchange.deadline = min(call.exchange.deadline, deadline)
 
@@ -300,7 +323,7 @@ class Caching:
     def _kept(
         self, visit: Visit, plan: Plan, call: Call, recorder: Recorder, question: Question | None
     ) -> tuple[Verdict, KeptAnswer | None]:
-        """What is kept of an answer that went out, if it is one to be given again."""
+        """What is kept of an answer that is here, if it is one to be given again."""
         deployment, body = call.progress.deployment, recorder.body
         if (
             recorder.status != 200

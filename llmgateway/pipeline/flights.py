@@ -2,7 +2,7 @@
 
 If it fails, or its client leaves, the next takes over. Each failure lets one more try at the same time,
 up to `WIDEST`: a request that always fails must not keep all the others waiting one after another. So does slowness: a
-provider that stalls, or a client that hardly reads, holds up its own request, and nobody else's for long.
+provider that stalls holds up its own request, and nobody else's for long. A client that hardly reads holds up nobody.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from llmgateway.http import httpx
@@ -14,7 +15,7 @@ from llmgateway.pipeline.snapshot import BudgetRule, Retries
 from llmgateway.stores.cache_memory import MemoryAnswers
 from tests.fakes import FakeClock, Reply
 from tests.gateways import CHAT, PRICE, SECRET, Caller, House, key
-from tests.pipeline.streams import EVENTS, events
+from tests.pipeline.streams import EVENTS, WITHOUT_USAGE, events
 from tests.pipeline.test_caching import OTHER, caching_house, keys_with, swap
 
 COST = 11 * PRICE.input + 5 * PRICE.output
@@ -240,6 +241,100 @@ async def test_a_client_that_hardly_reads_holds_up_nobody_for_long() -> None:
 
     assert follower.response().status_code == 200
     await leave(house, leader, leading)
+
+
+class Counted(list[bytes]):
+    """Pieces of an answer, as far as they have been fetched."""
+
+    taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for each in super().__iter__():
+            self.taken += 1
+            yield each
+
+
+class TestALeaderThatHardlyReads:
+    """Others have the answer once it is here; what it has not taken waits for it, as far as it is kept anyway."""
+
+    async def test_others_have_a_stream_that_it_has_not_read(self) -> None:
+        house = caching_house(events())
+        leader, leading = calling(house, stream=True)
+        leader.stuck_after = 0
+        follower, following = calling(house, stream=True)
+
+        await asyncio.wait_for(following, 1)
+
+        assert follower.response().content == WITHOUT_USAGE
+        assert follower.response().headers["x-gateway-cache"] == "hit"
+        assert (len(house.upstream.requests), len(leader.chunks), leading.done()) == (1, 1, False)
+        assert house.gateway.turns.taken == 1, "it keeps its turn until it has read"
+        await leave(house, leader, leading)
+        assert (house.gateway.turns.taken, len(house.gateway.exchanges)) == (0, 0)
+        assert [row["status"] for row in house.ledger.closed] == ["completed"] * 2
+
+    async def test_others_have_a_whole_answer_that_it_has_not_read(self) -> None:
+        house = caching_house(slow())
+        leader, leading = calling(house)
+        leader.stuck_after = 0
+        follower, following = calling(house)
+
+        await asyncio.wait_for(following, 1)
+
+        assert follower.response().json() == CHAT
+        assert (len(house.upstream.requests), leading.done()) == (1, False)
+        await leave(house, leader, leading)
+
+    async def test_once_it_reads_it_gets_all_of_it_in_order(self) -> None:
+        house = caching_house(events())
+        leader, leading = calling(house, stream=True)
+        leader.stuck_after = 1
+        follower, following = calling(house, stream=True)
+        await asyncio.wait_for(following, 1)
+
+        leader.go_on()
+        await asyncio.wait_for(leading, 1)
+
+        assert leader.response().content == follower.response().content
+
+    async def test_it_is_not_hurried_once_the_provider_is_done(self) -> None:
+        house = caching_house(events())
+        leader, leading = calling(house, stream=True)
+        leader.stuck_after = 0
+        await asyncio.sleep(0.01)
+
+        house.clock.advance(500)
+        house.gateway.exchanges.tick()
+        await asyncio.sleep(0)
+        leader.go_on()
+        await asyncio.wait_for(leading, 1)
+
+        assert leader.response().content == WITHOUT_USAGE
+
+    async def test_one_that_leaves_before_the_answer_is_here_leaves_no_task_behind(self) -> None:
+        house = caching_house(Reply.events(EVENTS[0], EVENTS[1], 60.0, *EVENTS[2:]), events())
+        before = asyncio.all_tasks()
+        leader, leading = calling(house, stream=True)
+        leader.stuck_after = 0
+        await leader.got(1)
+
+        await leave(house, leader, leading)
+        await asyncio.sleep(0)
+
+        assert asyncio.all_tasks() == before
+        assert [row["status"] for row in house.ledger.closed] == ["cancelled"]
+
+    async def test_what_is_too_large_to_be_kept_is_fetched_no_faster_than_it_reads(self) -> None:
+        large = EVENTS[1].replace(b"lo", b"x" * 2**20)
+        script = Counted([EVENTS[0], *[large] * 20, *EVENTS[2:]])
+        house = caching_house(Reply(200, {"content-type": "text/event-stream"}, script))
+        leader, leading = calling(house, stream=True)
+        leader.stuck_after = 0
+
+        await asyncio.sleep(0.05)
+
+        assert script.taken == 3, "with this one it was too large"
+        await leave(house, leader, leading)
 
 
 async def test_a_follower_keeps_half_of_its_time_for_asking_itself() -> None:
