@@ -28,11 +28,12 @@ from llmgateway.pipeline.errors import BadRequestError, NotFoundError, Permissio
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.protocols import ObjectBook, Owner
 from llmgateway.pipeline.requests import Verbatim
-from llmgateway.pipeline.snapshot import Deployment, Key
+from llmgateway.pipeline.snapshot import Deployment, Key, Snapshot
 from providers.adapters.dialects.registry import get_dialect
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 OPAQUE = get_dialect("native.opaque")
+OPAQUE_BASE = get_dialect("native.opaque_base")
 FAMILIES = ("files", "batches", "fine_tuning", "vector_stores", "uploads")
 RESPONSES = "responses"
 """A family of its own: these are made by calling models, and here only looked at, removed or cancelled."""
@@ -44,6 +45,7 @@ _NO_IDS = frozenset({"compact", "input_tokens"})
 _REFERENCE = re.compile(r"(?:file|batch|vs|ftjob|upload|part)[-_][\w-]+")
 _NAMED_FILES = ("output_file_id", "error_file_id")
 _CONTENT = re.compile(r"/files/([^/]+)/content", re.IGNORECASE)
+_JOBS = "/fine_tuning/jobs"
 _VERSION = re.compile(r"^/v\d\w*(?=/)", re.IGNORECASE)
 
 
@@ -98,6 +100,8 @@ class KeptEndpoint:
         query = forwarded_query(exchange.query)
         # What was looked at is what is sent, however the caller wrote it.
         target = "/v1" + quote(self._path, safe=string.punctuation)
+        if exchange.method == "POST" and self._path.lower() == _JOBS and _is_foreign(gateway.snapshot, provider, body):
+            exchange.responder.dialect = OPAQUE_BASE
         verbatim = Verbatim(
             target + query,
             method=exchange.method,
@@ -214,6 +218,18 @@ def stored_response(path: str) -> tuple[str, str] | None:
     """The id of a response in its path, and what is asked of it: empty, `input_items` or `cancel`."""
     found = _STORED.fullmatch(path)
     return None if found is None or found[1].lower() in _NO_IDS else (found[1], (found[2] or "").lower())
+
+
+def _is_foreign(snapshot: Snapshot, provider: str, body: bytes) -> bool:
+    """Whether a body names a model that is neither an alias nor deployed at the provider.
+
+    Who may make such a job at all may use any model, so that a base that nobody calls through the gateway is no way
+    around anything.
+    """
+    model = (as_object(body) or {}).get("model")
+    if not isinstance(model, str) or model in snapshot.aliases:
+        return False
+    return not any(each.provider == provider and each.model == model for each in snapshot.deployments)
 
 
 def _keeps(deployment: Deployment, family: str) -> bool:

@@ -124,6 +124,73 @@ async def test_fine_tuning_and_vector_stores() -> None:
     ]  # fmt: skip
 
 
+JOB = {"id": "ftjob-1", "object": "fine_tuning.job", "status": "queued"}
+
+
+@pytest.mark.parametrize(
+    ("base", "sent"),
+    [("gpt-4o-2024-08-06", "gpt-4o-2024-08-06"), ("chat", "gpt-4o-mini"), ("gpt-4o-mini", "gpt-4o-mini")],
+    ids=["of the provider alone", "alias", "deployed"],
+)
+@pytest.mark.parametrize("path", ["/v1/fine_tuning/jobs", "/acme/v1/fine_tuning/jobs"])
+async def test_any_model_of_the_provider_can_be_fine_tuned(path: str, base: str, sent: str) -> None:
+    of = house(Reply.json(FILE), Reply.json(JOB), Reply.json(JOB))
+    await upload(of)
+
+    made = await of.post(path, {"model": base, "training_file": "file-1", "suffix": "mine"})
+    shown = await of.get("/v1/fine_tuning/jobs/ftjob-1")
+
+    assert (made.status_code, shown.status_code) == (200, 200)
+    assert json.loads(of.upstream.requests[1].content) == {"model": sent, "training_file": "file-1", "suffix": "mine"}
+    assert of.upstream.requests[1].headers["authorization"] == "Bearer provider-secret"
+    assert [(row["provider"], row["status"]) for row in of.ledger.closed] == [("acme", "completed")] * 3
+
+
+async def test_a_header_chooses_the_account_that_fine_tunes() -> None:
+    second = deployment(
+        "second", 3, provider="acme", adapter=get_adapter("openai"), model="o", base_url="http://b.test/v1"
+    )
+    of = House(
+        ScriptedUpstream(Reply.json(FILE), Reply.json(JOB)),
+        snapshot(alias("chat", OPENAI), alias("zeta", second), deployments=(OPENAI, second)),
+    )
+    await upload(of, x_gateway_model="zeta")
+
+    await of.post("/v1/fine_tuning/jobs", {"model": "gpt-9", "training_file": "file-1"}, x_gateway_model="zeta")
+
+    assert [request.url.host for request in of.upstream.requests] == ["b.test", "b.test"]
+
+
+async def test_a_base_that_nobody_calls_is_no_way_around_a_list_of_models_or_a_budget() -> None:
+    listed, strict = (
+        key(models=frozenset({"chat"})),
+        key(budgets=(BudgetRule(1, "day", "key", "1", "day", 10**13, "UTC"),)),
+    )
+    job = {"model": "gpt-4o-2024-08-06", "training_file": "file-1"}
+    answers = []
+
+    for who in (listed, strict):
+        of = house(Reply.json(FILE), Reply.json(JOB), who=who)
+        await upload(of)
+        answers.append(await of.post("/v1/fine_tuning/jobs", job))
+
+    codes = [(answer.status_code, answer.json()["error"]["code"]) for answer in answers]
+    assert codes == [(403, "model_not_allowed"), (402, "cost_not_boundable")]
+
+
+async def test_other_calls_that_name_an_unknown_model_are_refused() -> None:
+    of = house(Reply.json(FILE))
+    await upload(of)
+
+    for path in ("/v1/fine_tuning/alpha/graders/run", "/v1/vector_stores"):
+        answer = await of.post(path, {"model": "gpt-9", "file_ids": ["file-1"]})
+
+        assert (answer.status_code, answer.json()["error"]["code"]) in {
+            (404, "model_not_found"),
+            (404, "object_not_found"),
+        }
+
+
 async def test_a_header_names_a_model_of_the_provider() -> None:
     second = deployment("second", 3, provider="beta", adapter=get_adapter("openai"))
     of = House(

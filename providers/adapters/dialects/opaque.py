@@ -63,3 +63,12 @@ class Opaque(OpenAIWire):
             return replace_model(body, head.model, model) if _read(body).model == head.model != "" else body
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MalformedBodyError):
             return body
+
+
+class OpaqueBase(Opaque):
+    """The same, where the body names a model that is not called but made into another: it decides nothing."""
+
+    name = "native.opaque_base"
+
+    def read_head(self, body: bytes, *, model: str = "", stream: bool | None = None) -> RequestHead:
+        return RequestHead(model=model, stream=stream)
