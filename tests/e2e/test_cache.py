@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import socket
 import threading
 import time
 import uuid
@@ -124,6 +125,32 @@ def test_a_stream_is_given_again_as_a_stream(provider: Provider, client: openai.
 
 def text(chunks: list[Any]) -> str:
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+
+
+def test_a_client_that_does_not_read_holds_up_nobody_who_asks_the_same(
+    product: Product, provider: Provider, question: str
+) -> None:
+    body = {"model": "chat", "messages": asked(question), "stream": True, "x_fake": {"tokens": 7_000}}
+    content = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\nx-gateway-cache: on\r\nauthorization: Bearer {KEY}\r\n"
+    with socket.socket() as plug:
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plug.connect(("127.0.0.1", product.port))
+        plug.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+        wait_for(lambda: provider.sent, "the leader's request")
+
+        answer = httpx.post(
+            f"{product.url}/v1/chat/completions",
+            content=content,
+            headers={"authorization": f"Bearer {KEY}", "content-type": "application/json", **ON},
+            timeout=15,  # Before anybody would be let ask for being kept waiting.
+        )
+
+        left = plug.recv(4_000_000, socket.MSG_PEEK)
+
+    assert (answer.status_code, answer.headers["x-gateway-cache"], len(provider.sent)) == (200, "hit", 1)
+    assert answer.content.endswith(b"data: [DONE]\n\n")
+    assert len(left) < len(answer.content) / 2
 
 
 def test_a_whole_answer_serves_a_stream_and_a_stream_a_whole_answer(
