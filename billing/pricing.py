@@ -49,7 +49,7 @@ class PriceVersion:
     units: tuple[UnitPrice, ...] = ()
     """Of what is not counted in tokens; mostly there is none."""
 
-    @property
+    @cached_property
     def is_default(self) -> bool:
         """Whether it stands in for the price that a model does not have."""
         return self.id == DEFAULT_PRICE_ID

@@ -198,7 +198,7 @@ class Call:
 
     def begin_attempt(self, deployment: Deployment) -> Record:
         """From now on `deployment` is being asked; what the journal must know of it."""
-        progress, now = self.progress, self.now()
+        progress, now = self.progress, self._gateway.clock.monotonic()
         self.running = True
         progress.begin(deployment, in_force(deployment.prices, self._gateway.clock.time()), now)
         self._gateway.traffic.began(deployment)
@@ -311,7 +311,7 @@ class Call:
             "model": deployment.model,
             "status": status,
             "cause": cause,
-            "duration_us": int((self.now() - progress.attempt_started) * 1e6),
+            "duration_us": int((self._gateway.clock.monotonic() - progress.attempt_started) * 1e6),
             "cost_pico_usd": 0 if spent is None else spent.cost_pico_usd,
         }
         if spent is not None and spent.source == "estimated":
@@ -402,7 +402,7 @@ class Call:
         gateway, progress = self._gateway, self.progress
         if self.running:
             self._end(progress.upstream_status, error_type or status, self.outcome)
-        cost = self.cost_pico_usd
+        cost = self.outcome.cost_pico_usd + self._lost_pico_usd
         if self._lost.source != "none" and self.outcome.source == "none":
             self.outcome = self._lost
         usage, granted = self.outcome.usage, self.reservation.granted_pico_usd
@@ -419,11 +419,12 @@ class Call:
             held_pico_usd=held,
             over_hold=granted is not None and cost > granted,
             received=self.request.received,
-            now=self.now(),
+            now=gateway.clock.monotonic(),
         )
         row["counted"] = not refund_limits
         row["cost_pico_usd"] = cost
-        row |= self._way(progress.deployment)
+        if self.via:
+            row |= self._way(progress.deployment)
         try:
             gateway.ledger.close(row)
         finally:  # Whatever becomes of the row, the hold must not stay.

@@ -20,12 +20,14 @@ LAST_WORDS_S = 1.0
 
 def total_s(request: ModelRequest, alias: Alias, candidates: Sequence[Deployment], *, now: float) -> float:
     """Seconds from `now` on that a request may take, its attempts and the waits between them together."""
-    patience = alias.patience
+    patience, timeout_s = alias.patience, request.timeout_s
+    if patience is None and timeout_s is None and len(candidates) == 1:
+        return candidates[0].timeouts.total_s
     if patience is not None and patience.total_s is not None:
         total = patience.total_s
     else:
         total = max([deployment.timeouts.total_s for deployment in candidates])
-    return total if request.timeout_s is None else min(total, request.received + request.timeout_s - now)
+    return total if timeout_s is None else min(total, request.received + timeout_s - now)
 
 
 class Exchange:

@@ -17,6 +17,11 @@ from llmgateway.pipeline.protocols import BudgetRefusal, Headroom, LimitRefusal,
 from llmgateway.pipeline.rules import Rules
 from llmgateway.pipeline.snapshot import AdmissionRules, BudgetRule, Limit
 
+_BOTH = b"".join(
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
+    % (kind, kind, kind)
+    for kind in (b"requests", b"tokens")
+)
 _DO_NOT_RETRY = (b"x-should-retry", b"false")
 
 
@@ -37,8 +42,18 @@ def limit_lines(reservation: Reservation) -> HeaderLines:
     requests, tokens = reservation.requests, reservation.tokens
     if requests is None:
         return _headroom_lines(b"tokens", tokens) if tokens is not None else b""
-    lines = _headroom_lines(b"requests", requests)
-    return lines if tokens is None else lines + _headroom_lines(b"tokens", tokens)
+    if tokens is None:
+        return _headroom_lines(b"requests", requests)
+    if math.inf in (requests.reset_s, tokens.reset_s):
+        return _headroom_lines(b"requests", requests) + _headroom_lines(b"tokens", tokens)
+    return _BOTH % (
+        requests.limit,
+        requests.remaining,
+        requests.reset_s,
+        tokens.limit,
+        tokens.remaining,
+        tokens.reset_s,
+    )
 
 
 def _headroom_lines(kind: bytes, headroom: Headroom) -> HeaderLines:

@@ -31,7 +31,16 @@ class _Head(msgspec.Struct):
     error: msgspec.Raw = _ABSENT
 
 
+class _Answer(msgspec.Struct):
+    """What matters of a whole answer: whatever it is, none of it hides the others."""
+
+    model: Any = None
+    usage: Any = None
+    x_groq: Any = None
+
+
 _read_head = msgspec.json.Decoder(_Head).decode
+_read_answer = msgspec.json.Decoder(_Answer).decode
 _read_any = msgspec.json.Decoder(Any).decode
 
 
@@ -223,10 +232,13 @@ class UsageScanner:
 def json_usage(body: bytes) -> tuple[JSONObject | None, str]:
     """The usage object and the model of a JSON answer; (None, "") for what it does not say."""
     try:
-        head = _read_head(body)
-        return _usage(head), _text(head.model)
+        answer = _read_answer(body)
     except _UNREADABLE:
         return None, ""
+    usage, model, groq = answer.usage, answer.model, answer.x_groq
+    if not isinstance(usage, dict):
+        usage = groq.get("usage") if isinstance(groq, dict) else None
+    return usage if isinstance(usage, dict) else None, model if isinstance(model, str) else ""
 
 
 def _is_plain(events: bytes | bytearray) -> bool:

@@ -17,6 +17,9 @@ MAX_COUNT = 10**9
 """Tokens that one answer can have used. More is a provider's fault, and would not fit the ledger as money."""
 
 
+_TOTALS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+
+
 class OpenAIWire(Dialect):
     """Bodies with a top-level `model`, errors in `{"error": {…}}`, usage as `prompt_tokens` and `completion_tokens`."""
 
@@ -30,6 +33,8 @@ class OpenAIWire(Dialect):
         return json_usage(body)
 
     def usage(self, raw: JSONObject) -> Usage:
+        if _TOTALS.issuperset(raw):  # As most servers but OpenAI's own say it.
+            return Usage(input=count(raw, "prompt_tokens"), output=count(raw, "completion_tokens"))
         input_tokens = count(raw, "prompt_tokens")
         output_tokens = count(raw, "completion_tokens")
         input_details = member(raw, "prompt_tokens_details")
