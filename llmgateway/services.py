@@ -17,7 +17,17 @@ from django.utils import timezone
 
 from llmgateway import conf as conf_module
 from llmgateway.key_secrets import MIN_CHOSEN_LENGTH, digest, new_public_id, new_secret, pepper_fingerprint
-from llmgateway.models import ApiKey, GatewaySettings, KeyNetwork, KeyTenant, Membership, NetworkList, RateLimit, Team
+from llmgateway.models import (
+    ApiKey,
+    AuthSource,
+    GatewaySettings,
+    KeyNetwork,
+    KeyTenant,
+    Membership,
+    NetworkList,
+    RateLimit,
+    Team,
+)
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -273,6 +283,20 @@ def membership_remove(team: Team, user: User) -> None:
     """Take `user` out of `team`; nothing happens to one who is not in it."""
     for membership in Membership.objects.filter(team=team, user=user):
         membership.delete()
+
+
+@transaction.atomic
+def source_save(source: AuthSource) -> AuthSource | None:
+    """Save a key source. Without any, keys are looked up in the database; before the first other one this becomes a
+    source of its own, which is returned then: nobody who adds a file means to lock every key out that was made here.
+    """
+    database = None
+    if source.pk is None and source.kind != AuthSource.Kind.DATABASE and not AuthSource.objects.exists():
+        database = AuthSource(name="database" if source.name != "database" else "the-database")
+        database.kind = AuthSource.Kind.DATABASE
+        database.save()
+    source.save()
+    return database
 
 
 def settings_update(**changes: Any) -> GatewaySettings:

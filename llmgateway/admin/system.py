@@ -24,13 +24,19 @@ from llmgateway.settings_model import overriding_variables
 
 @admin.register(AuthSource)
 class AuthSourceAdmin(GatewayAdmin):
-    empty_text = "Without sources keys are looked up in the database."
+    empty_text = "Without sources keys are looked up in the database. It stays the first of them when you add another."
     list_display = ("name", "kind", "position", "enabled")
     search_fields = ("name",)
     fields = ("name", "kind", "path", "position", "enabled")
 
     def save_model(self, request: HttpRequest, obj: AuthSource, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
+        database = services.source_save(obj)
+        if database is not None:
+            messages.info(
+                request,
+                f"The database stays the first place where keys are looked up: it is the source “{database}” now. "
+                "Delete that if the keys made here should not work any more.",
+            )
         _warn_of_database_keys(request)
 
     def delete_model(self, request: HttpRequest, obj: AuthSource) -> None:
@@ -43,7 +49,7 @@ class AuthSourceAdmin(GatewayAdmin):
 
 
 def _warn_of_database_keys(request: HttpRequest) -> None:
-    """The first source takes the place of the database, which nobody expects who only wants to add a file."""
+    """Whoever takes the database out of the sources is told what that means."""
     sources = AuthSource.objects.all()
     if sources.exists() and not sources.filter(kind=AuthSource.Kind.DATABASE, enabled=True).exists():
         messages.warning(
