@@ -291,7 +291,7 @@ def source_save(source: AuthSource) -> AuthSource | None:
     source of its own, which is returned then: nobody who adds a file means to lock every key out that was made here.
     """
     database = None
-    if source.pk is None and source.kind != AuthSource.Kind.DATABASE and not AuthSource.objects.exists():
+    if source.kind != AuthSource.Kind.DATABASE and not AuthSource.objects.exists():
         database = AuthSource(name="database" if source.name != "database" else "the-database")
         database.kind = AuthSource.Kind.DATABASE
         database.save()
