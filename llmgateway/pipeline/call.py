@@ -353,7 +353,9 @@ class Call:
             return Metered()
         deployment = progress.target
         dialect = deployment.adapter.dialect_for(self.request.dialect)
-        estimate = Usage(input=self.admission.ask.demand.input, output=output_estimate)
+        demand = self.admission.ask.demand
+        input_estimate = demand.input if raw is not None or begun is not None else self._unreported_input(deployment)
+        estimate = Usage(input=input_estimate, output=output_estimate)
         if begun is not None and dialect is not None:
             with contextlib.suppress(MalformedUsageError):
                 told = deployment.adapter.usage(begun, dialect)
@@ -366,7 +368,16 @@ class Call:
             dialect=dialect,
             response_model=response_model,
             asked=self.admission.ask.units,
+            body=self.request.body,
         )
+
+    def _unreported_input(self, deployment: Deployment) -> int:
+        """Tokens of input of which no provider said anything: counted where somebody can, else as they were admitted."""
+        counter, request = deployment.estimation.counter, self.request
+        counted = None
+        if counter is not None and request.input_estimate is None and request.dialect.json_requests:
+            counted = counter.request(request.body)
+        return self.admission.ask.demand.input if counted is None else counted
 
     def heard(self, progress: Progress) -> Metered | None:
         """What an attempt that is given up has used, as far as its provider said so; None: it said nothing."""

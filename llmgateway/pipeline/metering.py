@@ -40,10 +40,11 @@ def metered(
     dialect: Dialect | None,
     response_model: str = "",
     asked: Units = (),
+    body: bytes = b"",
 ) -> Metered:
     """The provider's figures where it gave any, else the estimate, priced. `dialect` is the one that `raw` came in.
 
-    `asked` are the units that the request itself says, where it is such a request.
+    `asked` are the units that the request itself says, where it is such a request; `body` is the request's.
     """
     usage, source = estimate, "estimated"
     if raw is None and dialect is not None and dialect.operation is Operation.PASSTHROUGH:
@@ -51,6 +52,8 @@ def metered(
     if raw is not None and dialect is not None:
         try:
             usage, source = deployment.adapter.usage(raw, dialect), "provider"
+            if not dialect.tells_kinds:
+                usage = dialect.by_kind(usage, raw, body, deployment.estimation.chars_per_token)
         except MalformedUsageError:
             source = "estimated"
     if asked and dialect is not None:

@@ -122,6 +122,8 @@ class Dialect:
     """Requests use something else than tokens that has a price; `asked_units` and `used_units` tell how much."""
     counts_units: ClassVar[bool] = False
     """`asked_units` is exact, or at least the most that can be billed; otherwise it is an estimate."""
+    tells_kinds: ClassVar[bool] = True
+    """Usage always says what of the input was images and sound; otherwise `by_kind` looks at the request."""
     json_requests: ClassVar[bool] = True
     """Bodies of requests are JSON; others are refused before they are read."""
     clients: ClassVar[tuple[bytes, ...]] = ()
@@ -205,6 +207,13 @@ class Dialect:
             MalformedUsageError: it is not an object of numbers.
         """
         raise NotImplementedError
+
+    def by_kind(self, usage: Usage, raw: JSONObject, body: bytes, chars_per_token: float) -> Usage:
+        """`usage` with what the request in `body`, of whatever dialect, had beside text. Only where not `tells_kinds`.
+
+        The sum stays what the provider said.
+        """
+        return usage
 
     def deciding_fields(self, fields: JSONObject) -> JSONObject | None:
         """The `fields` of a body that decide what its answer is, and how it came (whole or as a stream) not among them.
