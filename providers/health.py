@@ -54,11 +54,12 @@ class DeploymentHealth:
         return KINDS.get(kind, kind.replace("_", " "))
 
     @property
-    def retry_in_s(self) -> int | None:
-        """Seconds until it is tried again; None: it is not left alone, or nobody can say."""
+    def retry_in(self) -> str:
+        """When it is tried again, in words; empty: it is not left alone, or nobody can say."""
         if self.overall is None or self.overall.retry_at is None or self.state not in {"open", "unhealthy"}:
-            return None
-        return max(0, round(self.overall.retry_at - time.time()))
+            return ""
+        seconds = max(0, round(self.overall.retry_at - time.time()))
+        return f"in {seconds} s" if seconds < 120 else f"in {round(seconds / 60)} min"
 
     @property
     def is_noted_only(self) -> bool:
