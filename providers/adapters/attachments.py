@@ -28,6 +28,8 @@ _PLACES = {
     "file_data": "",
     "document_url": "",
 }
+_KINDS = {"image_url": "image", "input_audio": "audio"}
+"""What can stand in a place that takes one kind alone."""
 _LETTERS = (string.ascii_letters + string.digits + "+/=").encode()
 _URL_SAFE = frozenset({"inlineData", "inline_data"})
 """Where the other alphabet of base64 is understood too, which has `-` and `_`."""
@@ -44,9 +46,21 @@ def attached_bytes(body: bytes) -> int:
     if len(body) <= ATTACHMENT_MIN or not _may_have_attachments(body):
         return 0
     request = _decode(body)
-    said = [length for name in _MESSAGES for message in _objects(request.get(name)) for length in _of_message(message)]
+    lengths = [length for message in _messages(request) for length in _of_message(message)]
     to_be_read = [length for part in _objects([request.get("document")]) for length in _of_part(part)]
-    return sum([length for length in (*said, *to_be_read) if length > ATTACHMENT_MIN])
+    return sum([length for length in (*lengths, *to_be_read) if length > ATTACHMENT_MIN])
+
+
+def attached_kinds(body: bytes) -> frozenset[str]:
+    """What is attached to a request: `image`, `audio`, `video`, or another first word of a media type; `?`: unknown."""
+    if not _may_have_attachments(body):
+        return frozenset()
+    try:
+        request = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return frozenset()
+    parts = [part for message in _messages(request) for part in _parts(message)]
+    return frozenset([kind for part in parts for place in _PLACES if (kind := _kind(part, place))])
 
 
 def _may_have_attachments(body: bytes) -> bool:
@@ -54,13 +68,42 @@ def _may_have_attachments(body: bytes) -> bool:
     return body.rfind(b";base64,") >= 0 or body.rfind(b'"data"') >= 0
 
 
+def _messages(request: Any) -> Iterator[dict[str, Any]]:
+    if not isinstance(request, dict):
+        return
+    for name in _MESSAGES:
+        yield from _objects(request.get(name))
+    # What is to be embedded has no list of messages around it.
+    for asked in (request, *_objects(request.get("requests"))):
+        yield from _objects([asked.get("content")])
+
+
 def _of_message(message: dict[str, Any]) -> Iterator[int]:
+    for part in _parts(message):
+        yield from _of_part(part)
+
+
+def _parts(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name in _PARTS:
         for part in _objects(message.get(name)):
-            yield from _of_part(part)
+            yield part
             # The result of a tool has parts of its own.
-            for inner in _objects(part.get("content")):
-                yield from _of_part(inner)
+            yield from _objects(part.get("content"))
+
+
+def _kind(part: dict[str, Any], place: str) -> str:
+    """Empty: nothing is attached there."""
+    value = part.get(place)
+    if value is None:
+        return ""
+    if place in _KINDS:
+        return _KINDS[place]
+    holder = value if isinstance(value, dict) else {}
+    said = next((each for name in _MEDIA_TYPES if isinstance(each := holder.get(name), str)), "")
+    content = holder.get(_PLACES[place], "") if holder else value
+    if not said and isinstance(content, str) and content.startswith("data:"):
+        said = content[len("data:") : LONGEST_HEAD]
+    return said.partition("/")[0] if "/" in said else "?"
 
 
 def _of_part(part: dict[str, Any]) -> Iterator[int]:

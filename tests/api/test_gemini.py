@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from llmgateway.http import httpx
 from llmgateway.pipeline.snapshot import BudgetRule
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
-from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
+from tests.gateways import CHAT, PRICE, SECRET, House, alias, deployment, key, snapshot
 
 GOOGLE = deployment(
     "google",
@@ -41,9 +42,9 @@ EVENTS = [chunk("Hel"), chunk("lo", "STOP")]
 STREAM = tuple(f"data: {json.dumps(event)}\r\n\r\n".encode() for event in EVENTS)
 
 
-def house(*replies: Reply, who: Any = None, more: tuple[Any, ...] = ()) -> House:
-    named = (alias("flash", GOOGLE), alias("gpt", MAIN), alias("team/gpt", MAIN), *more)
-    return House(ScriptedUpstream(*replies), snapshot(*named, who=who, deployments=(MAIN, GOOGLE)))
+def house(*replies: Reply, who: Any = None, more: tuple[Any, ...] = (), google: Any = GOOGLE) -> House:
+    named = (alias("flash", google), alias("gpt", MAIN), alias("team/gpt", MAIN), *more)
+    return House(ScriptedUpstream(*replies), snapshot(*named, who=who, deployments=(MAIN, google)))
 
 
 @pytest.mark.parametrize(
@@ -342,3 +343,99 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_in_either_form() -> N
     assert last["error"]["status"] == "UNAVAILABLE"
     assert [next(iter(element)) for element in as_list.json()] == ["candidates", "error"]
     assert events.row["status"] == listed.row["status"] == "failed"
+
+
+# ── what is attached, where usage does not tell kinds apart ──
+
+PER_KIND = replace(PRICE, image_input=7, audio_input=11)
+PICTURE = {"inlineData": {"mimeType": "image/png", "data": "A" * 4_000}}
+SOUND = {"inlineData": {"mimeType": "audio/wav", "data": "A" * 4_000}}
+WORDS = {"text": "twelve chars"}
+"""Three tokens."""
+
+
+def told(*details: tuple[str, int], **usage: int) -> Reply:
+    counted = [{"modality": name, "tokenCount": tokens} for name, tokens in details]
+    said = {"promptTokenCount": 300, "candidatesTokenCount": 4, "totalTokenCount": 304, **usage}
+    return Reply.json({**ANSWER, "usageMetadata": said | ({"promptTokensDetails": counted} if counted else {})})
+
+
+def asked(*parts: Any) -> dict[str, Any]:
+    return {"contents": [{"role": "user", "parts": list(parts)}]}
+
+
+def buckets(of: House) -> tuple[int, int, int, int]:
+    return of.row["input"], of.row["cache_read"], of.row["image_input"], of.row["audio_input"]
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (asked(PICTURE), (0, 0, 300, 0)),
+        (asked(WORDS, PICTURE), (3, 0, 297, 0)),
+        (asked({"text": "x" * 9_000}, PICTURE), (300, 0, 0, 0)),
+        (asked({"text": "漢" * 100}, PICTURE), (100, 0, 200, 0)),
+        (asked(WORDS, SOUND), (3, 0, 0, 297)),
+        ({**asked(PICTURE), "systemInstruction": {"parts": [WORDS]}}, (3, 0, 297, 0)),
+        (asked(WORDS), (300, 0, 0, 0)),
+        (asked(PICTURE, SOUND), (300, 0, 0, 0)),
+        (asked(PICTURE, {"inlineData": {"mimeType": "application/pdf", "data": "AAAA"}}), (300, 0, 0, 0)),
+        (asked(PICTURE, {"fileData": {"mimeType": "audio/wav", "fileUri": "https://a.test/b"}}), (300, 0, 0, 0)),
+    ],
+    ids=["a picture", "and words", "more words than tokens", "words beyond ASCII", "sound", "instructions", "words alone",
+         "two kinds", "a document besides", "a file besides"],
+)  # fmt: skip
+async def test_what_is_attached_has_its_own_price_though_nobody_says_how_many_tokens_it_is(
+    body: dict[str, Any], found: tuple[int, int, int, int]
+) -> None:
+    place = house(told(), google=replace(GOOGLE, prices=(PER_KIND,)))
+
+    await place.post("/v1beta/models/flash:generateContent", body)
+
+    assert buckets(place) == found
+    assert sum(found) == 300, "what the provider said"
+    text, _, images, sound = found
+    assert place.row["cost_pico_usd"] == text * PRICE.input + images * 7 + sound * 11 + 4 * PRICE.output
+    assert place.row["usage_source"] == "provider"
+
+
+async def test_it_is_found_in_the_words_of_other_protocols_too() -> None:
+    place = house(told())
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 4_000}"}}
+
+    await place.chat({"model": "flash", "messages": [{"role": "user", "content": [picture]}]})
+
+    assert buckets(place) == (0, 0, 300, 0)
+
+
+async def test_what_the_provider_says_of_kinds_stands() -> None:
+    place = house(told(("TEXT", 290), ("IMAGE", 10)))
+
+    await place.post("/v1beta/models/flash:generateContent", asked(PICTURE))
+
+    assert buckets(place) == (290, 0, 10, 0)
+
+
+async def test_what_was_cached_was_text_first() -> None:
+    place = house(told(cachedContentTokenCount=2))
+
+    await place.post("/v1beta/models/flash:generateContent", asked(WORDS, PICTURE))
+
+    assert buckets(place) == (1, 2, 297, 0)
+
+
+async def test_figures_that_contradict_each_other_are_left_as_they_are() -> None:
+    place = house(told(totalTokenCount=999))
+
+    await place.post("/v1beta/models/flash:generateContent", asked(PICTURE))
+
+    assert buckets(place) == (300, 0, 0, 0)
+
+
+async def test_a_picture_that_is_embedded_is_no_text() -> None:
+    place = house(Reply.json({"embedding": {"values": [0.5]}, "usageMetadata": {"promptTokenCount": 258}}))
+
+    await place.post("/v1beta/models/flash:embedContent", {"content": {"parts": [PICTURE]}})
+
+    assert buckets(place) == (0, 0, 258, 0)
+    assert place.ledger.opened[0]["input_estimate"] < 50

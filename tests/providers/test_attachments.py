@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from providers.adapters.attachments import ATTACHMENT_MIN, attached_bytes
+from providers.adapters.attachments import ATTACHMENT_MIN, attached_bytes, attached_kinds
 from providers.adapters.body import estimate_input_tokens
 
 LONG = "A" * 100_000
@@ -93,3 +93,37 @@ def test_short_base64_is_text() -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400}}
 
     assert attached_bytes(chat(part, {"type": "text", "text": "x" * ATTACHMENT_MIN})) == 0
+
+
+def test_what_is_to_be_embedded_is_looked_at_too() -> None:
+    content = {"parts": [{"inlineData": {"mimeType": "image/png", "data": LONG}}]}
+
+    assert attached_bytes(json.dumps({"content": content}).encode()) == len(LONG)
+    assert attached_bytes(json.dumps({"requests": [{"content": content}] * 2}).encode()) == 2 * len(LONG)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, "image"),
+        ({"type": "input_image", "image_url": "data:image/png;base64,AAAA"}, "image"),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, "audio"),
+        ({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}, "image"),
+        ({"inlineData": {"mimeType": "video/mp4", "data": "AAAA"}}, "video"),
+        ({"inline_data": {"mime_type": "audio/wav", "data": "AAAA"}}, "audio"),
+        ({"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}, "application"),
+        ({"type": "input_file", "file_data": "data:application/pdf;base64,AAAA"}, "application"),
+        ({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "AAAA"}}, "text"),
+        ({"inlineData": {"data": "AAAA"}}, "?"),
+        ({"type": "tool_result", "content": [{"inlineData": {"mimeType": "image/png", "data": "A"}}]}, "image"),
+    ],
+    ids=ascii,
+)
+def test_the_kind_of_an_attachment_is_known(part: dict[str, Any], kind: str) -> None:
+    assert attached_kinds(chat({"type": "text", "text": "a"}, part)) == {kind}
+    assert attached_kinds(chat(part, {"inlineData": {"mimeType": "image/gif", "data": "A"}})) == {kind, "image"}
+
+
+@pytest.mark.parametrize("body", [b"", b'{"data"', b'["data"]', chat({"type": "text", "text": '"data"'})], ids=ascii)
+def test_where_nothing_is_attached_there_is_no_kind(body: bytes) -> None:
+    assert attached_kinds(body) == frozenset()

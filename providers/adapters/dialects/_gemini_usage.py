@@ -5,16 +5,25 @@ Cached tokens are part of the prompt; thoughts, and what tools read, are counted
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import msgspec
+
+from providers.adapters.attachments import attached_kinds
 from providers.adapters.dialects._gemini_fields import plain_names
 from providers.adapters.dialects._openai_wire import count
 from providers.adapters.dialects._searches import NOTED, search_units
+from providers.adapters.dialects.texts import texts_of_request
 from providers.adapters.errors import MalformedUsageError
 from providers.adapters.types import JSONObject, Usage
 
 _PICTURES = ("IMAGE", "VIDEO")
 _DRAWN = "image_token"
+_SEEN = frozenset({"image", "video"})
+_DETAILS = frozenset({"promptTokensDetails", "toolUsePromptTokensDetails", "cacheTokensDetails"})
+_ELSEWHERE = (b'"fileData"', b'"file_data"', b'"fileUri"', b'"file_uri"', b'"cachedContent"', b'"cached_content"')
+"""What is not in the request itself may be of any kind."""
 
 
 def read_usage(raw: JSONObject) -> Usage:
@@ -51,6 +60,31 @@ def read_usage(raw: JSONObject) -> Usage:
         units=(*units, (_DRAWN, drawn)) if drawn else units,
         consistent=total in {0, prompt + tool_prompt + output + thoughts},
     )
+
+
+def apportioned(usage: Usage, raw: JSONObject, body: bytes, chars_per_token: float) -> Usage:
+    """`usage` of a request whose tokens nobody told apart, with what is attached in its own bucket; the sum stays.
+
+    Images, films and sound are what is left when its text has been subtracted, where they are all of one kind. What
+    else a request may hold cannot be told apart: then all of it stays text.
+    """
+    if "promptTokensDetails" in raw or not usage.consistent or not _DETAILS.isdisjoint(plain_names(raw)):
+        return usage
+    kinds = attached_kinds(body)
+    bucket = "audio_input" if kinds == {"audio"} else "image_input" if kinds and kinds <= _SEEN else ""
+    asked = texts_of_request(body, longest=len(body)) if bucket else None
+    if asked is None or any(mark in body for mark in _ELSEWHERE):
+        return usage
+    # What was cached most likely was its beginning, which is text in most prompts.
+    text = max(0, _most_tokens("".join(asked.texts), chars_per_token) - usage.cache_read)
+    attached = max(0, usage.input - text)
+    return msgspec.structs.replace(usage, **{"input": usage.input - attached, bucket: attached})
+
+
+def _most_tokens(text: str, chars_per_token: float) -> int:
+    """Of a letter beyond ASCII one, so that nobody pays for an image where there may have been text."""
+    plain = len(text.encode("ascii", "ignore"))
+    return math.ceil(plain / chars_per_token) + len(text) - plain
 
 
 def _uncached(kind: str, reads: tuple[dict[str, int], ...], cache_reads: dict[str, int]) -> int:

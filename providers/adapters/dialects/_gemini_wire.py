@@ -10,7 +10,7 @@ from providers.adapters.body import RequestHead
 from providers.adapters.dialects import _gemini_errors
 from providers.adapters.dialects._gemini_fields import plain_names
 from providers.adapters.dialects._gemini_head import with_model
-from providers.adapters.dialects._gemini_usage import read_usage
+from providers.adapters.dialects._gemini_usage import apportioned, read_usage
 from providers.adapters.dialects._searches import noted, searches_of_gemini
 from providers.adapters.dialects.base import Dialect, WireError
 from providers.adapters.references import may_name
@@ -27,6 +27,8 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 class GeminiWire(Dialect):
     """Their usage object, the errors of Google's APIs, and a model that the path names."""
 
+    tells_kinds = False
+
     def with_model(self, body: bytes, head: RequestHead, model: str) -> bytes:
         return with_model(body, model)
 
@@ -41,6 +43,9 @@ class GeminiWire(Dialect):
 
     def usage(self, raw: JSONObject) -> Usage:
         return read_usage(raw)
+
+    def by_kind(self, usage: Usage, raw: JSONObject, body: bytes, chars_per_token: float) -> Usage:
+        return apportioned(usage, raw, body, chars_per_token)
 
     def may_name_kept(self, body: bytes) -> bool:
         return may_name(body, _NAMES_KEPT)

@@ -54,9 +54,9 @@ class _TooMuchError(Exception):
     """It would take too long to look at all of it."""
 
 
-def texts_of_request(body: bytes) -> Asked | None:
-    """What a request says; None: it is too long to be looked at, or no JSON object."""
-    fields = _object(body)
+def texts_of_request(body: bytes, *, longest: int = LARGE_BYTES) -> Asked | None:
+    """What a request says; None: it is longer than `longest` or has too many values, or is no JSON object."""
+    fields = _object(body, longest)
     if fields is None:
         return None
     said = [fields[name] for name in (*_CONVERSATIONS, *_TEXTS) if name in fields]
@@ -139,8 +139,8 @@ def _strings(roots: list[Any]) -> Iterator[str]:
             yield ""
 
 
-def _object(body: bytes) -> dict[str, Any] | None:
-    if len(body) > LARGE_BYTES:
+def _object(body: bytes, longest: int = LARGE_BYTES) -> dict[str, Any] | None:
+    if len(body) > longest:
         return None
     try:
         fields = _decode(body)
