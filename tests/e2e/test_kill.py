@@ -31,11 +31,27 @@ from tests.e2e.harness import (
 from tests.e2e.witness import NUMBER, Diary, received_so_far
 
 STRICT_KEY = "sk-gw-careful000-0123456789abcdefghij"
-STRICT = f"""
+THRIFTY_KEY = "sk-gw-thrifty000-0123456789abcdefghij"
+HOPEFUL_KEY = "sk-gw-hopeful000-0123456789abcdefghij"
+CALLERS = {"app": KEY, "careful": STRICT_KEY, "thrifty": THRIFTY_KEY, "hopeful": HOPEFUL_KEY}
+STRICT = frozenset({"careful", "thrifty"})
+"""Those whose whole hold stays charged when nobody knows what was used."""
+BUDGETS = f"""
   careful:
     team: platform
     secret: {STRICT_KEY}
     budgets: [{{name: careful, window: total, limit_usd: "1000", mode: strict}}]
+  thrifty:
+    team: others
+    secret: {THRIFTY_KEY}
+    limits: [{{metric: tokens, per: day, amount: 100000000}}, {{metric: concurrency, amount: 64}}]
+    budgets:
+      - {{name: daily, window: day, limit_usd: "500", mode: strict}}
+      - {{name: all, window: total, limit_usd: "1000"}}
+  hopeful:
+    team: others
+    secret: {HOPEFUL_KEY}
+    budgets: [{{name: hopeful, window: month, limit_usd: "1000"}}]
 """
 CHAT: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -44,7 +60,7 @@ CHAT: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content"
 def watching(product: Product, folder: Path) -> Iterator[Path]:
     """A witness asks the product from a process of its own. Its diary."""
     diary = folder / "diary"
-    command = (sys.executable, "-m", "tests.e2e.witness", product.url, str(diary), KEY, STRICT_KEY)
+    command = (sys.executable, "-m", "tests.e2e.witness", product.url, str(diary), *CALLERS.values())
     witness = Child(*command, log=folder / "witness.log", env=environment())
     try:
         yield diary
@@ -55,7 +71,7 @@ def watching(product: Product, folder: Path) -> Iterator[Path]:
 
 def survive_kills(folder: Path, *, kills: int, answers: int) -> Findings:
     """Kill the product again and again under load, each time once `answers` more have arrived, and check the books."""
-    with running_provider(folder) as provider, running_product(folder, provider, more=STRICT) as product:
+    with running_provider(folder) as provider, running_product(folder, provider, more=BUDGETS) as product:
         # Slow enough that at any moment some of them run.
         provider.script(times=1_000_000, chunk_delay_ms=15, delay_ms=50)
         chance = random.Random(7)
@@ -96,6 +112,8 @@ class Findings:
         self._served = {_number(record): record for record in sent}
         assert len(self._served) == len(sent), "a question came to the provider twice"
         self.statuses = Counter(row["status"] for row in rows)
+        self.interrupted = Counter(row["key_name"] for row in rows if row["status"] == "interrupted")
+        """By key."""
         self.received = len(diary.received)
         self.served = len(sent)
         self.lost = [number for number in self._served if number not in diary.received]
@@ -105,7 +123,7 @@ class Findings:
         statuses = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
         return (
             f"{len(self._diary.asked)} asked, {self.served} served, {self.received} received whole, {len(self.lost)} lost; "
-            f"{len(self._rows)} rows: {statuses}"
+            f"{len(self._rows)} rows: {statuses}; interrupted by key: {dict(sorted(self.interrupted.items()))}"
         )
 
     def check(self) -> None:
@@ -123,6 +141,8 @@ class Findings:
         # The rest died between the journal and the provider.
         for number in by_number.keys() - self._served.keys():
             self._check_estimate(by_number[number])
+        for row in self._rows.values():
+            self._check_hold(row)
 
     def _rows_by_number(self) -> dict[int, dict[str, Any]]:
         found: dict[int, dict[str, Any]] = {}
@@ -154,10 +174,18 @@ class Findings:
     def _check_estimate(row: dict[str, Any]) -> None:
         assert row["status"] in {"interrupted", "cancelled"}, row
         assert row["usage_source"] == ("estimated" if row["attempts"] != "[]" else "none"), row
+
+    @staticmethod
+    def _check_hold(row: dict[str, Any]) -> None:
+        """No request of any key is charged more than it held, which is what budgets count on."""
         charged, held = row["cost_pico_usd"] + row["reserved_pico_usd"], row["held_pico_usd"]
         assert charged <= held, row
-        if row["key_name"] == "careful" and row["status"] == "interrupted" and row["attempts"] != "[]":
+        assert not row["over_hold"], row
+        unknown = row["status"] == "interrupted" and row["attempts"] != "[]"
+        if unknown and row["key_name"] in STRICT:
             assert (charged, row["needs_review"]) == (held, 1), "under a strict budget the whole hold stays charged"
+        else:
+            assert not row["reserved_pico_usd"], row
 
 
 def _number(record: dict[str, Any]) -> int:
@@ -181,6 +209,7 @@ def test_it_equals_it_after_any_number_of_kills(tmp_path: Path) -> None:
 
     print(f"\n{kills} kills: {findings}")  # noqa: T201  # Read with `pytest -s`.
     assert findings.statuses["interrupted"] >= kills
+    assert findings.interrupted.keys() == CALLERS.keys(), "some key's requests were never killed"
 
 
 def test_a_restart_serves_at_once_from_the_same_rows(tmp_path: Path) -> None:
