@@ -270,6 +270,15 @@ async def test_speech_of_what_is_no_text_is_refused_before_anything_is_sent(spok
     assert not of.upstream.requests
 
 
+@pytest.mark.parametrize("body", [{"model": "m"}, {"model": "m", "input": None}], ids=["absent", "null"])
+async def test_what_lacks_a_text_is_for_the_provider_to_refuse(body: dict[str, Any]) -> None:
+    of = house(Reply.json({"error": {"message": "Say something."}}, status=400))
+
+    answer = await of.post("/v1/audio/speech", body)
+
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "Say something.")
+
+
 def test_an_object_in_place_of_the_text_is_refused_without_being_read() -> None:
     fields = b",".join(b'"k%d":1' % number for number in range(200_000))
     body = b'{"model":"m","stream_format":{%b},"input":{%b}}' % (fields, fields)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from llmgateway.http import httpx
 from llmgateway.pipeline.snapshot import Estimation
 from llmgateway.pipeline.token_counts import TokenCounter
 from tests.fakes import Reply, ScriptedUpstream
@@ -96,8 +98,15 @@ async def test_the_streams_of_a_deployment_that_reports_nothing_are_counted_from
     ]
 
 
-async def test_a_stream_that_breaks_off_says_nothing_of_those_to_come() -> None:
-    broken = stream(end=b'data: {"error":{"message":"gone","type":"server_error"}}\n\n')
+@pytest.mark.parametrize(
+    "broken",
+    [
+        stream(end=b'data: {"error":{"message":"gone","type":"server_error"}}\n\n'),
+        replace(stream(), pieces=(*stream(end=b"").pieces, httpx.ReadError("gone"))),
+    ],
+    ids=["with an error", "with its connection"],
+)
+async def test_a_stream_that_breaks_off_says_nothing_of_those_to_come(broken: Reply) -> None:
     of = house(broken, stream(), stream())
 
     for _ in range(3):
