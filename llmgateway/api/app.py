@@ -131,6 +131,7 @@ class DataPlane:
     async def _resume(self, exchange: HttpExchange, call: Call) -> None:
         self._endpoint(exchange)
         exchange.responder.dialect = call.request.dialect
+        exchange.responder.started = call.begun is not None
         exchange.key, exchange.head = call.key, call.request.head
         watch = exchange.watch = DisconnectWatch(exchange.receive)
         call.go_on_in(watch)

@@ -14,7 +14,8 @@ from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.calls import call_model
 from llmgateway.api.responses import JSON
 from llmgateway.pipeline.errors import GatewayError
-from llmgateway.pipeline.express import Asker, Express
+from llmgateway.pipeline.express import MOST_BYTES, Asker, Express
+from llmgateway.pipeline.express_stream import ExpressStream
 from llmgateway.pipeline.header_lines import HeaderLines, line
 from providers.adapters.dialects.base import WireError
 
@@ -111,7 +112,7 @@ def _is_ordinary(known: KnownHead, route: Route, inbound: Inbound) -> bool:
 class ExpressRequest:
     """A request that is under way without a task: the call's `Presence`, its upstream connection's watcher."""
 
-    __slots__ = ("_door", "_known", "_server", "call", "client_left")
+    __slots__ = ("_door", "_known", "_server", "_stream", "call", "client_left")
 
     call: Call
 
@@ -119,6 +120,8 @@ class ExpressRequest:
         self._door = door
         self._server = server
         self._known = known
+        self._stream: ExpressStream | None = None
+        """Of its answer, once that has begun."""
         self.client_left = False
 
     @property
@@ -136,36 +139,106 @@ class ExpressRequest:
 
     def has_heard(self) -> None:
         """Something has come from the provider, or nothing will."""
-        call, lane, server = self.call, self._door.lane, self._server
+        call = self.call
         assert call.sent is not None
         connection: Connection = call.sent.connection
-        if not lane.is_ordinary(call, connection) or not server.takes_answers:
+        try:
+            if not self._server.takes_answers:
+                self.hand_over()
+            elif self._stream is not None:
+                self._flow(connection, self._stream)
+            elif not self._door.lane.is_ordinary(call, connection):
+                self.hand_over()
+            elif call.request.head.stream:
+                self._begin_stream(connection)
+            elif connection.is_complete:
+                connection.watcher = None
+                self._answer(200, *self._door.lane.settle(call, connection))
+                self._end()
+            elif connection.body_length > MOST_BYTES:
+                self.hand_over()
+        except Exception:
+            logger.exception("a request failed inside the gateway", extra={"request_id": call.request.id})
+            self._fail(connection)
+
+    def _begin_stream(self, connection: Connection) -> None:
+        if not connection.has_pieces:
+            if connection.is_complete:
+                self.hand_over()
+            return
+        self._stream = stream = self._door.lane.stream(self.call, connection)
+        if stream is None:
             self.hand_over()
-        elif connection.is_complete:
+        else:
+            self._flow(connection, stream)
+
+    def _flow(self, connection: Connection, stream: ExpressStream) -> None:
+        if stream.flows:
+            if connection.error is not None:
+                self.hand_over()
+                return
+            onward = stream.read()
+        elif not connection.has_pieces:
+            self.hand_over()
+            return
+        else:
+            first = stream.first_words()
+            if first is None:
+                if stream.is_odd:
+                    self.hand_over()
+                return
+            onward = b""
+            self._server.start_express(200, stream.headers, stream.lines() + self._always(), first)
+        last = stream.settle_what_is_over()
+        if onward:
+            self._server.send_express(onward)
+        if connection.is_complete:
             connection.watcher = None
-            try:
-                self._answer(200, *lane.settle(call, connection))
-            except Exception:
-                logger.exception("a request failed inside the gateway", extra={"request_id": call.request.id})
-                lane.fail(call)
-                error = GatewayError("Something went wrong inside the gateway. Try again.")
-                wire = WireError(error.status, error.message, error.type, error.code, error.param)
-                self._answer(error.status, [JSON], b"", call.request.dialect.error_body(wire))
-            del self.call  # Which holds this object: without the cycle nothing waits for the garbage collector.
+            if last:
+                self._server.send_express(last)
+            self._server.end_express()
+            self._door.lane.release(self.call, connection)
+            self._end()
+
+    def _fail(self, connection: Connection) -> None:
+        """The gateway itself has a fault."""
+        call, stream = self.call, self._stream
+        connection.watcher = None
+        self._door.lane.fail(call, connection)
+        if stream is not None and stream.flows:
+            self._server.break_express()
+        else:
+            error = GatewayError("Something went wrong inside the gateway. Try again.")
+            wire = WireError(error.status, error.message, error.type, error.code, error.param)
+            self._answer(error.status, [JSON], b"", call.request.dialect.error_body(wire))
+        self._end()
+
+    def _end(self) -> None:
+        """The call holds this object: without the cycle nothing waits for the garbage collector."""
+        del self.call, self._stream
 
     def _answer(self, status: int, headers: RawHeaders, lines: HeaderLines, body: bytes) -> None:
-        request = self.call.request
-        own = b"%bcontent-length: %d\r\nx-request-id: %b\r\n" % (lines, len(body), request.id.encode())
-        if name := request.dialect.request_id_header:
-            own += line(name, request.id.encode())
+        own = b"%bcontent-length: %d\r\n%b" % (lines, len(body), self._always())
         self._server.answer_express(status, headers, own, body)
 
+    def _always(self) -> HeaderLines:
+        """What every answer says, as `Responder` has it."""
+        request = self.call.request
+        lines = b"x-request-id: %b\r\n" % request.id.encode()
+        name = request.dialect.request_id_header
+        return lines + line(name, request.id.encode()) if name else lines
+
     def hand_over(self) -> None:
-        """It needs a task after all."""
-        call = self.call
+        """It needs a task after all, which goes on where it stands."""
+        call, stream = self.call, self._stream
         if call.sent is not None:
             call.sent.connection.watcher = None
-        self._server.begin_known(self._known, call.request.body, self._resume)
+        if stream is not None and stream.flows:
+            call.begun = stream.answer()
+        elif stream is not None:
+            stream.put_back()
+        has_begun = call.begun is not None
+        self._server.begin_known(self._known, call.request.body, self._resume, has_begun=has_begun)
 
     async def _resume(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._door.data_plane.resume(scope, receive, send, self.call)

@@ -161,6 +161,10 @@ class Exchange(RequestResponseCycle):
         self._begin(status, headers, own)
         return True
 
+    def go_on(self) -> None:
+        """The answer has begun, in chunks."""
+        self.chunked_encoding, self.response_started = True, True
+
     def _start(self, message: Message) -> None:
         if message["type"] != "http.response.start":
             raise RuntimeError(f"an answer begins with http.response.start, not {message['type']}")

@@ -289,13 +289,37 @@ class GatewayProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         self._rest()
 
+    def start_express(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], own: HeaderLines, piece: bytes
+    ) -> None:
+        """Begin an answer that comes in pieces, with the first of them."""
+        head = b"%b\r\n%btransfer-encoding: chunked\r\n\r\n" % (answer_head(status, headers), own)
+        self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(piece), piece) if piece else head)
+
+    def send_express(self, piece: bytes) -> None:
+        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+
+    def break_express(self) -> None:
+        """The answer has begun and cannot be ended: the client must see that."""
+        self.express = None
+        self.transport.close()
+
+    def end_express(self) -> None:
+        self.express = None
+        self.transport.write(b"0\r\n\r\n")
+        self.server_state.total_requests += 1
+        self._rest()
+
     @property
     def takes_answers(self) -> bool:
         """An answer can leave at once."""
         return not (self.flow.write_paused or self.transport.is_closing())
 
-    def begin_known(self, known: KnownHead, body: bytes, app: Any = None) -> Exchange:
-        """As if the request had just come. `app` answers it, in a context of its own; None: whoever answers others."""
+    def begin_known(self, known: KnownHead, body: bytes, app: Any = None, *, has_begun: bool = False) -> Exchange:
+        """As if the request had just come. `app` answers it, in a context of its own; None: whoever answers others.
+
+        `has_begun`: the answer comes in pieces, and some of them have been sent.
+        """
         self.express = None
         self._new_heads = 0
         self._stage = _WHOLE
@@ -309,6 +333,8 @@ class GatewayProtocol(HttpToolsProtocol):
         scope = known.scope_with(body, of_connection)
         self.scope, self.headers = cast("Any", scope), _nowhere
         self.cycle = cycle = Exchange(scope, self, expect_100_continue=False, keep_alive=self._is_welcome, body=body)
+        if has_begun:
+            cycle.go_on()
         if app is None:
             self._begin(cycle, self._app_for(scope["path"]))
         else:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from llmgateway.pipeline.gateway import Gateway
     from llmgateway.pipeline.reading_on import Unbroken
     from llmgateway.pipeline.rules import BudgetIndex
+    from llmgateway.pipeline.streaming import Answer
     from providers.adapters.dialects.base import StreamScanner
 
 CLOCK_ERROR_S = 0.001
@@ -55,6 +56,8 @@ class Call:
 
     sent: Sent | None = None
     """Its first attempt, where that has been sent already."""
+    begun: Answer | None = None
+    """The answer of its first attempt, where the client has got some of it already."""
     others: tuple[Deployment, ...] = ()
     """Targets that it may go on to besides those that it was admitted for."""
     of_fallbacks = False

@@ -18,6 +18,7 @@ from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import BudgetExceededError, GatewayError, LedgerUnavailableError
 from llmgateway.pipeline.exchanges import total_s
 from llmgateway.pipeline.expected_costs import nobody_knows
+from llmgateway.pipeline.express_stream import ExpressStream
 from llmgateway.pipeline.header_lines import HeaderLines
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines, usage_lines
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 65_536
 """Of a request and of an answer. What is larger is worth a task."""
+_TYPE, _ENCODING = len(b"content-type"), len(b"content-encoding")
 _ORDINARY = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
 
 
@@ -234,11 +236,15 @@ class Express:
     @staticmethod
     def is_ordinary(call: Call, connection: Connection) -> bool:
         """Whether what has come so far may be the beginning of an ordinary answer."""
-        if connection.error is not None or connection.body_length > MOST_BYTES:
+        if connection.error is not None:
             return False
         if not connection.has_head:
             return True
-        return connection.status == 200 and not _needs_a_look(call.request.dialect, connection.headers)
+        return connection.status == 200 and _is_as_asked(call.request, connection.headers)
+
+    def stream(self, call: Call, connection: Connection) -> ExpressStream | None:
+        """The stream of events that an ordinary answer to `call` is; None: it has another end than its last event."""
+        return None if call.progress.target.drain_s else ExpressStream(self._gateway, call, connection)
 
     def settle(self, call: Call, connection: Connection) -> tuple[RawHeaders, HeaderLines, bytes]:
         """Meter and settle an answer that is complete and ordinary: its headers for the client, our own, and its body."""
@@ -251,17 +257,25 @@ class Express:
         raw, response_model = dialect.answer_usage(body)
         call.meter(raw, output_estimate=estimated_answer(call, body, raw, dialect), response_model=response_model)
         call.settle("completed")
-        self._end(call)
+        self.end(call)
         return headers, gateway_lines(call) + usage_lines(call), body
 
-    def fail(self, call: Call) -> None:
+    def release(self, call: Call, connection: Connection) -> None:
+        """The stream is over, and settled."""
+        self._gateway.upstream.release(connection)
+        self.end(call)
+
+    def fail(self, call: Call, connection: Connection) -> None:
         """The gateway itself could not go on with it."""
+        if connection.is_busy:
+            connection.close()
         if not call.settled:
             call.progress.http_status = call.progress.http_status or 500
             call.settle("failed", error_type="internal_error")
-            self._end(call)
+        self.end(call)
 
-    def _end(self, call: Call) -> None:
+    def end(self, call: Call) -> None:
+        """It is settled, and nothing of it is left."""
         self._gateway.turns.give_back()
         self._gateway.exchanges.end(call.exchange)
 
@@ -342,13 +356,13 @@ def _number_of(way: Way, deployment: Deployment) -> int:
     return next(number for number, each in way.heads.items() if each is deployment)
 
 
-def _needs_a_look(dialect: Dialect, headers: RawHeaders) -> bool:
-    """A stream, or a body that is packed."""
+def _is_as_asked(request: ModelRequest, headers: RawHeaders) -> bool:
+    """A stream if one was asked for, else none, and nothing is packed."""
+    is_stream = False
     for name, value in headers:
-        if len(name) in {12, 16}:
-            lower = name.lower()
-            if lower == b"content-type" and dialect.is_stream(value):
-                return True
-            if lower == b"content-encoding" and value.strip().lower() != b"identity":
-                return True
-    return False
+        size = len(name)
+        if size == _TYPE and name.lower() == b"content-type":
+            is_stream = request.dialect.is_stream(value)
+        elif size == _ENCODING and name.lower() == b"content-encoding" and value.strip().lower() != b"identity":
+            return False
+    return is_stream is bool(request.head.stream)

@@ -207,7 +207,7 @@ class Gateway:
         try:
             if began is not None:
                 began(call)
-            result = await self.attempts.first_answer(call)
+            result = call.begun or await self.attempts.first_answer(call)
             if isinstance(result, Answer):
                 if call.alias.mirror is not None:
                     self.mirroring.copy(call)

@@ -128,6 +128,11 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
         return taken
 
+    def put_back(self, pieces: list[bytes]) -> None:
+        """Pieces that were taken and not used, in their order."""
+        self._pieces[:0] = pieces
+        self.body_length += sum(map(len, pieces))
+
     def abandon(self, error: httpx.TransportError) -> None:
         """Close, and let whoever still reads know why."""
         if not self.is_complete and self.error is None:

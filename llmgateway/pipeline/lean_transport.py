@@ -283,6 +283,10 @@ class LeanTransport(httpx.AsyncBaseTransport):
         """One to `send` a request on; None: it must be waited for."""
         return self._pool.take_idle(endpoint.origin)
 
+    def body_of(self, connection: Connection) -> LeanBody:
+        """What is still to be read of the answer on it."""
+        return LeanBody(b"", connection, self._pool)
+
     def release(self, connection: Connection) -> None:
         """Take back one whose answer is complete and taken."""
         self._pool.release(connection)

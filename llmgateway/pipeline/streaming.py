@@ -44,6 +44,8 @@ class Answer(msgspec.Struct, frozen=True):
     """What follows `first`; None: not a stream."""
     scanner: StreamScanner | None = None
     """Of a stream; it has read `first`."""
+    has_begun: bool = False
+    """The client has got what came before `first`, and the head of the answer."""
 
 
 def deliver(call: Call, client: Client, answer: Answer) -> Awaitable[None]:
@@ -90,13 +92,15 @@ def estimated_answer(call: Call, body: bytes, raw: JSONObject | None, dialect: D
 async def _deliver_stream(
     call: Call, client: Client, answer: Answer, rest: AsyncIterator[bytes], scanner: StreamScanner
 ) -> None:
-    call.exchange.output_tokens = lambda: _stream_output(call, scanner)
+    call.exchange.output_tokens = lambda: stream_output(call, scanner)
     try:
         status = call.progress.http_status = answer.upstream.status
-        await client.start(status, _headers(answer), STREAM_LINES + gateway_lines(call))
+        if not answer.has_begun:
+            await client.start(status, _headers(answer), STREAM_LINES + gateway_lines(call))
+            call.exchange.wait(call.now(), _idle_s(call))
         error_type = await _relay(call, client, scanner, answer.first, rest)
         last, error_type = _ending(call, answer, scanner, error_type)
-        _settle_stream(call, scanner, error_type)
+        settle_stream(call, scanner, error_type)
         if error_type and not _can_tell(call):
             return  # Without its end: the client must not take half of the sound for all of it.
         if call.request.trailer is not None:
@@ -140,12 +144,12 @@ async def _relay(call: Call, client: Client, scanner: StreamScanner, first: byte
     try:
         while True:
             if scanner.done:
-                _settle_stream(call, scanner, "")
+                settle_stream(call, scanner, "")
             if onward:
                 # A client that does not read is no silence of the provider; its connection has a bound of its own.
                 exchange.wait(call.now(), math.inf)
                 await client.send(onward, more=True)
-            exchange.wait(call.now(), idle_s)
+                exchange.wait(call.now(), idle_s)
             onward = await flow.next()
             if onward is None:
                 break
@@ -225,7 +229,7 @@ async def _break_off(
     if blamed_for:
         call.blame_target(blamed_for)
     error = WireError(502, message, type="server_error", code=error_type)
-    _settle_stream(call, scanner, error_type)
+    settle_stream(call, scanner, error_type)
     if _can_tell(call):
         await client.send(call.request.dialect.error_event(error), more=True)
     return error_type
@@ -237,7 +241,7 @@ def _can_tell(call: Call) -> bool:
     return request.dialect.operation is not Operation.SPEECH or bool(request.head.stream)
 
 
-def _settle_stream(call: Call, scanner: StreamScanner, error_type: str) -> None:
+def settle_stream(call: Call, scanner: StreamScanner, error_type: str) -> None:
     if call.settled:
         return
     _meter_stream(call, scanner)
@@ -248,7 +252,7 @@ def _settle_stream(call: Call, scanner: StreamScanner, error_type: str) -> None:
     call.settle("failed" if error_type else "completed", error_type=error_type)
 
 
-def _stream_output(call: Call, scanner: StreamScanner) -> int:
+def stream_output(call: Call, scanner: StreamScanner) -> int:
     deployment = call.progress.deployment
     return 0 if deployment is None else scanner.estimated_output(deployment.estimation.chars_per_token)
 
@@ -257,7 +261,7 @@ def _meter_stream(call: Call, scanner: StreamScanner) -> None:
     if not call.settled:
         call.meter(
             scanner.usage_raw,
-            output_estimate=_stream_output(call, scanner),
+            output_estimate=stream_output(call, scanner),
             response_model=scanner.response_model,
             begun=begun_usage(scanner),
         )

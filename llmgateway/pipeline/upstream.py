@@ -16,7 +16,7 @@ from yarl import URL
 from llmgateway.http import httpx
 from llmgateway.pipeline.departure import ClientTimeout, StaleConnectionError, was_sent
 from llmgateway.pipeline.lean_connection import Connection
-from llmgateway.pipeline.lean_transport import MAX_REMEMBERED, Endpoint, LeanTransport, Posting
+from llmgateway.pipeline.lean_transport import MAX_REMEMBERED, Endpoint, LeanBody, LeanTransport, Posting
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.sockets import SocketOpener, UpstreamSocket
@@ -156,6 +156,11 @@ class Upstream:
     def idle_connection(self, endpoint: Endpoint) -> Connection | None:
         """One that a request may be sent on at once; None: there is none."""
         return None if self._lean is None else self._lean.idle_connection(endpoint)
+
+    def body_of(self, connection: Connection) -> LeanBody:
+        """What is still to be read of the answer on it."""
+        assert self._lean is not None
+        return self._lean.body_of(connection)
 
     def release(self, connection: Connection) -> None:
         """Take back one whose answer has been taken."""

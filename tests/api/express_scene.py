@@ -20,7 +20,7 @@ from llmgateway.api.known_heads import KnownHead
 from llmgateway.http import httpx
 from llmgateway.pipeline.exchanges import TICK_S
 from llmgateway.pipeline.lean_transport import LeanTransport
-from llmgateway.pipeline.snapshot import Alias, Key, Retries, Snapshot
+from llmgateway.pipeline.snapshot import Key, Retries, Snapshot
 from tests.fakes import FakeClock
 from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
 
@@ -46,6 +46,8 @@ class RawUpstream:
     bodies: list[Any] = field(default_factory=list)
     gone: list[asyncio.Event] = field(default_factory=list)
     """For each connection, set when the gateway has closed it."""
+    pause_s: float = 0.01
+    """After each piece."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         gone = asyncio.Event()
@@ -61,9 +63,12 @@ class RawUpstream:
                 if not said:
                     return
                 for piece in [said] if isinstance(said, bytes) else said:
+                    if piece == HANG:
+                        await reader.read()
+                        return
                     writer.write(piece)
                     await writer.drain()
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(self.pause_s)
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             return
         finally:
@@ -110,17 +115,16 @@ class Transported:
 
 @asynccontextmanager
 async def opened(
-    *script: Any, who: Key | None = None, models: tuple[Alias, ...] = (), settings: dict[str, str] | None = None,
-    **of_deployment: Any,
-) -> AsyncIterator[Scene]:  # fmt: skip
+    *script: Any, who: Key | None = None, pause_s: float = 0.01, **of_deployment: Any
+) -> AsyncIterator[Scene]:
     """A warm scene; `script` is what the upstream says from then on."""
-    upstream = RawUpstream()
+    upstream = RawUpstream(pause_s=pause_s)
     provider = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     port = provider.sockets[0].getsockname()[1]
     transport = LeanTransport(max_connections=0)
     made = deployment(base_url=f"http://127.0.0.1:{port}/v1", **of_deployment)
-    known = snapshot(*(models or (alias("gpt", made),)), who=who or key(), retries=Retries(attempts=0))
-    house = House(cast("Any", Transported(transport)), known, RealClock(), settings or {})
+    known = snapshot(alias("gpt", made), who=who or key(), retries=Retries(attempts=0))
+    house = House(cast("Any", Transported(transport)), known, RealClock())
     connections = Connections(Bounds(keep_alive_s=30))
     connections.express = house.app.express
     state, loop = ServerState(), asyncio.get_running_loop()

@@ -1,0 +1,106 @@
+"""Streams of ordinary requests, passed on where their pieces arrive. What `obtaining` and `streaming` do in a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmgateway.pipeline.obtaining import HELD_BACK_BYTES
+from llmgateway.pipeline.own_headers import STREAM_LINES, gateway_lines
+from llmgateway.pipeline.streaming import Answer, settle_stream, stream_output
+from llmgateway.pipeline.translation import Outgoing
+from llmgateway.pipeline.upstream import UpstreamAnswer, headers_for_client
+
+if TYPE_CHECKING:
+    from llmgateway.pipeline.call import Call
+    from llmgateway.pipeline.gateway import Gateway
+    from llmgateway.pipeline.header_lines import HeaderLines
+    from llmgateway.pipeline.lean_connection import Connection
+    from llmgateway.pipeline.upstream import RawHeaders
+
+
+class ExpressStream:
+    """One stream, from its head on. First it is held back until it says something, then it flows."""
+
+    __slots__ = ("_call", "_connection", "_gateway", "_held", "_outgoing", "_raw", "_scanner", "flows", "headers")
+
+    def __init__(self, gateway: Gateway, call: Call, connection: Connection) -> None:
+        head, deployment = call.request.head, call.progress.target
+        self._gateway = gateway
+        self._call = call
+        self._connection = connection
+        strips = deployment.inject_usage and not head.asked_for_usage
+        self._outgoing = Outgoing(call.request.dialect, b"", (), strip_usage=strips)
+        self._scanner = call.progress.scanner = self._outgoing.scanner()
+        self._raw: list[bytes] = []
+        self._held: list[bytes] = []
+        self.flows = False
+        """The client has been told that it begins."""
+        self.headers: RawHeaders = ()
+        """Of the provider, as the client gets them."""
+
+    def first_words(self) -> bytes | None:
+        """What the client gets first, once the stream says something; None: that is still to come, or `is_odd`."""
+        progress, call, scanner = self._call.progress, self._call, self._scanner
+        piece = self._connection.take()
+        now = call.now()
+        if progress.first_chunk is None:
+            progress.first_chunk = now
+        self._raw.append(piece)
+        self._held.append(scanner.feed(piece))
+        if not scanner.first_token:
+            return None
+        progress.first_token = now
+        progress.upstream_status = progress.http_status = self._connection.status
+        deployment = progress.target
+        self._gateway.health.record(deployment, ok=True)
+        self._gateway.traffic.first_token(deployment, now - progress.attempt_started)
+        call.exchange.output_tokens = lambda: stream_output(call, scanner)
+        call.exchange.wait(now, call.timeouts(deployment).idle_s)
+        self.headers = headers_for_client(self._connection.headers)
+        self.flows = True
+        held, self._held, self._raw = self._held, [], []
+        return held[0] if len(held) == 1 else b"".join(held)
+
+    @property
+    def is_odd(self) -> bool:
+        """It has ended, failed or gone on for long without saying anything: that is to be looked at."""
+        scanner, connection = self._scanner, self._connection
+        return (
+            scanner.done
+            or scanner.error is not None
+            or connection.is_complete
+            or connection.error is not None
+            or sum(map(len, self._raw)) > HELD_BACK_BYTES
+        )
+
+    def lines(self) -> HeaderLines:
+        return STREAM_LINES + gateway_lines(self._call)
+
+    def read(self) -> bytes:
+        """What the client gets of what has come since."""
+        connection, call = self._connection, self._call
+        if not connection.has_pieces:
+            return b""
+        call.exchange.waiting_since = call.now()
+        return self._scanner.feed(connection.take())
+
+    def settle_what_is_over(self) -> bytes:
+        """Settle the call if the stream has said its last; what the client gets behind all the rest."""
+        is_complete = self._connection.is_complete
+        last = self._scanner.finish() if is_complete else b""
+        if is_complete or self._scanner.done:
+            settle_stream(self._call, self._scanner, "")
+        return last
+
+    def put_back(self) -> None:
+        """Nothing of it has been read: a task begins anew with it."""
+        self._connection.put_back(self._raw)
+        self._call.progress.first_chunk = self._call.progress.scanner = None
+
+    def answer(self) -> Answer:
+        """The rest of it, for a task."""
+        body = self._gateway.upstream.body_of(self._connection)
+        upstream = UpstreamAnswer(self._connection.status, self._connection.headers, body)
+        return Answer(
+            upstream, self.headers, outgoing=self._outgoing, rest=body, scanner=self._scanner, has_begun=True
+        )  # fmt: skip
