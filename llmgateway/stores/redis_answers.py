@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -11,7 +11,7 @@ from llmgateway.pipeline.protocols import HeldWindow, Refusal, Reservation, Stor
 from llmgateway.pipeline.snapshot import BudgetRule, Limit
 from llmgateway.stores.redis_open import OpenRequest
 from llmgateway.stores.redis_seen import Seen
-from llmgateway.stores.redis_terms import UNIT, Asked, Frames, budget_refusal, headrooms, limit_refusal
+from llmgateway.stores.redis_terms import Asked, Frame, Frames, budget_refusal, headrooms, limit_refusal
 from llmgateway.stores.waiting import Waiters
 
 
@@ -23,62 +23,56 @@ class Answers:
         self._seen = seen
         self._waiters = waiters
 
-    def reservation(self, answer: list[Any], asked: Asked, now: float) -> Reservation:
+    def reservation(
+        self, answer: list[Any], asked: Asked, limits: Sequence[Frame], budgets: Sequence[Frame], now: float
+    ) -> Reservation:
+        """`limits` and `budgets` are the caller's, as they were asked."""
         _, number, granted, rooms, target_rooms, left, shadowed = answer
-        target, limits, budgets = asked.targets[number - 1], asked.limits, asked.budgets
+        target = asked.targets[number - 1]
         requests, tokens = headrooms(limits, rooms, now) if limits else (None, None)
+        if limits:
+            self._seen.note_limits(limits, rooms, now)
         if target.limits:
-            limits, rooms = limits + target.limits, [*rooms, *target_rooms]
+            frames = self._frames.of_limits(target.limits, now)
+            self._seen.note_limits(frames, target_rooms, now)
+            limits = [*limits, *frames]
         if target.budgets:
-            budgets += target.budgets
-        reservation = Reservation(
+            budgets = [*budgets, *self._frames.of_budgets(target.budgets, now)]
+        return Reservation(
             asked.id,
             asked.demand,
             asked.limits,
             target.limits,
-            self._held(budgets, left, target, granted, now) if budgets else (),
+            self._held(budgets, left, target, granted) if budgets else (),
             number - 1,
             int(granted) if granted else None,
             requests,
             tokens,
-            self._named(limits, shadowed, now) if shadowed else (),
+            _named(limits, shadowed) if shadowed else (),
         )
-        for limit, room in zip(limits, rooms, strict=True):
-            self._note(limit, room[0], now)
-        return reservation
-
-    def _note(self, limit: Limit, room: int, now: float) -> None:
-        name = self._frames.limit(limit, now).name
-        if limit.per == "minute":
-            self._seen.note_rate(name, limit.burst * UNIT - room, now)
-        else:
-            self._seen.note(name, limit.amount, room)
 
     def _held(
-        self, budgets: Sequence[BudgetRule], left: Sequence[str], target: TargetTerms, granted: str, now: float
+        self, budgets: Sequence[Frame], left: Sequence[str], target: TargetTerms, granted: str
     ) -> tuple[HeldWindow, ...]:
+        self._seen.note_budgets(budgets, left)
         windows = []
-        for budget, remaining in zip(budgets, left, strict=True):
-            frame = self._frames.budget(budget, now)
-            held = int(granted) if budget.strict and granted else target.expected_pico_usd
+        for frame in budgets:
+            budget = cast("BudgetRule", frame.rule)
+            held = int(granted) if granted and budget.strict else target.expected_pico_usd
             windows.append(HeldWindow(frame.name, budget, held))
-            self._seen.note(frame.name, int(frame.packed[1]), int(remaining))
         return tuple(windows)
-
-    def _named(self, limits: Sequence[Limit], names: Sequence[str], now: float) -> tuple[Limit, ...]:
-        return tuple([limit for limit in limits if self._frames.limit(limit, now).name in names])
 
     def refusal(self, answer: list[Any], asked: Asked, now: float) -> Refusal:
         if answer[0] == "limit":
             _, index, number, room, wait_us = answer
             limit = asked.limit(number, index)
-            self._note(limit, room, now)
+            self._seen.note_limits((self._frames.limit(limit, now),), ((room, wait_us),), now)
             return limit_refusal(limit, asked.demand.amount(limit.metric), room, wait_us, now)
         if answer[0] == "budget":
             _, index, number, remaining, held = answer
             budget = asked.budget(number, index)
             frame = self._frames.budget(budget, now)
-            self._seen.note(frame.name, int(frame.packed[1]), int(remaining))
+            self._seen.note_budgets((frame,), (remaining,))
             if budget.strict:
                 self._waiters.refused(frame.name)
             return budget_refusal(budget, remaining, held, now)
@@ -92,7 +86,7 @@ class Answers:
         _, _, granted, _, _, left, shadowed = answer
         before = opened.reservation
         callers = before.windows[: opened.callers]
-        held = self._held(target.budgets, left[opened.callers :], target, granted, now)
+        held = self._held(self._frames.of_budgets(target.budgets, now), left[opened.callers :], target, granted)
         strict = int(granted) if granted else None
         kept = tuple(
             [
@@ -110,8 +104,12 @@ class Answers:
             target_limits=target.limits,
             windows=kept + held,
             granted_pico_usd=strict,
-            shadowed=of_caller + self._named(target.limits, shadowed, now),
+            shadowed=of_caller + _named(self._frames.of_limits(target.limits, now), shadowed),
         )
+
+
+def _named(frames: Sequence[Frame], names: Sequence[str]) -> tuple[Limit, ...]:
+    return tuple([cast("Limit", frame.rule) for frame in frames if frame.name in names])
 
 
 __all__ = ["Answers"]

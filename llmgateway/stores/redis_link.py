@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-import hiredis
 import msgspec
 
 from llmgateway.pipeline.protocols import CountersAwayError
+from llmgateway.stores.redis_wire import Script, Wire, Words, packed
 
 if TYPE_CHECKING:
     # The library takes 9 MB, which who does without Redis need not have.
@@ -41,9 +41,6 @@ Call = tuple[Any, ...]
 """An operation of `admission.lua` by name, and what it takes."""
 Note = Callable[[bool], tuple[str, str]]
 """This worker's name and how far it is, being told whether the batch holds all that was handed over before."""
-
-
-Words = tuple[str | bytes | int, ...]
 
 
 class LinkLostError(CountersAwayError):
@@ -110,7 +107,8 @@ class RedisLink:
         self._on_connect = on_connect
         self._on_lost = on_lost
         self._now_us = now_us
-        self._writer: asyncio.StreamWriter | None = None
+        self._wire: Wire | None = None
+        self._script = Script()
         self._sha = ""
         self._calls: list[Call] = []
         self._answers: list[asyncio.Future[Any] | None] = []
@@ -145,10 +143,10 @@ class RedisLink:
     def command(self, *words: str | bytes | int) -> asyncio.Future[Any]:
         """The answer to an ordinary Redis command, sent at once. Fails with `LinkLostError`."""
         answer = self._loop.create_future()
-        if self._writer is None or self._broken.is_set():
+        if self._wire is None or self._broken.is_set():
             answer.set_exception(LinkLostError("Redis is away"))
             return answer
-        self._send(_packed(words), answer)
+        self._send(packed(words), answer)
         return answer
 
     async def run_script(self, epoch: str, calls: Sequence[Call], mode: str) -> list[Any]:
@@ -193,6 +191,7 @@ class RedisLink:
 
     def _start_flush(self) -> None:
         if self._later is not None:
+            # Left to ring for nothing it would cost more than a new one: the loop wakes up for it.
             self._later.cancel()
             self._later = None
         if not self._flushing:
@@ -209,10 +208,12 @@ class RedisLink:
         if not self.open:
             self._give_up(batch, LinkLostError("Redis is away"))
             return
-        words: Words = "EVALSHA", self._sha, 1, self.epoch_key, self.epoch, self._encode(batch.calls), self._time()
-        if self.note is not None:
-            words = *words, "", *self.note(not self._calls)
-        self._send(_packed(words), batch)
+        calls = self._encode(batch.calls)
+        if self.note is None:
+            self._send(self._script.packed(self._sha, self.epoch_key, self.epoch, calls, self._time()), batch)
+            return
+        words: Words = "EVALSHA", self._sha, 1, self.epoch_key, self.epoch, calls, self._time()
+        self._send(packed((*words, "", *self.note(not self._calls))), batch)
 
     def _next_batch(self) -> _Batch:
         calls, answers = self._calls, self._answers
@@ -223,22 +224,22 @@ class RedisLink:
             calls, answers = calls[:LARGEST_BATCH], answers[:LARGEST_BATCH]
         return _Batch(calls, answers, time.perf_counter())
 
-    def _time(self) -> int | bytes:
-        return b"" if self._now_us is None else self._now_us()
+    def _time(self) -> bytes:
+        return b"" if self._now_us is None else b"%d" % self._now_us()
 
-    def _send(self, packed: bytes, asked: _Batch | asyncio.Future[Any]) -> None:
+    def _send(self, written: bytes, asked: _Batch | asyncio.Future[Any]) -> None:
         """What is asked is noted and written in one step: answers come in the order of writing.
 
         Nobody waits for the socket to take it: what is not answered in time ends the connection.
         """
-        if self._writer is None or self._broken.is_set():
+        if self._wire is None or self._broken.is_set():
             self._fail(asked)
             return
         self._pending.append(asked)
         if self._alarm is None:
             self._alarm = self._loop.call_later(self.timeout_s, self._ring)
             self._alarm_for = self._pending[0]
-        self._writer.write(packed)
+        self._wire.write(written)
 
     # Timeouts: one timer, for the oldest that is not answered when it starts.
 
@@ -272,28 +273,22 @@ class RedisLink:
 
     # Receiving.
 
-    async def _receive(self, connection: redis_connection.AbstractConnection) -> None:
-        from redis.exceptions import ConnectionError as RedisConnectionError
-        from redis.exceptions import RedisError
-
-        while True:
+    def _receive(self, answer: Any) -> None:
+        if self._broken.is_set():
+            return  # Whoever asked was told so.
+        asked = self._pending.popleft()
+        if isinstance(asked, _Batch):
+            self.round_trips.observe(time.perf_counter() - asked.sent_at)
             try:
-                answer = await connection.read_response(disconnect_on_error=False)
-            except RedisError as error:
-                if not self._pending or isinstance(error, RedisConnectionError):
-                    raise
-                answer = error
-            if self._broken.is_set():
-                return  # Whoever asked was told so.
-            asked = self._pending.popleft()
-            if isinstance(asked, _Batch):
-                self.round_trips.observe(time.perf_counter() - asked.sent_at)
                 self._answer(asked, answer)
-            elif not asked.done():
-                if isinstance(answer, Exception):
-                    asked.set_exception(LinkLostError(str(answer)))
-                else:
-                    asked.set_result(answer)
+            except Exception as error:
+                self._give_up(asked, LinkLostError(f"an answer that says nothing: {error}"))
+                raise
+        elif not asked.done():
+            if isinstance(answer, Exception):
+                asked.set_exception(LinkLostError(str(answer)))
+            else:
+                asked.set_result(answer)
 
     def _answer(self, batch: _Batch, answer: Any) -> None:
         if isinstance(answer, Exception):
@@ -305,6 +300,16 @@ class RedisLink:
             self.break_off(f"refused: {answer}")
             return
         results = self._decode(answer)
+        for result in results:
+            if type(result) is list and result and result[0] == "error":
+                self._answer_each(batch, results)
+                return
+        for future, result in zip(batch.answers, results, strict=True):
+            if future is not None and not future.done():
+                future.set_result(result)
+
+    def _answer_each(self, batch: _Batch, results: list[Any]) -> None:
+        """One of the calls failed."""
         if any(type(result) is list and result and _is_read_only(result) for result in results):
             self._give_up(batch, LinkLostError("a replica"))
             self.break_off("it is a replica by now, and only a master's counters are valid")
@@ -365,14 +370,11 @@ class RedisLink:
             self._broken.clear()
             # In a thread: it reads files (its own version, certificates).
             connection = await asyncio.to_thread(self._new_connection)
-            reading: asyncio.Task[None] | None = None
             try:
                 async with asyncio.timeout(max(1.0, 4 * self.timeout_s)):
                     await connection.connect()  # type: ignore[no-untyped-call]
                     self._sha = await self._load_script(connection)
-                self._writer = connection._writer  # noqa: SLF001  # It writes for coroutines alone, which cost a task.
-                reading = asyncio.create_task(self._receive(connection))
-                reading.add_done_callback(self._ended)
+                self._wire = Wire(connection, on_answer=self._receive, on_end=self._ended)
                 await self._on_connect()
                 wait_s = RETRY_FIRST_S
                 await self._broken.wait()
@@ -387,17 +389,15 @@ class RedisLink:
                     self._lose()
             finally:
                 self.open = False
-                self._writer = None
-                try:
-                    await _end(reading)
-                finally:  # Also if we are cancelled in this moment.
-                    await connection.disconnect(nowait=True)
+                if self._wire is not None:
+                    self._wire.leave()
+                    self._wire = None
+                await connection.disconnect(nowait=True)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, RETRY_MOST_S)
 
-    def _ended(self, reading: asyncio.Task[None]) -> None:
-        if not reading.cancelled() and reading.exception() is not None:
-            self.break_off(f"the connection ended: {reading.exception()}")
+    def _ended(self, reason: str) -> None:
+        self.break_off(f"the connection ended: {reason}")
 
     def _new_connection(self) -> redis_connection.AbstractConnection:
         import redis.asyncio.connection as redis_connection
@@ -417,14 +417,3 @@ class RedisLink:
 
 def _is_read_only(result: list[Any]) -> bool:
     return result[0] == "error" and "READONLY" in result[1]
-
-
-def _packed(words: Words) -> bytes:
-    packed: bytes = hiredis.pack_command(cast("Any", words))  # Its declaration knows tuples of one word only.
-    return packed
-
-
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)  # Why it ended has been told by `_ended`.

@@ -28,7 +28,13 @@ class OpenRequest(msgspec.Struct):
 
     def others(self, budgets: Sequence[BudgetRule]) -> list[BudgetRule]:
         """Those of `budgets` that came into being since it was admitted, or sum up something else than then."""
-        held = [window.budget for window in self.reservation.windows]
+        windows = self.reservation.windows
+        for number, budget in enumerate(budgets):
+            if number >= len(windows) or windows[number].budget is not budget:
+                break
+        else:
+            return []  # As nearly always, the very ones that it was admitted with.
+        held = [window.budget for window in windows]
         others = [budget for budget in budgets if not any(budget is each for each in held)]
         if not others:
             return others

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llmgateway.pipeline.snapshot import Limit
+from llmgateway.stores.redis_terms import Frame
 
 LARGEST_MEMORY = 50_000
 
@@ -14,10 +17,27 @@ class Seen:
         self._taken: dict[str, int] = {}
         self._levels: dict[str, tuple[int, float]] = {}
 
-    def note(self, window: str, limit: int, remaining: int) -> None:
-        if len(self._taken) >= LARGEST_MEMORY:
-            self._taken.clear()
-        self._taken[window] = limit - remaining
+    def note_limits(self, limits: Sequence[Frame], rooms: Sequence[tuple[int, int]], now: float) -> None:
+        """What `admission.lua` says they leave."""
+        taken, levels = self._taken, self._levels
+        for frame, (room, _) in zip(limits, rooms, strict=True):
+            if frame.is_bucket:
+                levels[frame.name] = frame.most - room, now
+            else:
+                taken[frame.name] = frame.most - room
+        self._forget_too_many()
+
+    def note_budgets(self, budgets: Sequence[Frame], left: Sequence[str]) -> None:
+        """What `admission.lua` says remains of them."""
+        taken = self._taken
+        for frame, remaining in zip(budgets, left, strict=True):
+            taken[frame.name] = frame.most - int(remaining)
+        self._forget_too_many()
+
+    def _forget_too_many(self) -> None:
+        for known in (self._taken, self._levels):
+            if len(known) > LARGEST_MEMORY:
+                known.clear()
 
     def add(self, window: str, amount: int) -> None:
         """Redis is told of so much besides."""
@@ -28,19 +48,13 @@ class Seen:
         """How much of it was taken; None: Redis was never asked about it."""
         return self._taken.get(window)
 
-    def note_rate(self, bucket: str, level: int, now: float) -> None:
-        """`level` in the units of `admission.lua`."""
-        if len(self._levels) >= LARGEST_MEMORY:
-            self._levels.clear()
-        self._levels[bucket] = level, now
-
     def level(self, bucket: str, limit: Limit, now: float) -> int:
         """What has not drained by now, had nobody taken more; 0: Redis was never asked about it."""
         known = self._levels.get(bucket)
         return 0 if known is None else drained(*known, limit.amount, now)
 
     def add_rate(self, bucket: str, limit: Limit, more: int, now: float) -> None:
-        self.note_rate(bucket, self.level(bucket, limit, now) + more, now)
+        self._levels[bucket] = self.level(bucket, limit, now) + more, now
 
     def empty_at(self, bucket: str, limit: Limit, now: float) -> float:
         """When a bucket has drained by itself."""

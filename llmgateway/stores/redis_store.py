@@ -34,8 +34,10 @@ from llmgateway.stores.redis_seen import Seen
 from llmgateway.stores.redis_sowing import Sowing
 from llmgateway.stores.redis_terms import (
     Asked,
+    Frame,
     Frames,
     amount_text,
+    limits_packed,
     used_by_metric,
 )
 from llmgateway.stores.waiting import Waiters
@@ -181,17 +183,18 @@ class RedisStore:
         asked = Asked(request_id, demand, limits, budgets, targets)
         if self._link.open:
             now = self._now()
+            limited, paid = self.frames.of_limits(limits, now), self.frames.of_budgets(budgets, now)
             call = (
                 "admit",
                 request_id,
-                self.frames.limits(limits, demand, now),
-                self.frames.budgets(budgets, now),
+                limits_packed(limited, demand),
+                [frame.packed for frame in paid],
                 [self.frames.target(target, demand, now) for target in targets],
                 self._lease_us,
             )
             answer = await self._asked(call, request_id)
             if answer is not None:
-                return self._decision(answer, asked, now)
+                return self._decision(answer, asked, limited, paid, now)
         return await self._admit_without(asked)
 
     async def _asked(self, call: Call, request_id: str) -> list[Any] | None:
@@ -211,12 +214,14 @@ class RedisStore:
     def _give_up(self, request_id: str) -> None:
         self._link.post(("settle", request_id, "0", False, (), True))
 
-    def _decision(self, answer: list[Any], asked: Asked, now: float) -> Reservation | Refusal:
+    def _decision(
+        self, answer: list[Any], asked: Asked, limits: Sequence[Frame], budgets: Sequence[Frame], now: float
+    ) -> Reservation | Refusal:
         if self._waiters:
             self._waiters.tried(admitted=answer[0] == "taken")
         if answer[0] != "taken":
             return self._answers.refusal(answer, asked, now)
-        reservation = self._answers.reservation(answer, asked, now)
+        reservation = self._answers.reservation(answer, asked, limits, budgets, now)
         self._open[asked.id] = OpenRequest(reservation, len(asked.budgets))
         return reservation
 

@@ -23,6 +23,9 @@ UNIT = 60_000_000
 """Of a bucket's level: one request or token."""
 BUCKET, WINDOW, SLOTS = 1, 2, 3
 SHADOW, FIRST, QUOTA = 1, 2, 4
+NEED, AMOUNT = 2, 3
+"""Where a limit says how much a request needs of it, and what it allows."""
+NOBODYS, OF_REQUESTS, OF_TOKENS = 0, 1, 2
 METRICS = ("requests", "input_tokens", "output_tokens", "tokens")
 GRACE_S = 3600
 """A window's counter outlives it by an hour: requests that began before its end are still booked on it."""
@@ -90,14 +93,23 @@ class Asked(msgspec.Struct, frozen=True):
 class Frame:
     """A rule as a call takes it, while its window lasts."""
 
-    __slots__ = ("ends_at", "name", "packed", "rule", "starts_at")
+    __slots__ = ("ends_at", "headroom", "is_bucket", "most", "name", "needs", "packed", "rule", "starts_at")
 
-    def __init__(self, rule: Limit | BudgetRule, name: str, packed: Packed, start: float, end: float) -> None:
+    def __init__(
+        self, rule: Limit | BudgetRule, name: str, packed: Packed, start: float, end: float, *, most: int
+    ) -> None:
         self.rule = rule
         self.name = name
         self.packed = packed
         self.starts_at = start
         self.ends_at = end
+        self.most = most
+        """All there is: pico-dollars, plain amounts, or in a bucket's units."""
+        self.is_bucket = False
+        self.needs = ""
+        """The metric of which a request says how much it needs; empty: it needs one."""
+        self.headroom = NOBODYS
+        """Among whose headers it may be the tightest."""
 
 
 def limit_frame(limit: Limit, now: float) -> Frame:
@@ -112,7 +124,12 @@ def limit_frame(limit: Limit, now: float) -> Frame:
     flags = SHADOW * limit.shadow + FIRST * limit.first_in_window + QUOTA * is_quota(limit)
     metric = METRICS.index(limit.metric) + 1 if limit.metric in METRICS else 1
     packed = [kind, name, 1, limit.amount, limit.burst, flags, _expiry(end), metric]
-    return Frame(limit, name, packed, start, end)
+    frame = Frame(limit, name, packed, start, end, most=limit.burst * UNIT if kind == BUCKET else limit.amount)
+    frame.is_bucket = kind == BUCKET
+    frame.needs = limit.metric if metric > 1 else ""
+    if kind != SLOTS and not limit.shadow:
+        frame.headroom = OF_REQUESTS if limit.metric == "requests" else OF_TOKENS
+    return frame
 
 
 def budget_frame(budget: BudgetRule, now: float) -> Frame:
@@ -122,11 +139,11 @@ def budget_frame(budget: BudgetRule, now: float) -> Frame:
     subject = f"{budget.each}:{budget.scope_id}:" if budget.each else ""
     # The kind of window is part of the name: a day and a month may begin at the same moment.
     name = f"budget:{budget.id}:{subject}{budget.window}:{int(start)}:{_mark(budget_sums(budget))}"
-    limit = str(min(budget.limit_at(now), LARGEST_AMOUNT))
-    packed = [name, limit, budget.strict, _expiry(end)]
+    most = min(budget.limit_at(now), LARGEST_AMOUNT)
+    packed = [name, str(most), budget.strict, _expiry(end)]
     # A temporary increase and every credit change the limit when they expire.
     changes = [budget.increase_until, *[expires_at for expires_at, _ in budget.credits]]
-    return Frame(budget, name, packed, start, min([end, *[at for at in changes if at > now]]))
+    return Frame(budget, name, packed, start, min([end, *[at for at in changes if at > now]]), most=most)
 
 
 def _expiry(end: float) -> int:
@@ -142,17 +159,10 @@ class Frames:
         self._known: dict[int, Frame] = {}
 
     def limit(self, limit: Limit, now: float) -> Frame:
-        # By identity, as rules are shared by all requests of a key: comparing their fields costs more than the rest.
-        frame = self._known.get(id(limit))
-        if frame is None or frame.rule is not limit or not frame.starts_at <= now < frame.ends_at:
-            frame = self._keep(limit_frame(limit, now))
-        return frame
+        return self.of_limits((limit,), now)[0]
 
     def budget(self, budget: BudgetRule, now: float) -> Frame:
-        frame = self._known.get(id(budget))
-        if frame is None or frame.rule is not budget or not frame.starts_at <= now < frame.ends_at:
-            frame = self._keep(budget_frame(budget, now))
-        return frame
+        return self.of_budgets((budget,), now)[0]
 
     def _keep(self, frame: Frame) -> Frame:
         if len(self._known) >= self.LARGEST:
@@ -160,18 +170,32 @@ class Frames:
         self._known[id(frame.rule)] = frame
         return frame
 
-    def limits(self, limits: Sequence[Limit], demand: Tokens, now: float) -> list[Packed]:
-        out = []
+    def of_limits(self, limits: Sequence[Limit], now: float) -> list[Frame]:
+        # By identity, as rules are shared by all requests of a key: comparing their fields costs more than the rest.
+        known = self._known
+        found = []
         for limit in limits:
-            packed = self.limit(limit, now).packed
-            metric = limit.metric
-            if metric != "requests" and metric != "concurrency":  # noqa: PLR1714  # Faster than a membership test.
-                packed = [*packed[:2], demand.amount(metric), *packed[3:]]
-            out.append(packed)
-        return out
+            frame = known.get(id(limit))
+            if frame is None or frame.rule is not limit or not frame.starts_at <= now < frame.ends_at:
+                frame = self._keep(limit_frame(limit, now))
+            found.append(frame)
+        return found
+
+    def of_budgets(self, budgets: Sequence[BudgetRule], now: float) -> list[Frame]:
+        known = self._known
+        found = []
+        for budget in budgets:
+            frame = known.get(id(budget))
+            if frame is None or frame.rule is not budget or not frame.starts_at <= now < frame.ends_at:
+                frame = self._keep(budget_frame(budget, now))
+            found.append(frame)
+        return found
+
+    def limits(self, limits: Sequence[Limit], demand: Tokens, now: float) -> list[Packed]:
+        return limits_packed(self.of_limits(limits, now), demand)
 
     def budgets(self, budgets: Sequence[BudgetRule], now: float) -> list[Packed]:
-        return [self.budget(budget, now).packed for budget in budgets]
+        return [frame.packed for frame in self.of_budgets(budgets, now)]
 
     def target(self, target: TargetTerms, demand: Tokens, now: float) -> Packed:
         """`{limits, budgets, expected, wanted or false, least, share}`"""
@@ -184,6 +208,17 @@ class Frames:
             "0" if strict is None else amount_text(strict.least),
             1 if strict is None else strict.share,
         ]
+
+
+def limits_packed(frames: Sequence[Frame], demand: Tokens) -> list[Packed]:
+    out = []
+    for frame in frames:
+        packed = frame.packed
+        if frame.needs:
+            packed = packed.copy()
+            packed[NEED] = demand.amount(frame.needs)
+        out.append(packed)
+    return out
 
 
 def amount_text(pico_usd: int) -> str:
@@ -218,28 +253,23 @@ def budget_refusal(budget: BudgetRule, remaining: str, held: str, now: float) ->
 
 
 def headrooms(
-    limits: Sequence[Limit], rooms: Sequence[tuple[int, int]], now: float
+    frames: Sequence[Frame], rooms: Sequence[tuple[int, int]], now: float
 ) -> tuple[Headroom | None, Headroom | None]:
     """What the tightest limits of requests and of tokens leave."""
     requests: Headroom | None = None
     tokens: Headroom | None = None
-    for limit, (room, reset_us) in zip(limits, rooms, strict=True):
-        metric = limit.metric
-        if metric == "concurrency" or limit.shadow:
+    least_requests = least_tokens = math.inf
+    for frame, (room, reset_us) in zip(frames, rooms, strict=True):
+        kind = frame.headroom
+        if kind == NOBODYS:
             continue
-        tightest = requests if metric == "requests" else tokens
-        bucket = limit.per == "minute"
-        remaining = max(0, room // UNIT if bucket else room)
-        if tightest is not None and tightest.remaining <= remaining:
+        remaining = max(0, room // UNIT if frame.is_bucket else room)
+        if remaining >= (least_requests if kind == OF_REQUESTS else least_tokens):
             continue
-        headroom = Headroom(limit.amount, remaining, reset_us / 1e6 if bucket else _until_end(limit, now))
-        if metric == "requests":
-            requests = headroom
+        reset_s = reset_us / 1e6 if frame.is_bucket else frame.ends_at - now
+        headroom = Headroom(frame.packed[AMOUNT], remaining, reset_s)
+        if kind == OF_REQUESTS:
+            requests, least_requests = headroom, remaining
         else:
-            tokens = headroom
+            tokens, least_tokens = headroom, remaining
     return requests, tokens
-
-
-def _until_end(limit: Limit, now: float) -> float:
-    end = limit_window(limit, now)[1]
-    return math.inf if end is None else end - now
