@@ -26,7 +26,7 @@ from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from llmgateway import change_log
-from llmgateway.references import referrer_of, whole_of
+from llmgateway.references import referrer_of, whole_of, with_wholes
 
 RECENT_CHANGES = 5
 
@@ -146,7 +146,7 @@ class GatewayAdmin(SoundAutocomplete, ModelAdmin):  # type: ignore[misc]  # the 
         if protected:
             collector = NestedObjects(using=DEFAULT_DB_ALIAS, origin=objs)
             collector.collect(objs)
-            named = {referrer_of(row): whole_of(row) for row in collector.protected}
+            named = {referrer_of(row): whole_of(row) for row in with_wholes(collector.protected)}
             protected = [self._linked(text, named[text]) for text in sorted(named)]
         return deleted, counts, lacking, protected
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from auditlog.models import LogEntry
+from pytest_django import DjangoAssertNumQueries
 
 from llmgateway.models import ConfigChange, NetworkList
+from llmgateway.services import key_create
 from tests.llmgateway.admin.world import World
 from tests.llmgateway.management_api.conftest import Caller, Callers
 from tests.llmgateway.management_api.test_rights import browser
@@ -67,8 +69,24 @@ def test_a_list_that_a_key_names_cannot_be_deleted(operator: Caller, world: Worl
     operator.patch(f"/keys/{world.key.pk}", {"network_lists": []})
 
     assert refused.status_code == 409
+    assert refused.json()["error"]["message"] == (
+        "It is still in use by API key platform-key, so it cannot be deleted. Change that first."
+    )
     assert operator.delete(path).status_code == 204
     assert not NetworkList.objects.exists()
+
+
+def test_those_who_name_a_list_are_read_together(
+    operator: Caller, world: World, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    for number in range(20):
+        key_create(team=world.cast.platform, name=f"more-{number}", networks=[world.office])
+
+    with django_assert_max_num_queries(20):
+        message = operator.delete(f"/networks/{world.office.pk}").json()["error"]["message"]
+
+    assert "API key more-0, API key more-1, API key more-10" in message
+    assert "and 16 more" in message
 
 
 def test_a_stale_change_is_refused(operator: Caller, world: World) -> None:
