@@ -30,6 +30,7 @@ settings.load_profile("gateway")
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 AGAINST_THE_CLOCK = (
+    "tests/api/test_express_counts.py",
     "tests/bench/",
     "tests/billing/faults/",
     "tests/browser/",
@@ -38,6 +39,7 @@ AGAINST_THE_CLOCK = (
     "tests/llmgateway/cli/",
     "tests/llmgateway/live_config/",
     "tests/llmgateway/test_question_vectors.py",
+    "tests/pipeline/test_token_counts.py",
     "tests/pipeline/transports/",
     "tests/providers/fake_server/",
     "tests/stores/test_redis",

@@ -30,7 +30,10 @@ class ExpressStream:
         self._connection = connection
         strips = deployment.inject_usage and not head.asked_for_usage
         self._outgoing = Outgoing(call.request.dialect, b"", (), strip_usage=strips)
-        self._scanner = call.progress.scanner = self._outgoing.scanner()
+        scanner = self._outgoing.scanner()
+        if (counter := deployment.estimation.counter) is not None:
+            scanner = counter.listening(scanner, call.request.dialect, deployment.id)
+        self._scanner = call.progress.scanner = scanner
         self._raw: list[bytes] = []
         self._held: list[bytes] = []
         self.flows = False

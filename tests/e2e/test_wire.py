@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmgateway.http import httpx
+from llmgateway.pipeline.token_counts import installed_counter
 from tests.e2e.harness import KEY, PROVIDER_SECRET, Product, Provider
 
 CHAT: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
@@ -95,21 +96,25 @@ def test_usage_in_the_last_choices_stays_and_counts(http: httpx.Client, product:
     assert (row["usage_source"], row["output_tokens"]) == ("provider", provider.last["billed"]["completion_tokens"])
 
 
-def test_an_answer_without_usage_is_estimated_and_says_so(
+def test_an_answer_without_usage_is_counted_and_says_that_this_is_an_estimate(
     http: httpx.Client, product: Product, provider: Provider
 ) -> None:
     provider.script(usage="none", times=2)
+    counter = installed_counter()
+    assert counter is not None
 
-    ids = [
-        http.post("/v1/chat/completions", json={**CHAT, "stream": stream}).headers["x-request-id"]
-        for stream in (False, True)
-    ]
+    whole = http.post("/v1/chat/completions", json=CHAT)
+    stream = http.post("/v1/chat/completions", json={**CHAT, "stream": True})
 
-    for row in map(product.ledger_row, ids):
-        assert row["usage_source"] == "estimated"
-        assert row["input_tokens"] > 0
-        assert row["output_tokens"] > 0
-        assert row["cost_pico_usd"] > 0
+    rows = [product.ledger_row(answer.headers["x-request-id"]) for answer in (whole, stream)]
+    asked = counter.texts([message["content"] for message in CHAT["messages"]]) + 4 * len(CHAT["messages"]) + 3
+    said = counter.texts([whole.json()["choices"][0]["message"]["content"]])
+    assert [row["usage_source"] for row in rows] == ["estimated"] * 2
+    assert [row["input_tokens"] for row in rows] == [asked] * 2
+    assert rows[0]["output_tokens"] == said
+    # The first stream of a deployment is not listened to.
+    assert rows[1]["output_tokens"] > 0
+    assert all(row["cost_pico_usd"] > 0 for row in rows)
 
 
 def test_a_huge_answer_arrives_whole(http: httpx.Client, provider: Provider) -> None:
