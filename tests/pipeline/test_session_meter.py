@@ -363,9 +363,11 @@ async def test_a_key_may_lose_its_model() -> None:
         await table.meter.check_access()
 
 
-async def test_a_session_has_so_many_turns_and_no_more() -> None:
+@pytest.mark.parametrize("begun", [MOST_TURNS - 16, pytest.param(0, marks=pytest.mark.slow)])
+async def test_a_session_has_so_many_turns_and_no_more(begun: int) -> None:
     table = Table()
-    for _ in range(MOST_TURNS):
+    table.meter._turns = begun
+    for _ in range(MOST_TURNS - begun):
         await table.ask()
         await table.meter.told(RealtimeEvent("error", error={}))
 
