@@ -12,11 +12,11 @@ from llmgateway.api.listing import callable_model, callable_models, moment
 from llmgateway.api.routes import CALL, Route
 from llmgateway.pipeline.capabilities import capabilities_of
 from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError
+from llmgateway.pipeline.estimates import question_tokens
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.routing import answering
 from llmgateway.pipeline.snapshot import Alias, Deployment
-from llmgateway.pipeline.terms import estimated_input
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import JSONObject
 
@@ -56,7 +56,7 @@ async def count_tokens(gateway: Gateway, exchange: HttpExchange) -> None:
             await call_model(gateway, exchange, Named(provider=able.provider, verbatim=Verbatim(_COUNT_PATH)))
             return
     exchange.is_listing = True
-    await exchange.responder.json(200, {"input_tokens": estimated_input(body, targets[0])}, _ESTIMATED)
+    await exchange.responder.json(200, {"input_tokens": question_tokens(body, targets[0])}, _ESTIMATED)
 
 
 def _counts(deployment: Deployment) -> bool:

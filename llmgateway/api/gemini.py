@@ -20,11 +20,11 @@ from llmgateway.api.native import METHODS
 from llmgateway.api.routes import CALL, READ, Route
 from llmgateway.pipeline.capabilities import capabilities_of
 from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError, NotFoundError
+from llmgateway.pipeline.estimates import question_tokens
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import Verbatim
 from llmgateway.pipeline.routing import answering
 from llmgateway.pipeline.snapshot import Alias, Key
-from llmgateway.pipeline.terms import estimated_input
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.dialects.registry import get_dialect
 from providers.adapters.types import JSONObject
@@ -129,7 +129,7 @@ class _TokenCount:
                 await call_model(gateway, exchange, Named(self._model, None, able.provider, verbatim))
                 return
         exchange.is_listing = True
-        await exchange.responder.json(200, {"totalTokens": estimated_input(body, targets[0])}, _ESTIMATED)
+        await exchange.responder.json(200, {"totalTokens": question_tokens(body, targets[0])}, _ESTIMATED)
 
 
 async def list_models(gateway: Gateway, exchange: HttpExchange) -> None:

@@ -1,4 +1,4 @@
-"""What a request would cost, without asking anybody: by the price and the function of the bill. Pure."""
+"""What a request would use and cost, without asking anybody: by the price and the function of the bill. Pure."""
 
 from __future__ import annotations
 
@@ -37,3 +37,10 @@ def quote(
     """
     found = estimated_input(request.body, deployment) if input_tokens is None else input_tokens
     return Quote(deployment, found, output_tokens, in_force(deployment.prices, now))
+
+
+def question_tokens(body: bytes, deployment: Deployment) -> int:
+    """About how many tokens a question has, for who asks that alone: counted where somebody can, else as for limits."""
+    counter = deployment.estimation.counter
+    counted = None if counter is None else counter.request(body)
+    return estimated_input(body, deployment) if counted is None else counted

@@ -126,6 +126,7 @@ def test_the_package_around_the_tokenizer_is_never_imported() -> None:
         (request(messages=[{"role": "user", "content": "one two"}]), 2 + 4 + 3),
         (request(system="one", messages=[{"role": "user", "content": "two"}]), 2 + 4 + 3),
         (request(messages=[{"role": "user", "content": [{"type": "text", "text": "one two"}]}] * 2), 4 + 8 + 3),
+        (request(generateContentRequest={"contents": [{"parts": [{"text": "one two"}]}]}), 2 + 4 + 3),
         (request(contents=[{"role": "user", "parts": [{"text": "one two"}]}]), 2 + 4 + 3),
         (request(instructions="one", input=[{"role": "user", "content": "two"}]), 2 + 4 + 3),
     ],

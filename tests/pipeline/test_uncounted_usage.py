@@ -133,3 +133,23 @@ async def test_it_is_counted_in_whichever_protocol_it_was_asked(path: str) -> No
 
     assert response.status_code == 200
     assert told(of) == [(INPUT, 4, "estimated")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/v1/messages/count_tokens", ASKED, {"input_tokens": INPUT}),
+        (
+            "/v1beta/models/m:countTokens",
+            {"contents": [{"parts": [{"text": "one two three"}]}]},
+            {"totalTokens": INPUT},
+        ),
+    ],
+)
+async def test_who_asks_for_a_count_gets_one(path: str, body: dict[str, Any], said: dict[str, int]) -> None:
+    counted = await house().post(path, body)
+    by_length = await house(counts=False).post(path, body)
+
+    assert counted.json() == said
+    assert by_length.json() != said
+    assert counted.headers["x-gateway-token-count"] == by_length.headers["x-gateway-token-count"] == "estimated"

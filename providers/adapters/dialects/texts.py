@@ -19,6 +19,8 @@ from providers.adapters.field_names import LARGE_BYTES
 MOST_NODES = 20_000
 """Values of a body that are looked at; it takes a few milliseconds."""
 
+_WRAPPED = ("generateContentRequest", "generate_content_request")
+"""Where a question has all of another one in it."""
 _CONVERSATIONS = ("messages", "input", "contents")
 _TEXTS = (
     "system", "instructions", "prompt", "suffix", "systemInstruction", "system_instruction", "query", "documents",
@@ -59,6 +61,7 @@ def texts_of_request(body: bytes, *, longest: int = LARGE_BYTES) -> Asked | None
     fields = _object(body, longest)
     if fields is None:
         return None
+    fields = next((inner for name in _WRAPPED if isinstance(inner := fields.get(name), dict)), fields)
     said = [fields[name] for name in (*_CONVERSATIONS, *_TEXTS) if name in fields]
     try:
         found = list(_strings(said))
