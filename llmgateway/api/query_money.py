@@ -16,6 +16,7 @@ from llmgateway.api.query_fields import Estimate, GatewayQuery, expected_output
 from llmgateway.api.query_reading import acting_for, fields_of, question
 from llmgateway.api.responses import JSON
 from llmgateway.pipeline.estimates import Quote, quote
+from llmgateway.pipeline.foresight import foreseen
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.snapshot import Deployment, Key
@@ -51,7 +52,7 @@ async def _rehearsed(
     gateway: Gateway, request: ModelRequest, key: Key, choice: Choice, *, output_tokens: int
 ) -> JSONObject:
     """Everything up to limits and budgets, which are not asked; nothing is sent, taken or written down."""
-    routed = await gateway.routed(request, key, dry_run=True)
+    routed = (await foreseen(gateway, request, key)).routed
     candidates, now = routed.candidates, gateway.clock.time()
     if request.spending is not None:
         rules = gateway.rules(request, key, routed.alias, routed.via)
@@ -74,7 +75,7 @@ async def estimate_cost(gateway: Gateway, exchange: HttpExchange) -> None:
     choice = choices_of(gateway, key).choose(fields.model, fields.model_version)
     request = question(exchange, choice, fields)
     exchange.head = request.head
-    routed = await gateway.routed(request, key, dry_run=True)
+    routed = (await foreseen(gateway, request, key)).routed
     found = quote(
         request,
         routed.candidates[0],

@@ -20,17 +20,17 @@ from llmgateway.pipeline import stand_ins
 from llmgateway.pipeline.admission import Admission, AdmissionDesk
 from llmgateway.pipeline.authentication import check, keys_by_source
 from llmgateway.pipeline.caching import Plan
-from llmgateway.pipeline.conditions import BudgetsNeededError, BudgetUsed, Facts
+from llmgateway.pipeline.conditions import BudgetUsed, Facts
 from llmgateway.pipeline.errors import AuthenticationError, GatewayError, LimitsUnavailableError
+from llmgateway.pipeline.foresight import foreseen
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.parameters import with_parameters
 from llmgateway.pipeline.protocols import CountersAwayError
 from llmgateway.pipeline.requests import ModelRequest
-from llmgateway.pipeline.response_state import held
 from llmgateway.pipeline.route_rules import RoutingRule
-from llmgateway.pipeline.routing import AllOutError, Routed, Router, Wellness
+from llmgateway.pipeline.routing import Routed
 from llmgateway.pipeline.rules import Rules
-from llmgateway.pipeline.snapshot import Alias, Deployment, Key, KeyDigest, Snapshot
+from llmgateway.pipeline.snapshot import Alias, Key, KeyDigest, Snapshot
 from llmgateway.stores.rehearsal import RehearsalStore
 
 
@@ -88,7 +88,8 @@ class Rehearsal:
         key = found.key = await self._key()
         found.source = await asyncio.to_thread(_source_of, gateway.snapshot, key)
         request = found.request = await self._request(key)
-        routed = found.routed = await self._routed(request, key)
+        found.routed, found.trial_in_s = await foreseen(gateway, request, key)
+        routed = found.routed
         if routed.alias.rules:
             await self._match(request, key, routed)
         if gateway.snapshot.cache.enabled and gateway.caching is not None:
@@ -123,24 +124,6 @@ class Rehearsal:
         if request.dialect.refers_to_kept:
             request = await with_what_was_kept(gateway, request, key, native=False)
         return request
-
-    async def _routed(self, request: ModelRequest, key: Key) -> Routed:
-        """As `Gateway.routed`, without the waiting: who would be tried by then is taken to be well again."""
-        gateway, used = self.gateway, None
-        router: Router = gateway.router
-        while True:
-            now = gateway.clock.time()
-            try:
-                routed = router.route(gateway.snapshot, key, request, now=now, budget_used=used, dry_run=True)
-                return held(routed, request)
-            except BudgetsNeededError:
-                used = await gateway.budget_used(request, key)
-            except AllOutError as error:
-                trial = gateway.health.next_trial(error.deployments, gateway.snapshot.circuit.wait_s)
-                if trial is None or self.found.trial_in_s is not None:
-                    raise gateway.health.refusal(error.alias.name, error.deployments) from None
-                deployment, self.found.trial_in_s = trial
-                router = Router(_BackAgain(gateway.health, deployment), gateway.traffic, gateway.desk.terms)
 
     async def _match(self, request: ModelRequest, key: Key, routed: Routed) -> None:
         """Which rules were looked at on the way, each alias's up to the first that holds."""
@@ -181,18 +164,6 @@ class Rehearsal:
                 continue
             self.found.stands_in, self.found.refusal = other.alias, None
             return
-
-
-class _BackAgain:
-    """Wellness as of the moment in which one deployment may be tried."""
-
-    def __init__(self, health: Wellness, back: Deployment) -> None:
-        self._health = health
-        self._back = back
-
-    def usable(self, candidates: tuple[Deployment, ...], *, bypass: bool = False) -> tuple[Deployment, ...]:
-        well = self._health.usable(candidates, bypass=bypass)
-        return tuple([each for each in candidates if each in well or each.id == self._back.id])
 
 
 def _key_of(snapshot: Snapshot, key_id: str) -> Key | None:

@@ -116,6 +116,22 @@ async def test_a_rehearsal_is_refused_as_the_request_would_be() -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (402, "max_cost_exceeded")
 
 
+@pytest.mark.parametrize("path", ["/v1/gateway/query", "/v1/gateway/cost-estimate"])
+async def test_while_all_are_out_it_is_of_whom_would_be_tried(path: str) -> None:
+    place = house()
+    for _ in range(5):
+        place.gateway.health.record(deployment(), ok=False, kind="server_error")
+    body = ASKED | ({"dry_run": True} if path.endswith("query") else {})
+    refused = await place.post(path, body)
+    place.clock.advance(29)
+
+    response = await place.post(path, body)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_healthy_target")
+    assert (response.status_code, response.json()["deployment"]) == (200, "main")
+    assert place.upstream.requests == []
+
+
 async def test_an_estimate_names_its_price() -> None:
     response = await house().post("/v1/gateway/cost-estimate", {**ASKED, "input_tokens": 1000})
 
