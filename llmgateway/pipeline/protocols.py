@@ -108,9 +108,10 @@ class Reservation(msgspec.Struct, frozen=True):
     def held_pico_usd(self) -> int:
         """The largest hold."""
         windows = self.windows
-        if len(windows) == 1:
-            return windows[0].held_pico_usd
-        return max([window.held_pico_usd for window in windows], default=0)
+        largest = 0
+        for window in windows:
+            largest = max(largest, window.held_pico_usd)
+        return largest
 
 
 class LimitRefusal(msgspec.Struct, frozen=True):

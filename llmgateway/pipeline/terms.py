@@ -169,10 +169,11 @@ class Terms:
         place = self._places.get((deployment.id, dialect.name))
         if place is None or place.deployment is not deployment:
             place = self._places[deployment.id, dialect.name] = _Place.of(deployment, dialect)
-        cap = head.output_cap(place.cap_fields)
+        cap, choices = head.output_cap(place.cap_fields), head.choices
         expected = self.learner.expected(rules.key.id, deployment.model) or EXPECTED_OUTPUT_TOKENS
-        output = (expected if cap is None or expected < cap else cap) * head.choices
-        demand = Tokens(_expected_input(request, deployment), output)
+        output = (expected if cap is None or expected < cap else cap) * choices
+        estimate = request.input_estimate
+        demand = Tokens(estimated_input(request.body, deployment) if estimate is None else estimate, output)
         price, budgets = in_force(deployment.prices, now), deployment.budgets
         if price is None:
             if rules.budgets or budgets:
@@ -371,9 +372,9 @@ def _strict_terms(place: _Place, price: PriceVersion, bounds: Bound, units: Unit
 
 def _least_output(head: RequestHead, deployment: Deployment, settings: AdmissionRules) -> int:
     """The smallest cap that is worth sending: never below the provider's minimum or what the model must think with."""
-    thinking = head.thinking_budget
-    least = max(settings.strict_min_output_tokens, deployment.adapter.min_output_tokens)
-    return least + thinking if thinking else least
+    least, smallest = settings.strict_min_output_tokens, deployment.adapter.min_output_tokens
+    least = max(least, smallest)
+    return least if head.thinking is None else least + head.thinking_budget
 
 
 def _unpriced(deployment: Deployment) -> BudgetExceededError:

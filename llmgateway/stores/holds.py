@@ -41,7 +41,9 @@ def grant_of(windows: list[Window], terms: TargetTerms, now: float) -> int | Bud
     strict, expected, granted = terms.strict, terms.expected_pico_usd, NO_GRANT
     for window in windows:
         rule = window.rule
-        remaining = rule.limit_at(now) - window.settled - window.held
+        # A call costs as much as all the rest, and most budgets are what they are.
+        limit = rule.limit_at(now) if rule.credits or rule.increase_pico_usd else rule.limit_pico_usd
+        remaining = limit - window.settled - window.held
         if strict is None or not rule.strict:
             if remaining < expected or remaining <= 0:
                 return window.refusal()

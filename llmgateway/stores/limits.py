@@ -98,8 +98,9 @@ class Bucket:
     def remaining(self) -> int:
         return max(0, (self.capacity - self.level) // MINUTE_US)
 
-    def reset_s(self, now: float) -> float:
-        return self.level / (self.amount or 1) / 1e6
+    def headroom(self, now: float) -> Headroom:
+        left = (self.capacity - self.level) // MINUTE_US
+        return Headroom(self.limit.amount, max(0, left), self.level / (self.amount or 1) / 1e6)
 
     def used(self, now: float, now_us: int) -> int:
         self.drain(now_us)
@@ -171,8 +172,8 @@ class Quota:
     def remaining(self) -> int:
         return max(0, self.amount - self.count.taken)
 
-    def reset_s(self, now: float) -> float:
-        return self.count.ends_at - now
+    def headroom(self, now: float) -> Headroom:
+        return Headroom(self.limit.amount, self.remaining(), self.count.ends_at - now)
 
     def used(self, now: float, now_us: int) -> int:
         return self._count_at(now).taken
@@ -228,6 +229,9 @@ class Slots:
     def fits(self, need: int, now: float, now_us: int) -> bool:
         return self.running < self.limit.amount
 
+    def headroom(self, now: float) -> Headroom:
+        return Headroom(self.limit.amount, max(0, self.limit.amount - self.running), CONCURRENCY_RETRY_S)
+
     def take(self, need: int) -> None:
         self.running += 1
 
@@ -257,20 +261,16 @@ Wanted = tuple[Counter, int]
 
 def headrooms(wanted: list[Wanted], callers: int, now: float) -> tuple[Headroom | None, Headroom | None]:
     """Of the tightest limit of requests, and of tokens."""
-    requests: Bucket | Quota | None = None
-    tokens: Bucket | Quota | None = None
-    fewest_requests = fewest_tokens = 0
+    requests: Headroom | None = None
+    tokens: Headroom | None = None
     for counter, _ in wanted if len(wanted) == callers else wanted[:callers]:
         limit = counter.limit
-        if isinstance(counter, Slots) or limit.shadow:
+        if counter.__class__ is Slots or limit.shadow:
             continue
-        remaining = counter.remaining()
+        found = counter.headroom(now)
         if limit.metric == "requests":
-            if requests is None or remaining < fewest_requests:
-                requests, fewest_requests = counter, remaining
-        elif tokens is None or remaining < fewest_tokens:
-            tokens, fewest_tokens = counter, remaining
-    return (
-        None if requests is None else Headroom(requests.limit.amount, fewest_requests, requests.reset_s(now)),
-        None if tokens is None else Headroom(tokens.limit.amount, fewest_tokens, tokens.reset_s(now)),
-    )
+            if requests is None or found.remaining < requests.remaining:
+                requests = found
+        elif tokens is None or found.remaining < tokens.remaining:
+            tokens = found
+    return requests, tokens

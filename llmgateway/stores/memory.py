@@ -287,13 +287,15 @@ class MemoryStore:
         """`_admit` for one target that has neither limits nor budgets of its own, as most have: in one go."""
         clock, counters = self._clock, self._counters
         now, now_us = clock.time(), int(clock.monotonic() * 1e6 + 0.5)
+        tokens_in_all = demand.input + demand.output
         wanted: list[Wanted] = []
         shadowed: tuple[Limit, ...] = ()
         for limit in limits:
             counter = counters.get(limit.counter)
             if counter is None or counter.limit is not limit:
                 counter = self._counter(limit, now, now_us)
-            need = 1 if limit.metric in _ONES else demand.amount(limit.metric)
+            metric = limit.metric
+            need = 1 if metric in _ONES else tokens_in_all if metric == "tokens" else demand.amount(metric)
             if counter.fits(need, now, now_us):
                 wanted.append((counter, need))
             elif not limit.shadow:
@@ -382,7 +384,8 @@ class MemoryStore:
             for counter, need, mark, at_us in taken:
                 if not counter.alive:
                     counter = self._revived(counter)  # noqa: PLW2901
-                amount = 0 if used is None else used.amount(counter.limit.metric)
+                metric = counter.limit.metric
+                amount = 0 if used is None else 1 if metric in _ONES else used.amount(metric)
                 if amount != need or counter.__class__ is Slots:
                     counter.settle(need, amount, mark, at_us, now_us)
 
