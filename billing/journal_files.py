@@ -16,9 +16,9 @@ import re
 import secrets
 import struct
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,8 +34,8 @@ MAGIC = b"\xffJ"
 """Its first byte occurs in no UTF-8 text, so a search for it does not stop inside a payload."""
 FRAME = struct.Struct("<2sII")
 MAX_PAYLOAD = 64 * 2**20
-WINDOW = 2**20
-"""Bytes read at a time."""
+WINDOW = 2**16
+"""Bytes read at a time. The memory of larger pieces goes back to the system after each, and costs more than reading."""
 _CRC_OF_KIND = {kind: zlib.crc32(kind) for kind in KINDS}
 _SEGMENT_NAME = re.compile(r"(\d{8})\.journal")
 
@@ -88,14 +88,17 @@ def read_records(
     Stops at a torn tail; goes on after corrupt bytes at the next record whose checksum is right. `final` says that
     nobody appends any more, so that a torn tail is reported as skipped too.
     """
-    return map(StoredRecord._make, _read(path, offset, limit=limit, final=final, skipped=skipped))
+    runs = _runs(path, offset, limit=limit, final=final, skipped=skipped)
+    return map(StoredRecord._make, chain.from_iterable(runs))
 
 
 Raw = tuple[bytes, bytes, int]
 """The fields of a `StoredRecord`: to make one of it takes as long as to read it."""
+Run = list[Raw]
+"""Records that were read together."""
 
 
-def _read(
+def _runs(
     path: Path,
     offset: int,
     *,
@@ -103,7 +106,7 @@ def _read(
     final: bool = True,
     skipped: Skipped = report_skipped,
     wanted: frozenset[bytes] = ALL_KINDS,
-) -> Iterator[Raw]:
+) -> Iterator[Run]:
     """As `read_records`. Kinds that are not `wanted` are checked and left out; where they come last, a step without a
     kind says where they end."""
     with path.open("rb") as file:
@@ -113,7 +116,8 @@ def _read(
         window, base = WINDOW, offset
         while base < end:
             data = os.pread(file.fileno(), min(window, end - base), base)
-            place = yield from _records_in(data, base, wanted)
+            run, place = _records_in(data, base, wanted)
+            yield run
             if base + len(data) < end:
                 # Cut by the window, or broken: a larger window that holds all the rest tells which.
                 base, window = base + place, WINDOW if place else window * 4
@@ -127,29 +131,30 @@ def _read(
             base, window = base + found, WINDOW
 
 
-def _records_in(data: bytes, base: int, wanted: frozenset[bytes]) -> Generator[Raw, None, int]:
-    """The records at the beginning of `data`; returns where the last of them ends. The drain's inner loop."""
-    unpack, size, checksum_of = FRAME.unpack_from, len(data) - FRAME.size, zlib.crc32
-    view = memoryview(data)
+def _records_in(data: bytes, base: int, wanted: frozenset[bytes]) -> tuple[Run, int]:
+    """The records at the beginning of `data`, and where the last of them ends. The drain's inner loop."""
+    unpack, head, length_of_data, checksum_of = FRAME.unpack_from, FRAME.size, len(data), zlib.crc32
+    view, size = memoryview(data), length_of_data - head
+    found: Run = []
     place = told = 0
     while place < size:
         magic, length, checksum = unpack(data, place)
-        start = place + FRAME.size
+        start = place + head
         end = start + length
-        if magic != MAGIC or not 0 < length <= MAX_PAYLOAD or end > len(data):
+        if magic != MAGIC or not 0 < length <= MAX_PAYLOAD or end > length_of_data:
             break
         if checksum_of(view[start:end]) != checksum:
             break
         kind = data[start : start + 1]
-        if kind not in ALL_KINDS:
-            break
-        place = end
         if kind in wanted:
             told = end
-            yield kind, data[start + 1 : end], base + end
+            found.append((kind, data[start + 1 : end], base + end))
+        elif kind not in ALL_KINDS:
+            break
+        place = end
     if told < place:
-        yield b"", b"", base + place
-    return place
+        found.append((b"", b"", base + place))
+    return found, place
 
 
 def _record_at(data: bytes, place: int, base: int) -> StoredRecord | None:
@@ -232,10 +237,12 @@ def walk(
     skipped: Skipped = report_skipped,
 ) -> Iterator[Step]:
     """Every record of a journal from `start` to `until`, in order. `live`: its owner may still be writing."""
-    return map(Step._make, walk_kinds(folder, start, until, live=live, skipped=skipped))
+    for number, run in walk_runs(folder, start, until, live=live, skipped=skipped):
+        for kind, payload, offset in run:
+            yield Step(kind, payload, number, offset)
 
 
-def walk_kinds(
+def walk_runs(
     folder: Path,
     start: Position,
     until: Position | None = None,
@@ -243,8 +250,8 @@ def walk_kinds(
     live: bool = False,
     skipped: Skipped = report_skipped,
     wanted: frozenset[bytes] = ALL_KINDS,
-) -> Iterator[tuple[bytes, bytes, int, int]]:
-    """`walk` for who reads much: the fields of each `Step`.
+) -> Iterator[tuple[int, Run]]:
+    """`walk` for who reads much: segments, and records of theirs that were read together.
 
     Other kinds than the `wanted` are checked and left out; where they come last, a step without a kind moves past them.
     """
@@ -252,7 +259,7 @@ def walk_kinds(
     if until is not None:
         numbers = [number for number in numbers if number <= until.segment]
     if numbers and numbers[0] > start.segment:
-        yield b"", b"", numbers[0], 0
+        yield numbers[0], _TURN
     for number, following in zip_longest(numbers, numbers[1:]):
         offset = start.offset if number == start.segment else 0
         limit = None if following is None else _void_after(folder, number, following)
@@ -260,11 +267,14 @@ def walk_kinds(
             limit = until.offset if limit is None else min(limit, until.offset)
         final = following is not None or not live
         path = segment_path(folder, number)
-        for kind, payload, end in _read(path, offset, limit=limit, final=final, skipped=skipped, wanted=wanted):
-            yield kind, payload, number, end
+        for run in _runs(path, offset, limit=limit, final=final, skipped=skipped, wanted=wanted):
+            yield number, run
         if following is not None:
-            yield b"", b"", following, 0
+            yield following, _TURN
 
+
+_TURN: Run = [(b"", b"", 0)]
+"""To the beginning of a segment."""
 
 START = Position(1, 0)
 """Where every journal begins."""

@@ -20,13 +20,13 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from billing.adoption import adopt_orphans
 from billing.credits import settle_expired
 from billing.journal import Journal
-from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, from_json, walk_kinds
+from billing.journal_files import CLOSE, REFUSED, START, Ownership, Position, from_json, walk_runs
 from billing.models import JournalOffset
 from billing.partitions import ensure_partitions
 from billing.rejected import UNUSABLE, set_aside
 from billing.reporters.outbox import Outbox
-from billing.rollups import add_rollups, sums
-from billing.usage_rows import Row, as_record, decoded
+from billing.rollups import add_rollups, column_sums
+from billing.usage_rows import Row, as_record, by_column, decoded
 from billing.usage_table import insert
 from llmgateway.pipeline.protocols import Record
 
@@ -74,19 +74,22 @@ def read_batch(
     folder: Path, start: Position, until: Position | None, *, most: int = BATCH_ROWS, live: bool = False
 ) -> Batch:
     batch = Batch(start, start)
-    segment, offset = start
-    for kind, payload, segment, offset in walk_kinds(folder, start, until, live=live, wanted=_DRAINED):  # noqa: B007  # The last ones count.
-        if not kind:
-            continue
-        if kind == CLOSE:
-            batch.closes.append(payload)
+    for segment, run in walk_runs(folder, start, until, live=live, wanted=_DRAINED):
+        end = batch.end.offset
+        for kind, payload, end in run:  # noqa: B007  # The last one counts.
+            if not kind:
+                continue
+            if kind == CLOSE:
+                batch.closes.append(payload)
+            else:
+                batch.refused += from_json(payload)
             batch.taken += 1
-        else:
-            batch.refused += from_json(payload)
-            batch.taken += 1
+            if batch.taken >= most:
+                break
+        if run:
+            batch.end = Position(segment, end)
         if batch.taken >= most:
             break
-    batch.end = Position(segment, offset)
     return batch
 
 
@@ -175,7 +178,8 @@ class JournalDrain:
     def _store(self, batch: Batch) -> list[Row]:
         """The one transaction. Returns the rows as they were stored."""
         rows = [decoded(payload) for payload in batch.closes]
-        self._ensure_days({row.day for row in rows})
+        columns = by_column(rows)
+        self._ensure_days(set(columns["day"]))
         connection = connections[self._using]
         self._prepare(connection)
         with transaction.atomic(using=self._using, durable=True):
@@ -184,8 +188,9 @@ class JournalDrain:
                     cursor.execute("SET LOCAL synchronous_commit TO ON")
             self._advance(batch)
             if rows:
-                insert(connection, rows)
-            add_rollups(connection, sums(rows, batch.refused))
+                insert(connection, columns)
+            # After the database has had its say about what the rows hold.
+            add_rollups(connection, column_sums([columns] if rows else [], batch.refused))
             self._outbox.add(connection, rows)
         self.rows += len(rows)
         return rows

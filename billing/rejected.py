@@ -22,7 +22,7 @@ from billing.journal_files import from_json, to_json
 from billing.models import JournalOffset, UsageRecord
 from billing.partitions import ensure_partitions
 from billing.rollups import add_rollups, sums
-from billing.usage_rows import UnusableRecordError, completed, row_of
+from billing.usage_rows import UnusableRecordError, by_column, completed, row_of
 from billing.usage_table import insert
 from llmgateway.pipeline.protocols import Record
 
@@ -123,6 +123,6 @@ def _store(line: bytes, using: str) -> int | None:
         )
         rows = [row for row in rows if row.id not in known]
         if rows:
-            insert(connections[using], rows)
+            insert(connections[using], by_column(rows))
         add_rollups(connections[using], sums(rows, content["refused"]))
     return len(rows)

@@ -5,11 +5,10 @@ Rows are locked in the order of their keys, so that drains of several workers ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -19,7 +18,7 @@ from billing.histogram import Histogram, add, merge
 from billing.journal_files import from_json, to_json
 from billing.models import UsageRecord
 from billing.team_hours import add_team_hours
-from billing.usage_rows import Row
+from billing.usage_rows import Columns, Row, by_column
 from llmgateway.pipeline.protocols import Record
 
 KEY = ("hour", "team_id", "key_id", "alias", "provider", "deployment", "model", "status", "code")
@@ -34,14 +33,12 @@ SUMS = (
     "unpriced_requests",
     "counted_requests",
 )
+NAMES = ("team_name", "key_name")
 HISTOGRAMS = ("ttft_histogram", "duration_histogram", "overhead_histogram")
 INPUTS = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_input", "image_input")
 OUTPUTS = ("output", "reasoning", "audio_output")
-_COUNTED = (
-    *INPUTS, *OUTPUTS, "counted", "cost_pico_usd", "usage_source", "priced", "ttft_us", "duration_us", "overhead_us",
-)  # fmt: skip
-_counted = attrgetter(*_COUNTED)
-_keyed = attrgetter(*KEY[1:-1])
+_ALWAYS = ("status", "usage_source", "ttft_us", "duration_us", "overhead_us")
+_WHERE_ANY = (*INPUTS, *OUTPUTS, "counted", "cost_pico_usd", "priced")
 ROWS_AT_ONCE = 1000
 """Rows that are looked at together: an hour that is summed anew may have millions."""
 REFUSED = "refused"
@@ -74,21 +71,20 @@ class Sum:
     duration_histogram: Histogram = field(default_factory=dict)
     overhead_histogram: Histogram = field(default_factory=dict)
 
-    def count(self, rows: Sequence[Row]) -> None:
-        """Adds rows of this rollup, column by column: a few calls for all of them and not a few for each."""
-        columns = dict(zip(_COUNTED, zip(*map(_counted, rows), strict=True), strict=True))
-        self.requests += len(rows)
-        self.counted_requests += sum(columns["counted"])
-        self.cache_read_tokens += sum(columns["cache_read"])
-        self.reasoning_tokens += sum(columns["reasoning"])
-        self.input_tokens += sum(sum(columns[name]) for name in INPUTS)
-        self.output_tokens += sum(sum(columns[name]) for name in OUTPUTS)
-        self.cost_pico_usd += sum(columns["cost_pico_usd"])
-        self.estimated_requests += columns["usage_source"].count(ESTIMATED)
-        self.unpriced_requests += columns["priced"].count(False)
-        add(self.ttft_histogram, [each for each in columns["ttft_us"] if each is not None])
-        add(self.duration_histogram, columns["duration_us"])
-        add(self.overhead_histogram, columns["overhead_us"])
+    def count(self, rows: Columns) -> None:
+        """Adds rows of this rollup. Columns that say nothing may be missing."""
+        self.requests += len(rows["status"])
+        self.counted_requests += sum(rows.get("counted", ()))
+        self.cache_read_tokens += sum(rows.get("cache_read", ()))
+        self.reasoning_tokens += sum(rows.get("reasoning", ()))
+        self.input_tokens += sum(sum(rows[name]) for name in INPUTS if name in rows)
+        self.output_tokens += sum(sum(rows[name]) for name in OUTPUTS if name in rows)
+        self.cost_pico_usd += sum(rows.get("cost_pico_usd", ()))
+        self.estimated_requests += rows["usage_source"].count(ESTIMATED)
+        self.unpriced_requests += len(rows["status"]) - sum(rows.get("priced", ()))
+        add(self.ttft_histogram, [each for each in rows["ttft_us"] if each is not None])
+        add(self.duration_histogram, rows["duration_us"])
+        add(self.overhead_histogram, rows["overhead_us"])
 
 
 def input_tokens(row: Record) -> int:
@@ -105,12 +101,19 @@ def output_tokens(row: Record) -> int:
 
 def sums(rows: Iterable[Row], refused: Iterable[Record] = ()) -> dict[Key, Sum]:
     """What completed ledger rows and counts of refusals add up to, by rollup."""
-    total: dict[Key, Sum] = {}
-    remaining = iter(rows)
+    remaining, parts = iter(rows), []
     while some := list(islice(remaining, ROWS_AT_ONCE)):
-        for key, group in _by_key(some).items():
+        parts.append(by_column(some))
+    return column_sums(parts, refused)
+
+
+def column_sums(parts: Iterable[Columns], refused: Iterable[Record] = ()) -> dict[Key, Sum]:
+    """As `sums`, for who has the columns."""
+    total: dict[Key, Sum] = {}
+    for rows in parts:
+        for key, group in _by_key(rows).items():
             if key not in total:
-                total[key] = Sum(group[0].team_name, group[0].key_name)
+                total[key] = Sum(group["team_name"][0], group["key_name"][0])
             total[key].count(group)
     for count in refused:
         key = (int(count["hour"]), *_texts(count), "", "", "", REFUSED, str(count.get("code", ""))[:64])
@@ -118,17 +121,34 @@ def sums(rows: Iterable[Row], refused: Iterable[Record] = ()) -> dict[Key, Sum]:
     return total
 
 
-def _by_key(rows: Iterable[Row]) -> dict[Key, list[Row]]:
-    groups: dict[Key, list[Row]] = {}
-    for row in rows:
-        admitted = row.started_at if row.admitted_at is None else row.admitted_at
-        key = (int(admitted // 3600) * 3600, *_keyed(row), MIRRORED if row.mirror_of else "")
-        found = groups.get(key)
+def _by_key(rows: Columns) -> dict[Key, Columns]:
+    """The rows of each rollup, with the columns that it needs."""
+    keys = list(_keys(rows))
+    needed = {name: rows[name] for name in (*_ALWAYS, *NAMES)}
+    needed |= {name: column for name in _WHERE_ANY if any(column := rows[name])}
+    if keys.count(keys[0]) == len(keys):
+        return {keys[0]: needed}
+    places: dict[Key, list[int]] = {}
+    for place, key in enumerate(keys):
+        found = places.get(key)
         if found is None:
-            groups[key] = [row]
+            places[key] = [place]
         else:
-            found.append(row)
-    return groups
+            found.append(place)
+    return {
+        key: {name: [column[place] for place in group] for name, column in needed.items()}
+        for key, group in places.items()
+    }
+
+
+def _keys(rows: Columns) -> Iterator[Key]:
+    admitted = rows["admitted_at"]
+    if None in admitted:
+        pairs = zip(rows["started_at"], admitted, strict=True)
+        admitted = [first if second is None else second for first, second in pairs]
+    hours = [int(moment // 3600) * 3600 for moment in admitted]
+    codes = [MIRRORED if original else "" for original in rows["mirror_of"]]
+    return zip(hours, *(rows[name] for name in KEY[1:-1]), codes, strict=True)
 
 
 def _texts(count: Record) -> tuple[int, str, str]:
@@ -138,6 +158,8 @@ def _texts(count: Record) -> tuple[int, str, str]:
 def add_rollups(connection: BaseDatabaseWrapper, added: dict[Key, Sum]) -> None:
     """Adds to the stored rollups. Must run inside the transaction that adds the rows."""
     keys = sorted(added)
+    # Even where nothing is missing: this locks the table as updates do, before any row; whoever locks rows first and
+    # updates them later waits in a circle with a repair.
     for start in range(0, len(keys), CHUNK):
         _create_missing(connection, keys[start : start + CHUNK], added)
     for start in range(0, len(keys), CHUNK):
@@ -152,12 +174,12 @@ def _parameters(connection: BaseDatabaseWrapper, key: Key) -> tuple[Any, ...]:
 
 
 def _create_missing(connection: BaseDatabaseWrapper, keys: Sequence[Key], added: dict[Key, Sum]) -> None:
-    columns = (*KEY, "team_name", "key_name", *SUMS, *HISTOGRAMS)
-    zeros = (0,) * len(SUMS) + ("{}",) * len(HISTOGRAMS)
-    marks = ", ".join([f"({', '.join(['%s'] * len(columns))})"] * len(keys))
+    columns = (*KEY, *NAMES, *SUMS, *HISTOGRAMS)
+    row = ["%s"] * (len(KEY) + len(NAMES)) + ["0"] * len(SUMS) + ["'{}'"] * len(HISTOGRAMS)
+    marks = ", ".join([f"({', '.join(row)})"] * len(keys))
     parameters: list[Any] = []
     for key in keys:
-        parameters += (*_parameters(connection, key), added[key].team_name, added[key].key_name, *zeros)
+        parameters += (*_parameters(connection, key), added[key].team_name, added[key].key_name)
     with connection.cursor() as cursor:
         cursor.execute(
             f"INSERT INTO billing_usagerollup ({', '.join(columns)}) VALUES {marks} "  # noqa: S608  # our own names
@@ -176,9 +198,6 @@ def _add(connection: BaseDatabaseWrapper, keys: Sequence[Key], added: dict[Key, 
             f"UPDATE billing_usagerollup SET {assignments} WHERE id = %s",  # noqa: S608  # our own names
             [_update(added[key], *stored[key]) for key in keys],
         )
-
-
-NAMES = ("team_name", "key_name")
 
 
 def _update(added: Sum, row_id: int, histograms: Sequence[Any]) -> tuple[Any, ...]:

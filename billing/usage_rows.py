@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,6 +51,9 @@ def _slot(field: models.Field[Any, Any]) -> tuple[str, Any] | tuple[str, Any, An
     return name, _type_of(field), msgspec.Raw(to_json(default)) if isinstance(field, models.JSONField) else default
 
 
+Columns = dict[str, Sequence[Any]]
+"""What rows say, by column, in the order of `COLUMNS`."""
+
 if TYPE_CHECKING:
     Row = Any
 else:
@@ -86,6 +90,12 @@ def decoded(payload: bytes) -> Row:
 def row_of(record: Record) -> Row:
     """The row of a completed record, or of one that names some columns alone and is not to be stored."""
     return Row(**{name: value for name, value in record.items() if name in _NAMED})
+
+
+def by_column(rows: Iterable[Row]) -> Columns:
+    """The values of rows by column; to look at columns is quicker than to look at each row."""
+    columns = list(zip(*map(msgspec.structs.astuple, rows), strict=True)) or [()] * len(COLUMNS)
+    return dict(zip(COLUMNS, columns, strict=True))
 
 
 def as_record(row: Row) -> Record:

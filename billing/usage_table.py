@@ -19,7 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from billing.journal_files import to_json
 from billing.models import UsageRecord
-from billing.usage_rows import COLUMNS, NUL, Row
+from billing.usage_rows import COLUMNS, NUL, Columns
 
 _JSON = tuple(
     place
@@ -37,17 +37,17 @@ _NONE = r"\N"
 Column = Sequence[Any]
 
 
-def insert(connection: BaseDatabaseWrapper, rows: Sequence[Row]) -> None:
+def insert(connection: BaseDatabaseWrapper, rows: Columns) -> None:
     """Adds completed rows. Must run inside the transaction that advances the journal's offset."""
     if connection.vendor == "postgresql":
-        _copy(connection, _columns(rows, zone="+00"))
+        _copy(connection, _stored(rows, zone="+00"))
     else:
-        _execute(connection, _columns(rows))
+        _execute(connection, _stored(rows))
 
 
-def _columns(rows: Sequence[Row], *, zone: str = "") -> list[Column]:
-    """The values of rows by column, in the order of `COLUMNS`, as either database takes them."""
-    columns: list[Column] = list(zip(*map(msgspec.structs.astuple, rows), strict=True))
+def _stored(rows: Columns, *, zone: str = "") -> list[Column]:
+    """Columns in the order of `COLUMNS`, as either database takes them."""
+    columns = list(rows.values())
     started, admitted = columns[_STARTED_AT], columns[_ADMITTED_AT]
     columns[_STARTED_AT] = columns[_ADMITTED_AT] = [_moment(seconds) + zone for seconds in started]
     if admitted != started:

@@ -167,7 +167,7 @@ def test_an_unusable_record_is_set_aside_and_stops_no_other(journal: Journal, ca
 def test_a_fault_of_our_own_loses_nothing(journal: Journal) -> None:
     write(journal, "a")
 
-    with failing(ledger, "sums", _raise(KeyError("bug"))), pytest.raises(KeyError):
+    with failing(ledger, "column_sums", _raise(KeyError("bug"))), pytest.raises(KeyError):
         drain(journal)
 
     assert not (journal.folder.parent / "rejected.jsonl").exists()

@@ -11,7 +11,7 @@ from django.db import connections
 from billing import usage_table
 from billing.journal_files import to_json
 from billing.models import UsageRecord
-from billing.usage_rows import decoded
+from billing.usage_rows import by_column, decoded
 from billing.usage_table import insert
 from llmgateway.pipeline.protocols import Record
 from tests.billing.records import NOON, closed
@@ -26,7 +26,7 @@ ODD_TEXTS = (
     "\\N",
     "null",
 )
-ODD_ROWS = [
+ODD_ROWS: list[Record] = [
     *({"end_user": text} for text in ODD_TEXTS),
     *({"usage_raw": {"said": text, "at": 2**53}} for text in ODD_TEXTS),
     {"usage_raw": None}, {"usage_raw": []}, {"units": {"images": 3}}, {"attempts": []}, {"ttft_us": None},
@@ -51,7 +51,7 @@ def _no_columns_are_known_to_differ(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _store(using: str, records: list[Record]) -> None:
-    insert(connections[using], [decoded(to_json(record)) for record in records])
+    insert(connections[using], by_column(decoded(to_json(record)) for record in records))
 
 
 def _told(record: Record) -> dict[str, Any]:
