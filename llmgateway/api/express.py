@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
-MOST_ADDRESSES = 100
-"""Addresses from which the same head comes, of which we remember what follows; then all are looked at again."""
+MOST_ASKERS = 2000
+"""Pairs of a head and an address that it comes from, of which we remember what follows; then all are looked at again."""
 
 
 class ExpressDoor:
@@ -44,12 +44,13 @@ class ExpressDoor:
         self.data_plane = data_plane
         self.lane = Express(gateway)
         self._addresses = addresses
+        self._askers: dict[tuple[KnownHead, str], Asker | None] = {}
 
     def begin(self, server: GatewayProtocol, known: KnownHead, body: bytes) -> bool:
         """Take a request on. False: nothing has happened, and it is for the others."""
         address = server.client[0] if server.client else ""
         try:
-            asker = known.askers[address]
+            asker = self._askers[known, address]
         except KeyError:
             asker = self._asker(server, known, address)
         if asker is None:
@@ -72,8 +73,8 @@ class ExpressDoor:
         inbound: Inbound | None = known.reading
         if inbound is None:
             return None
-        if len(known.askers) >= MOST_ADDRESSES:
-            known.askers.clear()
+        if len(self._askers) >= MOST_ASKERS:
+            self._askers.clear()
         asker = None
         route = self.data_plane.fixed_route(known.scope["path"])
         if route is not None and _is_ordinary(known, route, inbound):
@@ -91,7 +92,7 @@ class ExpressDoor:
                 session=inbound.session,
                 task_type=inbound.task_type,
             )
-        known.askers[address] = asker
+        self._askers[known, address] = asker
         return asker
 
 

@@ -25,7 +25,7 @@ _UNUSUAL = frozenset({b"transfer-encoding", b"upgrade", b"expect"})
 class KnownHead:
     """A head, byte for byte but for the digits of its `content-length`, and what it means."""
 
-    __slots__ = ("__weakref__", "_after", "_before", "_headers", "_place", "_scope", "askers", "reading")
+    __slots__ = ("__weakref__", "_after", "_before", "_headers", "_place", "_scope", "reading")
 
     def __init__(self, before: bytes, after: bytes, scope: Scope) -> None:
         self._before = before
@@ -35,8 +35,6 @@ class KnownHead:
         self._place = next(place for place, (name, _) in enumerate(self._headers) if name == b"content-length")
         self.reading: Any = None
         """What the application has read from it; a copy is good for each request."""
-        self.askers: dict[str, Any] = {}
-        """By the address that a connection comes from: what the application makes of both."""
 
     @property
     def scope(self) -> Mapping[str, Any]:

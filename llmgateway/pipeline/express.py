@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 65_536
 """Of a request and of an answer. What is larger is worth a task."""
+MOST_WAYS = 32
+"""Models of which a caller's way is remembered."""
 _TYPE, _ENCODING = len(b"content-type"), len(b"content-encoding")
 _ORDINARY = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
 
@@ -314,6 +316,8 @@ class Express:
             allowed(alias, model, key, now=now)
         except GatewayError:
             return None
+        if len(asker.ways) >= MOST_WAYS:
+            asker.ways.clear()
         way = asker.ways[model] = self._way(asker, key, alias)
         return way
 

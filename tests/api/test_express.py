@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from billing.windows import load_zone
+from llmgateway.api import express as door
 from llmgateway.key_secrets import digest
+from llmgateway.pipeline import express
 from llmgateway.pipeline.protocols import Record
 from llmgateway.pipeline.snapshot import BudgetRule, KeyDigest, Limit, Networks, Timeouts
 from tests.api.express_scene import HANG, OK, QUESTION, Scene, answer, opened, until
@@ -176,6 +178,26 @@ async def test_a_key_ends_in_the_middle_of_a_connection() -> None:
         scene.house.clock.now = now
         assert (await scene.ask()).status_code == 200
         assert scene.express == ["taken", "taken"]
+
+
+async def test_what_is_remembered_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may say many heads, and whoever has a key many models."""
+    monkeypatch.setattr(express, "MOST_WAYS", 3)
+    monkeypatch.setattr(door, "MOST_ASKERS", 2)
+    async with opened() as scene:
+        known = scene.house.gateway.snapshot
+        same = [replace(known.aliases["gpt"], name=f"gpt-{number}") for number in range(8)]
+        scene.swap(replace(known, aliases={each.name: each for each in same}))
+        for each in same:
+            assert (await scene.ask(model=each.name)).status_code == 200
+        ways = [len(asker.ways) for asker in scene.house.app.express._askers.values() if asker]
+        assert max(ways) <= 3
+        for number in range(5):
+            scene.client.headers["x-number"] = str(number)
+            for _ in range(3):
+                assert (await scene.ask(model="gpt-1")).status_code == 200
+        assert len(scene.house.app.express._askers) <= 2
+        assert len(scene.express) >= 8 + 5
 
 
 async def test_a_model_that_is_gone_is_not_found() -> None:
