@@ -85,11 +85,12 @@ def add_errors(result: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
 def _add_to(operation: dict[str, Any], method: str) -> None:
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     possible = {"400", "401", "403", "429"}
-    if any(parameter["in"] == "path" for parameter in operation.get("parameters", ())):
+    of_one_row = any(parameter["in"] == "path" for parameter in operation.get("parameters", ()))
+    if of_one_row:
         possible.add("404")
-        if method != "get":
-            possible |= {"409", "412"}
-            operation["parameters"].append(_IF_MATCH)
+    if method == "patch" or (of_one_row and method != "get"):
+        possible |= {"409", "412"}
+        operation.setdefault("parameters", []).append(_IF_MATCH)
     if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ())):
         possible.add("422")
     for status in sorted(possible):

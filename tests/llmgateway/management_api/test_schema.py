@@ -52,8 +52,9 @@ def test_every_operation_says_its_scope_and_its_errors(schema: dict[str, Any]) -
         assert {"token": []} in operation["security"]
 
 
-def test_writes_of_one_row_take_an_entity_tag(schema: dict[str, Any]) -> None:
-    operation = schema["paths"][f"{ROOT}/keys/{{id}}"]["patch"]
+@pytest.mark.parametrize("path", ["/keys/{id}", "/settings"])
+def test_writes_of_one_row_take_an_entity_tag(schema: dict[str, Any], path: str) -> None:
+    operation = schema["paths"][f"{ROOT}{path}"]["patch"]
 
     assert "If-Match" in [parameter["name"] for parameter in operation["parameters"]]
     assert "412" in operation["responses"]
