@@ -322,22 +322,22 @@ def budget_uses(team_id: int, time_zone: str, now: datetime, *, key_limit: int =
     of_keys = budgets.filter(key__team_id=team_id).order_by("key__name", "name")[:key_limit]
     found = [*of_team, *of_keys]
     held = _holds().by_budget() if found else {}
-    return [_budget_use(budget, time_zone, now, held.get(budget.pk, 0)) for budget in found]
+    bounds = [budget_window(budget, now.timestamp(), time_zone) for budget in found]
+    settled = used([budget_tally(budget, start) for budget, (start, _) in zip(found, bounds, strict=True)])
+    return [
+        BudgetUse(
+            name=budget.name,
+            key_name=budget.key.name if budget.key else "",
+            window=budget.window,
+            resets_at=datetime.fromtimestamp(end, UTC) if end is not None else None,
+            limit_pico_usd=budget.whole_limit_pico_usd(now),
+            settled_pico_usd=leading(by_subject)[1],
+            held_pico_usd=0 if budget.each else held.get(budget.pk, 0),
+        )
+        for budget, (_, end), by_subject in zip(found, bounds, settled, strict=True)
+    ]
 
 
 @cache
 def _holds() -> Holds:
     return Holds(conf.journal_dir)
-
-
-def _budget_use(budget: Budget, time_zone: str, now: datetime, held: int) -> BudgetUse:
-    start, end = budget_window(budget, now.timestamp(), time_zone)
-    return BudgetUse(
-        name=budget.name,
-        key_name=budget.key.name if budget.key else "",
-        window=budget.window,
-        resets_at=datetime.fromtimestamp(end, UTC) if end is not None else None,
-        limit_pico_usd=budget.whole_limit_pico_usd(now),
-        settled_pico_usd=leading(used([budget_tally(budget, start)])[0])[1],
-        held_pico_usd=0 if budget.each else held,
-    )

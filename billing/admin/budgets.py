@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -15,7 +17,7 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from billing.admin.alerts import ReachedDisplay
-from billing.admin.spending import Spending, spending
+from billing.admin.spending import Spending, spendings
 from billing.models import Budget, BudgetCredit
 from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd, pico_from_usd, plain, usd
 from llmgateway.admin_base import AmountField, DistinctFormSet, GatewayAdmin, GatewayInline, badge
@@ -94,9 +96,14 @@ class BudgetFormSet(DistinctFormSet):
 def _spending_of(budget: Any) -> Spending:
     # Several columns show it; the row is asked for it once.
     if not hasattr(budget, "present_spending"):
-        budget.present_spending = spending(budget)
+        _note_spendings([budget])
     found: Spending = budget.present_spending
     return found
+
+
+def _note_spendings(budgets: Sequence[Any]) -> None:
+    for budget, now in zip(budgets, spendings(budgets), strict=True):
+        budget.present_spending = now
 
 
 class SpendingDisplay:
@@ -221,6 +228,13 @@ class BudgetAdmin(ReachedDisplay, SpendingDisplay, GatewayAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Budget]:
         found: QuerySet[Budget] = super().get_queryset(request).prefetch_related("credits")
         return found
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """With what all budgets of the page stand at."""
+        page: ChangeList = super().get_changelist_instance(request)
+        page.result_list = list(page.result_list)
+        _note_spendings(page.result_list)
+        return page
 
     def get_inlines(self, request: HttpRequest, obj: Budget | None = None) -> Any:
         """Only a budget in total takes credit, and what begins anew need not say so."""

@@ -6,6 +6,7 @@ Of requests under way only those of this machine's journals are known, and what 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.utils import timezone
@@ -37,13 +38,18 @@ class Spending:
         return 100 * spent // self.limit_pico_usd if self.limit_pico_usd else 100
 
 
-def spending(budget: Budget) -> Spending:
-    """What `budget` stands at in the window that contains this moment."""
-    start, _ = budget_window(budget, timezone.now().timestamp())
-    subject, settled = leading(used([budget_tally(budget, start)])[0])
-    # Holds are known by budget, not by whom they are for.
-    held = 0 if budget.each else _holds().by_budget().get(budget.pk, 0)
-    return Spending(settled, held, budget.whole_limit_pico_usd(), subject)
+def spendings(budgets: Sequence[Budget]) -> list[Spending]:
+    """What each stands at in the window that contains this moment. All of them are asked for at once."""
+    now = timezone.now().timestamp()
+    settled = used([budget_tally(budget, budget_window(budget, now)[0]) for budget in budgets])
+    held = _holds().by_budget()
+    found = []
+    for budget, by_subject in zip(budgets, settled, strict=True):
+        subject, amount = leading(by_subject)
+        # Holds are known by budget, not by whom they are for.
+        holds = 0 if budget.each else held.get(budget.pk, 0)
+        found.append(Spending(amount, holds, budget.whole_limit_pico_usd(), subject))
+    return found
 
 
 @functools.cache

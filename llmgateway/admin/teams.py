@@ -6,7 +6,8 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.db.models import Count, QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
@@ -34,14 +35,25 @@ class TeamAdmin(GatewayAdmin):
     inlines = (MembershipInline, TeamLimitInline, TeamBudgetInline)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
-        counted = super().get_queryset(request).annotate(member_count=Count("memberships")).order_by("name")
-        found: QuerySet[Team] = counted
+        keys = (
+            ApiKey.objects.filter(team=OuterRef("pk"))
+            .order_by()
+            .values("team")
+            .annotate(Count("pk"))
+            .values("pk__count")
+        )
+        counted = (
+            super()
+            .get_queryset(request)
+            .annotate(member_count=Count("memberships"), key_count=Coalesce(Subquery(keys), 0))
+        )
+        found: QuerySet[Team] = counted.order_by("name")
         return found
 
     @display(description="Keys")  # type: ignore[untyped-decorator]
-    def keys(self, team: Team) -> SafeString:
+    def keys(self, team: Any) -> SafeString:
         url = f"{reverse('admin:llmgateway_apikey_changelist')}?team__id__exact={team.pk}"
-        return link(url, f"{ApiKey.objects.filter(team=team).count()} keys")
+        return link(url, f"{team.key_count} keys")
 
     @display(description="Members")  # type: ignore[untyped-decorator]
     def members(self, team: Any) -> int:

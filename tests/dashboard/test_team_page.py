@@ -231,6 +231,17 @@ def test_budgets_show_what_the_ledger_settled_in_their_window(bob: Client, cast:
     assert day["resets_at"] == "Mar 15, 00:00"
 
 
+def test_the_budgets_of_many_keys_are_asked_for_at_once(cast: Cast, django_assert_max_num_queries: Any) -> None:
+    Budget.objects.bulk_create(
+        [Budget(name=f"day {number}", key=cast.platform_key, window="day", limit_pico_usd=1) for number in range(10)]
+    )
+
+    with django_assert_max_num_queries(6):
+        found = usage_selectors.budget_uses(cast.platform.id, "UTC", NOON)
+
+    assert len(found) == 10
+
+
 @pytest.mark.parametrize("of_key", [False, True])
 def test_a_budget_counts_from_its_midnight_also_within_an_hour_of_utc(bob: Client, cast: Cast, of_key: bool) -> None:
     cast.platform.time_zone = "Asia/Kolkata"

@@ -13,6 +13,7 @@ from django.utils import timezone
 from billing.admin import usage
 from billing.models import Budget, BudgetCredit, Price, UsageRecord
 from billing.money import PICO_PER_USD
+from llmgateway.models import ApiKey, Team
 from tests.llmgateway.admin.world import World, create_record
 
 pytestmark = pytest.mark.django_db
@@ -241,6 +242,28 @@ def test_what_no_index_finds_is_looked_for_among_the_newest_rows(
         create_record(world.key, record_id=f"failed-{number}", at=now + timedelta(seconds=number + 1), status="failed")
 
     assert _ids(owner.get(LEDGER + "?status=failed")) == ["failed-3", "failed-2", "failed-1"]
+
+
+def test_a_list_of_budgets_or_teams_asks_once_for_all(
+    owner: Client, world: World, django_assert_max_num_queries: Any
+) -> None:
+    teams = Team.objects.bulk_create([Team(name=f"team-{number}") for number in range(15)])
+    Budget.objects.bulk_create([Budget(team=team, name="month", limit_pico_usd=PICO_PER_USD) for team in teams])
+    ApiKey.objects.filter(pk=world.key.pk).update(team=teams[0])
+    create_record(world.key, record_id="spent")
+
+    with django_assert_max_num_queries(12):
+        budgets = owner.get("/admin/billing/budget/")
+    with django_assert_max_num_queries(8):
+        listed = owner.get("/admin/llmgateway/team/")
+
+    settled = {
+        budget.team.name: budget.present_spending.settled_pico_usd for budget in budgets.context["cl"].result_list
+    }
+    assert settled["team-1"] == 0
+    assert settled[world.cast.platform.name] > 0
+    assert {team.name: team.key_count for team in listed.context["cl"].result_list}["team-0"] == 1
+    assert "1 keys" in listed.text
 
 
 def test_a_page_of_the_ledger_counts_no_further_than_it_shows(
