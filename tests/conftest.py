@@ -46,9 +46,14 @@ AGAINST_THE_CLOCK = (
 )
 """Tests of real processes, sockets and clocks. What else the machine does can make one miss its moment: it may try again."""
 
+BESIDE_THE_PRODUCT = ("tests/bench/", "tests/e2e/")
+"""What these ask runs in processes of its own, which coverage does not see: tracing the side that asks only takes time."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.nodeid.startswith(BESIDE_THE_PRODUCT):
+            item.add_marker(pytest.mark.no_cover)
         if item.nodeid.startswith(AGAINST_THE_CLOCK):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 

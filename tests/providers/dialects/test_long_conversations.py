@@ -16,6 +16,7 @@ OUTBOUND = ("openai.chat", "anthropic.messages", "gemini.generate_content", "ope
 SHORT, LONG = 500, 8_000
 TOO_MUCH = 5 * LONG / SHORT
 """Times as much, where the length alone accounts for a fifth of it and its square for three times as much."""
+pytestmark = pytest.mark.no_cover  # What is measured is the work; following each line of it would take longer.
 
 
 def users(count: int) -> dict[str, Any]:
