@@ -19,6 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from billing.journal_files import to_json
 from billing.models import UsageRecord
+from billing.statement_sizes import STEPS, in_steps
 from billing.usage_rows import COLUMNS, NUL, Columns
 
 _JSON = tuple(
@@ -27,8 +28,6 @@ _JSON = tuple(
     if isinstance(field, models.JSONField)
 )
 _STARTED_AT, _ADMITTED_AT, _DAY = (COLUMNS.index(name) for name in ("started_at", "admitted_at", "day"))
-_SIZES = (50, 10, 1)
-"""Rows of one SQLite statement. Few sizes, for to prepare a statement takes longer than to store its rows."""
 _UNSAFE = ("\\", "\t", "\n", "\r")
 """What `COPY` takes for something else than text."""
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -86,17 +85,15 @@ _differing = _Differing()
 def _execute(connection: BaseDatabaseWrapper, columns: Sequence[Column]) -> None:
     differing = _differing.of(columns)
     shared = [column[0] for place, column in enumerate(columns) if place not in differing]
-    values = list(zip(*(columns[place] for place in differing), strict=True)) if differing else []
+    # Where rows differ in nothing, as a single one, an empty tuple stands for each.
+    values = list(zip(*(columns[place] for place in differing), strict=True)) or [()] * len(columns[0])
     with connection.wrap_database_errors, connection.cursor() as cursor:
         execute = cursor.connection.execute  # Past Django's cursor, which looks at every parameter.
-        start, count = 0, len(columns[0])
-        for size in _SIZES:
-            while count - start >= size:
-                execute(_statement(size, differing), [*shared, *chain.from_iterable(values[start : start + size])])
-                start += size
+        for some in in_steps(values):
+            execute(_statement(len(some), differing), [*shared, *chain.from_iterable(some)])
 
 
-@lru_cache(maxsize=len(_SIZES) * len(COLUMNS))
+@lru_cache(maxsize=len(STEPS) * len(COLUMNS))
 def _statement(rows: int, differing: tuple[int, ...]) -> str:
     """One statement for many rows: each statement hands the interpreter over to the event loop and back.
 

@@ -17,6 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from billing.reporters.models import Delivery, UsageReporter
 from billing.reporters.payload import USAGE, Surroundings, Wanted, event_id, usage_payload
+from billing.statement_sizes import in_steps
 from billing.usage_rows import Row, as_record
 from llmgateway.models import ApiKey
 from llmgateway.pipeline.protocols import Record
@@ -25,7 +26,6 @@ from providers.models import Deployment
 
 REREAD_S = 1.0
 """How long a change of reporters may take to count."""
-ROWS_AT_ONCE = 500
 
 _COLUMNS = (
     "event_id", "type", "reporter_id", "payload", "state", "attempts", "next_attempt_at", "claim", "last_error",
@@ -110,9 +110,8 @@ def insert_events(connection: BaseDatabaseWrapper, events: Sequence[Event]) -> N
         for name, kind, reporter, payload in events
     ]
     with connection.cursor() as cursor:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            chunk = rows[start : start + ROWS_AT_ONCE]
-            cursor.execute(_insert_statement(len(chunk)), _flat(chunk))
+        for some in in_steps(rows):
+            cursor.execute(_insert_statement(len(some)), _flat(some))
 
 
 def add_event(
