@@ -6,7 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -264,6 +266,19 @@ def test_a_list_of_budgets_or_teams_asks_once_for_all(
     assert settled[world.cast.platform.name] > 0
     assert {team.name: team.key_count for team in listed.context["cl"].result_list}["team-0"] == 1
     assert "1 keys" in listed.text
+
+
+@pytest.mark.parametrize("page", ["/admin/", "/admin/billing/budget/", "/"])
+def test_no_page_adds_up_the_ledger(owner: Client, world: World, page: str) -> None:
+    """What has been used is read from sums, however many rows there are."""
+    Budget.objects.create(name="day", window="day", key=world.key, limit_pico_usd=1)
+
+    with CaptureQueriesContext(connection) as asked:
+        assert owner.get(page).status_code == 200
+
+    statements = [query["sql"] for query in asked.captured_queries]
+    assert any("billing_" in statement for statement in statements)
+    assert [sql for sql in statements if "billing_usagerecord" in sql and ("SUM(" in sql or "COUNT(" in sql)] == []
 
 
 def test_a_page_of_the_ledger_counts_no_further_than_it_shows(
