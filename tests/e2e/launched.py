@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from llmgateway.conf import PROJECT_ROOT
+from llmgateway.demo.state import load_or_create
+from tests.prepared import with_tables
 
 START_S = 60.0
 STOP_S = 45.0
@@ -68,10 +70,22 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def prepare(data_dir: Path, *, is_demo: bool) -> None:
+    """A new data folder with its tables."""
+    data_dir.mkdir(parents=True, mode=0o700)
+    if is_demo:
+        load_or_create(data_dir)  # A folder that has tables and no such mark is refused as somebody's data.
+    with_tables(data_dir)
+
+
 class LaunchedGateway:
     """A running `./gateway` or `./gateway demo`. Use it as a context; it is stopped at the end."""
 
+    FROM_NOTHING = False
+
     def __init__(self, data_dir: Path, *arguments: str, **more: str) -> None:
+        if not (self.FROM_NOTHING or data_dir.exists() or "DATABASE_URL" in more):
+            prepare(data_dir, is_demo="demo" in arguments)
         self.data_dir = data_dir
         self.port = free_port()
         self.output_file = data_dir.with_suffix(".out")
@@ -160,3 +174,9 @@ class LaunchedGateway:
         """Send a signal and wait for the end; the exit status."""
         self.process.send_signal(number)
         return self.process.wait(STOP_S)
+
+
+class FirstLaunch(LaunchedGateway):
+    """It finds nothing, and makes its tables itself."""
+
+    FROM_NOTHING = True

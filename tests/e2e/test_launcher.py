@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.launched import LaunchedGateway, descendants, free_port, gateway, is_alive, wait_until
+from tests.e2e.launched import FirstLaunch, LaunchedGateway, descendants, free_port, gateway, is_alive, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +30,7 @@ def admins(data_dir: Path) -> list[str]:
 
 
 def test_a_first_start_prepares_everything_and_a_stop_leaves_nothing_running(data_dir: Path) -> None:
-    with LaunchedGateway(data_dir) as running:
+    with FirstLaunch(data_dir) as running:
         running.wait_for_worker()
         family = descendants(running.process.pid)
 
@@ -51,7 +51,7 @@ def test_a_first_start_prepares_everything_and_a_stop_leaves_nothing_running(dat
 
 
 def test_secrets_are_made_once_and_are_for_their_owner_only(data_dir: Path) -> None:
-    with LaunchedGateway(data_dir):
+    with FirstLaunch(data_dir):
         pass
     before = (data_dir / "secrets.env").read_bytes()
 
@@ -120,7 +120,7 @@ def test_a_server_that_is_killed_comes_back(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("name", ["demo"])
 def test_the_demo_answers_the_curl_line_it_prints(data_dir: Path, name: str) -> None:
-    with LaunchedGateway(data_dir, name) as running:
+    with FirstLaunch(data_dir, name) as running:
         wait_until(lambda: "Press Ctrl-C" in running.output, within_s=10, what="the curl line")
         found = re.search(r"Bearer (\S+)' .*?\"model\": \"(\S+)\"", running.output, re.DOTALL)
         assert found is not None
