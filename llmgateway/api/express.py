@@ -43,11 +43,16 @@ class ExpressDoor:
     def __init__(self, data_plane: DataPlane, gateway: Gateway, addresses: ClientAddress) -> None:
         self.data_plane = data_plane
         self.lane = Express(gateway)
+        self._gateway = gateway
+        self._generation = gateway.generation
         self._addresses = addresses
         self._askers: dict[tuple[KnownHead, str], Asker | None] = {}
 
     def begin(self, server: GatewayProtocol, known: KnownHead, body: bytes) -> bool:
         """Take a request on. False: nothing has happened, and it is for the others."""
+        if self._generation != self._gateway.generation:
+            self._generation = self._gateway.generation
+            self._askers.clear()  # They hold what was configured before.
         address = server.client[0] if server.client else ""
         try:
             asker = self._askers[known, address]
@@ -56,12 +61,20 @@ class ExpressDoor:
         if asker is None:
             return False
         request = ExpressRequest(self, server, known)
-        call = self.lane.admit(asker, body, self.data_plane.ids.next(), request)
+        try:
+            call = self.lane.admit(asker, body, self.data_plane.ids.next(), request)
+        except Exception:
+            logger.exception("the short way failed; a request goes the long one")
+            return False
         if call is None:
             return False
         request.call = call
         server.begin_express(request)
-        sent = call.sent = self.lane.send(asker, call)
+        try:
+            sent = call.sent = self.lane.send(asker, call)
+        except Exception:
+            logger.exception("a request could not be sent the short way", extra={"request_id": call.request.id})
+            sent = None
         if sent is None:
             request.hand_over()
         else:
@@ -113,7 +126,7 @@ def _is_ordinary(known: KnownHead, route: Route, inbound: Inbound) -> bool:
 class ExpressRequest:
     """A request that is under way without a task: the call's `Presence`, its upstream connection's watcher."""
 
-    __slots__ = ("_door", "_known", "_server", "_stream", "call", "client_left")
+    __slots__ = ("_door", "_is_handed_over", "_known", "_server", "_stream", "call", "client_left")
 
     call: Call
 
@@ -124,6 +137,7 @@ class ExpressRequest:
         self._stream: ExpressStream | None = None
         """Of its answer, once that has begun."""
         self.client_left = False
+        self._is_handed_over = False
 
     @property
     def task(self) -> Any:
@@ -131,9 +145,10 @@ class ExpressRequest:
         return self
 
     def cancel(self) -> None:
-        """It has taken too long. The next to look at it finds a task, and cancels that."""
+        """It has taken too long. Who looks at it next finds a task that has begun, and cancels that."""
         self.call.exchange.timed_out = False
-        self.hand_over()
+        if not self._is_handed_over:
+            self.hand_over()
 
     def watch(self) -> None:
         """The connection tells by itself when the client leaves."""
@@ -152,12 +167,12 @@ class ExpressRequest:
                 self.hand_over()
             elif call.request.head.stream:
                 self._begin_stream(connection)
+            elif connection.body_length > MOST_BYTES:
+                self.hand_over()
             elif connection.is_complete:
                 connection.watcher = None
                 self._answer(200, *self._door.lane.settle(call, connection))
                 self._end()
-            elif connection.body_length > MOST_BYTES:
-                self.hand_over()
         except Exception:
             logger.exception("a request failed inside the gateway", extra={"request_id": call.request.id})
             self._fail(connection)
@@ -200,12 +215,17 @@ class ExpressRequest:
             self._server.end_express()
             self._door.lane.release(self.call, connection)
             self._end()
+        elif connection.error is not None:
+            self.hand_over()
 
     def _fail(self, connection: Connection) -> None:
         """The gateway itself has a fault."""
         call, stream = self.call, self._stream
         connection.watcher = None
-        self._door.lane.fail(call, connection)
+        try:
+            self._door.lane.fail(call, connection)
+        except Exception:
+            logger.exception("a request could not be settled", extra={"request_id": call.request.id})
         if stream is not None and stream.flows:
             self._server.break_express()
         else:
@@ -230,7 +250,8 @@ class ExpressRequest:
         return lines + line(name, request.id.encode()) if name else lines
 
     def hand_over(self) -> None:
-        """It needs a task after all, which goes on where it stands."""
+        """It needs a task after all, which goes on where it stands. Once."""
+        self._is_handed_over = True
         call, stream = self.call, self._stream
         if call.sent is not None:
             call.sent.connection.watcher = None

@@ -102,9 +102,10 @@ class Exchanges:
         exchange = self._running[request_id] = Exchange(request_id, presence, now=now, deadline=deadline)
         return exchange
 
-    def end(self, exchange: Exchange) -> None:
-        self._running.pop(exchange.request_id, None)
+    def end(self, exchange: Exchange) -> bool:
+        """Whether it was still running."""
         exchange.output_tokens = None  # It holds the call, which holds the exchange.
+        return self._running.pop(exchange.request_id, None) is not None
 
     def tick(self) -> None:
         """Begin the watch over clients that are new, and end what is overdue."""

@@ -153,7 +153,7 @@ class Express:
         return self._admitted(request, way, presence, now)
 
     def _admitted(self, request: ModelRequest, way: Way, presence: Presence, now: float) -> Call | None:
-        gateway, key = self._gateway, way.rules.key
+        gateway = self._gateway
         chosen = self._chosen(way)
         if not chosen:
             return None
@@ -172,43 +172,63 @@ class Express:
         if reservation is None:
             gateway.turns.give_back()
             return None
-        admitted = gateway.clock.monotonic()
         admission = Admission(ask, way.rules, reservation, deployment, [], settings)
-        admission.take(reservation, 0)
-        patience_s = total_s(request, way.alias, way.able, now=admitted)
-        call = Call(
-            request,
-            key,
-            way.alias,
-            admission,
-            gateway=gateway,
-            budget_index=gateway.budget_index,
-            presence=presence,
-            exchange=gateway.exchanges.begin(request.id, presence, total_s=patience_s),
-            admitted_at=now,
-        )
-        call.others = chosen[1:]
-        phases = call.phases
-        phases["auth"] = request.authenticated - request.received
-        phases["route"] = routed - request.authenticated
-        phases["admit"] = admitted - routed
         try:
-            gateway.ledger.open(opening(call.asked, call.held_pico_usd, reservation, call.begin_attempt(deployment)))
-        except LedgerUnavailableError:
-            call.abandon()
+            call = self._opened(request, way, admission, presence, now=now, routed=routed)
+        except BaseException as error:
+            gateway.store.settle(reservation, cost_pico_usd=0, used=None, budgets=())
             gateway.turns.give_back()
-            return None
-        phases["ledger"] = gateway.clock.monotonic() - admitted
+            if isinstance(error, LedgerUnavailableError):
+                return None
+            raise
+        call.others = chosen[1:]
         if reservation.shadowed:
             gateway.count_shadowed(reservation.shadowed)
         if len(chosen) > 1:
             way.balancer.take(way.heads, _number_of(way, deployment), "")
         return call
 
+    def _opened(
+        self, request: ModelRequest, way: Way, admission: Admission, presence: Presence, *, now: float, routed: float
+    ) -> Call:
+        """Write down that it was admitted. Raises what the ledger raises; the reservation is the caller's to settle then."""
+        gateway, reservation = self._gateway, admission.reservation
+        admitted = gateway.clock.monotonic()
+        admission.take(reservation, 0)
+        patience_s = total_s(request, way.alias, way.able, now=admitted)
+        exchange = gateway.exchanges.begin(request.id, presence, total_s=patience_s)
+        try:
+            call = Call(
+                request,
+                way.rules.key,
+                way.alias,
+                admission,
+                gateway=gateway,
+                budget_index=gateway.budget_index,
+                presence=presence,
+                exchange=exchange,
+                admitted_at=now,
+            )
+            phases = call.phases
+            phases["auth"] = request.authenticated - request.received
+            phases["route"] = routed - request.authenticated
+            phases["admit"] = admitted - routed
+            try:
+                attempt = call.begin_attempt(admission.deployment)
+                gateway.ledger.open(opening(call.asked, call.held_pico_usd, reservation, attempt))
+            except BaseException:
+                call.withdraw_attempt()
+                raise
+        except BaseException:
+            gateway.exchanges.end(exchange)
+            raise
+        phases["ledger"] = gateway.clock.monotonic() - admitted
+        return call
+
     def _chosen(self, way: Way) -> tuple[Deployment, ...]:
         """In order; empty: somebody is not well, and one must look more closely."""
-        able = way.able
-        if self._gateway.health.usable(able) is not able:
+        able, troubled = way.able, self._gateway.health.troubled
+        if troubled and any(each.id in troubled for each in able):
             return ()
         if len(able) == 1:
             return able
@@ -220,9 +240,6 @@ class Express:
         way = asker.ways[request.head.model]
         assert way is not None
         posting = way.postings[deployment.id, bool(request.head.stream)]
-        connection = self._gateway.upstream.idle_connection(posting.endpoint)
-        if connection is None:
-            return None
         body = request.dialect.with_model(request.body, request.head, deployment.model)
         cap = call.admission.output_cap
         if cap is not None:
@@ -232,6 +249,9 @@ class Express:
         if head.stream and not head.asked_for_usage and deployment.inject_usage:
             body = request.dialect.with_usage_requested(body, head)
         body = deployment.adapter.adapted(request.dialect, body)
+        connection = self._gateway.upstream.idle_connection(posting.endpoint)
+        if connection is None:
+            return None
         connection.send(b"%b%d\r\n\r\n" % (posting.start, len(body)), body, is_head=False, wants_close=False)
         return Sent(connection, posting.endpoint)
 
@@ -271,15 +291,17 @@ class Express:
         """The gateway itself could not go on with it."""
         if connection.is_busy:
             connection.close()
-        if not call.settled:
-            call.progress.http_status = call.progress.http_status or 500
-            call.settle("failed", error_type="internal_error")
-        self.end(call)
+        try:
+            if not call.settled:
+                call.progress.http_status = call.progress.http_status or 500
+                call.settle("failed", error_type="internal_error")
+        finally:
+            self.end(call)
 
     def end(self, call: Call) -> None:
         """It is settled, and nothing of it is left."""
-        self._gateway.turns.give_back()
-        self._gateway.exchanges.end(call.exchange)
+        if self._gateway.exchanges.end(call.exchange):
+            self._gateway.turns.give_back()
 
     # What follows from the configuration.
 

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 class ExpressStream:
     """One stream, from its head on. First it is held back until it says something, then it flows."""
 
-    __slots__ = ("_call", "_connection", "_gateway", "_held", "_outgoing", "_raw", "_scanner", "flows", "headers")
+    __slots__ = (
+        "_call",
+        "_connection",
+        "_gateway",
+        "_held",
+        "_outgoing",
+        "_raw",
+        "_scanner",
+        "_size",
+        "flows",
+        "headers",
+    )
 
     def __init__(self, gateway: Gateway, call: Call, connection: Connection) -> None:
         head, deployment = call.request.head, call.progress.target
@@ -36,6 +47,8 @@ class ExpressStream:
         self._scanner = call.progress.scanner = scanner
         self._raw: list[bytes] = []
         self._held: list[bytes] = []
+        self._size = 0
+        """Of what is held back."""
         self.flows = False
         """The client has been told that it begins."""
         self.headers: RawHeaders = ()
@@ -49,6 +62,7 @@ class ExpressStream:
         if progress.first_chunk is None:
             progress.first_chunk = now
         self._raw.append(piece)
+        self._size += len(piece)
         self._held.append(scanner.feed(piece))
         if not scanner.first_token:
             return None
@@ -73,7 +87,7 @@ class ExpressStream:
             or scanner.error is not None
             or connection.is_complete
             or connection.error is not None
-            or sum(map(len, self._raw)) > HELD_BACK_BYTES
+            or self._size > HELD_BACK_BYTES
         )
 
     def lines(self) -> HeaderLines:

@@ -196,8 +196,6 @@ class Gateway:
     async def resume(self, call: Call, client: Client, presence: Presence) -> None:
         """Go on with a call that `Express` has begun, which has its turn."""
         was_sent.set(call.sent is not None)
-        if call.others:
-            self.desk.extend(call.admission, call.request, Routed(call.alias, call.others))
         await self._answered(call, client, presence)
 
     async def _answered(
@@ -207,6 +205,8 @@ class Gateway:
         try:
             if began is not None:
                 began(call)
+            if call.others:
+                self.desk.extend(call.admission, call.request, Routed(call.alias, call.others))
             result = call.begun or await self.attempts.first_answer(call)
             if isinstance(result, Answer):
                 if call.alias.mirror is not None:

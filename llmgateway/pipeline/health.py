@@ -79,7 +79,7 @@ class Health:
         self._marks: dict[int, str] = {}
         self._circuits: dict[int, Circuit] = {}
         self._probes: dict[int, ProbeStanding] = {}
-        self._troubled: set[int] = set()
+        self.troubled: set[int] = set()
         """Deployments that requests may not be sent to without a closer look. Empty nearly always."""
         self._streaks: dict[str, int] = {}
         """Failures in a row, by provider."""
@@ -104,7 +104,7 @@ class Health:
         self._known = known
         if self._rules.mode == "off":
             self._circuits.clear()
-        self._troubled = {number for number in known if self._is_troubled(number)}
+        self.troubled = {number for number in known if self._is_troubled(number)}
         self._wake()
 
     def _meet(self, number: int, deployment: Deployment) -> None:
@@ -132,16 +132,16 @@ class Health:
     def _note(self, number: int) -> None:
         """What is known of a deployment has changed."""
         if self._is_troubled(number):
-            self._troubled.add(number)
+            self.troubled.add(number)
         else:
-            self._troubled.discard(number)
+            self.troubled.discard(number)
         self._wake()
 
     # For routing and attempts.
 
     def usable(self, candidates: tuple[Deployment, ...], *, bypass: bool = False) -> tuple[Deployment, ...]:
         """Those that a request may be sent to now, in their order. `bypass` passes over circuits and probes."""
-        troubled = self._troubled
+        troubled = self.troubled
         if not troubled:
             return candidates
         kept = tuple([each for each in candidates if each.id not in troubled or self._takes(each, bypass=bypass)])
@@ -150,7 +150,7 @@ class Health:
     def claim(self, deployment: Deployment, *, bypass: bool = False) -> bool:
         """Begin an attempt. False: it may not begin; a half-open deployment takes one request at a time."""
         number = deployment.id
-        if number not in self._troubled:
+        if number not in self.troubled:
             return True
         if not self._takes(deployment, bypass=bypass):
             return False
@@ -195,7 +195,7 @@ class Health:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        while not any(each.id not in self._troubled or self._takes(each, bypass=False) for each in candidates):
+        while not any(each.id not in self.troubled or self._takes(each, bypass=False) for each in candidates):
             if self._hurry(candidates):
                 continue
             left_s, due_s = deadline - loop.time(), self._due_s(candidates)

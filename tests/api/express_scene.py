@@ -128,7 +128,9 @@ async def opened(
     connections = Connections(Bounds(keep_alive_s=30))
     connections.express = house.app.express
     state, loop = ServerState(), asyncio.get_running_loop()
-    config = uvicorn.Config(cast("Any", house.app), ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        cast("Any", house.app), ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False
+    )
     config.load()
     server = await loop.create_server(
         lambda: GatewayProtocol(config=config, server_state=state, app_state={}, connections=connections),

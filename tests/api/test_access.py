@@ -21,11 +21,11 @@ class SlowCaller(Caller):
     def __init__(self) -> None:
         super().__init__()
         self.asked = asyncio.Event()
-        self.go_on = asyncio.Event()
+        self.may_go_on = asyncio.Event()
 
     async def _receive(self) -> dict[str, Any]:
         self.asked.set()
-        await self.go_on.wait()
+        await self.may_go_on.wait()
         return await super()._receive()
 
 
@@ -183,7 +183,7 @@ async def test_what_changes_while_a_body_is_sent_slowly_counts(change: dict[str,
     await sending.asked.wait()
 
     place.gateway.use(snapshot(who=key(**change)), place.gateway.budget_index)
-    sending.go_on.set()
+    sending.may_go_on.set()
     await request
 
     assert sending.response().json()["error"]["code"] == code

@@ -411,7 +411,7 @@ async def test_a_client_that_leaves_closes_the_upstream_and_is_settled() -> None
 
 
 async def test_a_provider_that_says_nothing_runs_out_of_time() -> None:
-    async with opened(HANG, timeouts=Timeouts(total_s=0.1)) as scene:
+    async with opened(HANG, timeouts=Timeouts(total_s=0.4)) as scene:
         told = await scene.ask()
 
         assert scene.express == ["taken"]

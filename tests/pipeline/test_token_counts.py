@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,24 @@ def test_a_package_that_cannot_be_used_is_told_once_and_nobody_counts(
     monkeypatch.setattr(token_counts, "_PACKAGE", "bpe_of_nobody")
 
     with caplog.at_level(logging.WARNING):
-        assert installed_counter.__wrapped__() is None
+        counter = installed_counter.__wrapped__()
+        assert counter is not None
+        assert [counter.request(request(prompt="one two three")) for _ in range(2)] == [None, None]
 
-    assert "bpe_of_nobody is installed and cannot be used" in caplog.text
+    assert caplog.text.count("bpe_of_nobody is installed and cannot be used") == 1
+
+
+def test_the_tokenizer_is_loaded_when_it_is_first_needed() -> None:
+    loaded: list[str] = []
+
+    def load() -> Callable[[str], int]:
+        loaded.append("once")
+        return lambda text: len(text.split())
+
+    counter = TokenCounter(None, load)
+    assert not loaded
+    assert [counter.request(request(prompt="one two three")) for _ in range(2)] == [3, 3]
+    assert loaded == ["once"]
 
 
 def test_the_package_around_the_tokenizer_is_never_imported() -> None:
