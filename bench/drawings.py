@@ -35,9 +35,9 @@ def _of_scenario(scenario: Scenario, measured: Sequence[Row]) -> dict[str, str]:
     if not scenario.latency_matters:
         return found
     of_streams = bool(scenario.pace_ms)
-    added = [(row, row.added_first_byte_p99_ms if of_streams else row.added_p99_ms) for row in measured]
+    added = [(row, row.added_first_token_p99_ms if of_streams else row.added_p99_ms) for row in measured]
     if drawn := [_bar(row, figure) for row, figure in added if figure]:
-        what = "ms added to the first byte, p99" if of_streams else "ms added, p99"
+        what = "ms added to the first token, p99" if of_streams else "ms added, p99"
         found[f"{scenario.name}-latency.svg"] = bars(title, what, drawn)
     return found
 

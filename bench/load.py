@@ -42,7 +42,7 @@ class Run:
         self.job = job
         self.requests = job.requests()
         self.latencies = array("d")
-        self.first_bytes = array("d")
+        self.first_tokens = array("d")
         self.sent = 0
         self.measured = 0
         self.busy = 0
@@ -77,14 +77,14 @@ class Run:
         if self.opened == self.job.connections:
             self.all_open.set()
 
-    def answered(self, request: Request, begin: float, first_byte: float, end: float) -> None:
+    def answered(self, request: Request, begin: float, first_token: float, end: float) -> None:
         if begin < self.measured_from:
             return
         self.measured += 1
         if not (self.job.mix and request.stream):
             self.latencies.append(end - begin)
         if not self.job.mix or request.stream:
-            self.first_bytes.append(first_byte - begin)
+            self.first_tokens.append(first_token - begin)
 
     def done_one(self) -> None:
         self.busy -= 1
@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
         if run.job.rate:
             self.next_at += run.job.connections / run.job.rate
         self.status = self.length = self.checksum = 0
-        self.first_byte = 0.0
+        self.first_byte = self.first_token = 0.0
         self.pieces: list[bytes] = []
         self.waiting = True
         self.request = run.next_request()
@@ -200,6 +200,8 @@ class Connection(asyncio.Protocol):
             self.run.opened_one()
         elif self.run.job.by_meaning:
             self.pieces.append(body)
+        if not self.first_token and wire.says_a_word(body):
+            self.first_token = time.perf_counter()
         self.length += len(body)
         self.checksum = zlib.crc32(body, self.checksum)
 
@@ -208,7 +210,7 @@ class Connection(asyncio.Protocol):
         self.waiting = False
         if wrong := self.wrong():
             run.failed(wrong)
-        run.answered(self.request, self.begin, self.first_byte or now, now)
+        run.answered(self.request, self.begin, self.first_token or now, now)
         if not self.parser.should_keep_alive():
             run.failed("the connection was not kept alive")
             self.closed = True
@@ -258,7 +260,7 @@ async def perform(job: Job) -> Outcome:
         seconds=round(run.seconds, 4),
         requests_per_s=round(run.measured / run.seconds, 1),
         latency_ms=percentiles(run.latencies),
-        first_byte_ms=percentiles(run.first_bytes),
+        first_token_ms=percentiles(run.first_tokens),
         errors=run.errors,
         first_error=run.first_error,
         cpu_share=round(run.cpu_share, 3),

@@ -56,10 +56,10 @@ class Row:
     requests_per_s: Figure
     latency_p50_ms: Figure
     latency_p99_ms: Figure
-    first_byte_p99_ms: Figure
+    first_token_p99_ms: Figure
     added_p50_ms: Figure | None
     added_p99_ms: Figure | None
-    added_first_byte_p99_ms: Figure | None
+    added_first_token_p99_ms: Figure | None
     moved_p99_ms: Figure | None
     """How much more p99 it added than undisturbed, where something went on beside it."""
     harness_saturated: bool
@@ -98,10 +98,10 @@ def _row(scenario: str, target: str, groups: Groups) -> Row:
         requests_per_s=Figure.of(sample.outcome.requests_per_s for sample in group),
         latency_p50_ms=Figure.of(sample.outcome.latency_ms["p50"] for sample in group),
         latency_p99_ms=Figure.of(sample.outcome.latency_ms["p99"] for sample in group),
-        first_byte_p99_ms=Figure.of(sample.outcome.first_byte_ms["p99"] for sample in group),
+        first_token_p99_ms=Figure.of(sample.outcome.first_token_ms["p99"] for sample in group),
         added_p50_ms=_figure(_added(scenario, target, groups, "p50")),
         added_p99_ms=_figure(_added(scenario, target, groups, "p99")),
-        added_first_byte_p99_ms=_figure(_added(scenario, target, groups, "p99", of="first_byte_ms")),
+        added_first_token_p99_ms=_figure(_added(scenario, target, groups, "p99", of="first_token_ms")),
         moved_p99_ms=_figure(_moved(scenario, target, groups)),
         harness_saturated=median(sample.harness_share for sample in group) >= SATURATED,
     )

@@ -258,10 +258,10 @@ def report(figures: Figures) -> str:
     outcome, before, during, after = figures.outcome, figures.before, figures.during, figures.after
     most_connections = max(each.upstream_connections for each in during)
     most_descriptors = max(each.descriptors for each in during)
-    first_byte = outcome.first_byte_ms
+    first_token = outcome.first_token_ms
     lines = {
         "streams read to their end": f"{outcome.sent}, {outcome.requests_per_s} per second, {outcome.errors} errors",
-        "first byte": f"p50 {first_byte.get('p50')} ms, p99 {first_byte.get('p99')} ms",
+        "first token": f"p50 {first_token.get('p50')} ms, p99 {first_token.get('p99')} ms",
         "clients that left": figures.left,
         "ledger": f"{figures.rows}; the completed ones cost {figures.cost_pico_usd} pico-dollars",
         "connections to the provider": f"{most_connections} at most, {after.upstream_connections} in the end",

@@ -39,7 +39,7 @@ def _scenario_table(scenario: Scenario, measured: list[Row]) -> str:
     with_services = any(row.services_us.median for row in measured)
     head += ["database and Redis µs"] if with_services else []
     head += ["requests/s"]
-    head += ["added p50 ms", "added p99 ms", "first byte p99 ms, added"] if scenario.latency_matters else []
+    head += ["added p50 ms", "added p99 ms", "first token p99 ms, added"] if scenario.latency_matters else []
     lines = []
     for row in measured:
         cells = [title_of(row.target), f"{row.cpu_us.median:.1f}", f"{row.cpu_us.low:.1f}–{row.cpu_us.high:.1f}"]
@@ -50,7 +50,7 @@ def _scenario_table(scenario: Scenario, measured: list[Row]) -> str:
         # A closed loop is bounded by its slowest part; where that was ours, the target could have done more.
         cells.append(f"{'≥ ' if row.harness_saturated else ''}{row.requests_per_s.median:,.0f}")
         if scenario.latency_matters:
-            cells += [_ms(row.added_p50_ms), _ms(row.added_p99_ms), _ms(row.added_first_byte_p99_ms)]
+            cells += [_ms(row.added_p50_ms), _ms(row.added_p99_ms), _ms(row.added_first_token_p99_ms)]
         lines.append(cells)
     comparison = _comparison(measured)
     return f"{scenario.title}\n\n{markdown(head, lines)}{comparison}"

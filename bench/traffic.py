@@ -30,7 +30,7 @@ class Job(msgspec.Struct, frozen=True):
     stream: bool = False
     pace_ms: int = 0
     mix: bool = False
-    """JSON, bursts and paced streams in turns. Latencies are then of JSON, first bytes of streams."""
+    """JSON, bursts and paced streams in turns. latencies are then of JSON, first tokens of streams."""
     hold: bool = False
     """One stream a connection, which stay open until the upstream is told to release them."""
     by_meaning: bool = False
@@ -103,7 +103,7 @@ class Outcome(msgspec.Struct, frozen=True):
     seconds: float
     requests_per_s: float
     latency_ms: dict[str, float]
-    first_byte_ms: dict[str, float]
+    first_token_ms: dict[str, float]
     errors: int
     first_error: str
     cpu_share: float

@@ -45,6 +45,7 @@ _ANSWER = (
     "The export stops at the quota of the folder, not at the size of the disk: raise “Largest export” under Storage, "
     "Limits, or empty the archive there. It goes on from the last complete file when you press Resume."
 )
+_FIRST_WORDS = (_ANSWER[:20].encode(), b" word00")
 _WORDS = [f" word{number:02}" for number in range(STREAM_CHUNKS - 2)]
 
 
@@ -81,6 +82,11 @@ def stream_events(*, include_usage: bool = False) -> list[bytes]:
     if include_usage:
         events.append(_chunk([], usage=USAGE))
     return [*events, b"data: [DONE]\n\n"]
+
+
+def says_a_word(body: bytes) -> bool:
+    """Whether a piece of an answer holds its first words: a stream begins with a role, which says nothing."""
+    return _FIRST_WORDS[0] in body or _FIRST_WORDS[1] in body
 
 
 def _chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:

@@ -76,7 +76,7 @@ def test_a_paced_stream_is_paced() -> None:
 
     assert outcome.errors == 0
     assert outcome.latency_ms["p50"] > 1000  # Fifty chunks, twenty milliseconds apart.
-    assert outcome.first_byte_ms["p50"] < 500
+    assert outcome.first_token_ms["p50"] < 500
 
 
 def test_streams_are_held_while_something_else_is_measured() -> None:

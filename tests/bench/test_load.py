@@ -139,7 +139,7 @@ async def test_keys_and_models_take_turns() -> None:
 
 
 async def test_a_mix_is_measured_by_its_parts() -> None:
-    """Three quarters are JSON, and their latency is that of the job; the rest are streams, and give its first bytes."""
+    """Three quarters are JSON, and their latency is that of the job; the rest are streams, and give its first tokens."""
 
     def answer(number: int) -> bytes:
         stream = [request.stream for request in Job(port=1, mix=True).requests()][(number - 1) % 20]
@@ -150,7 +150,7 @@ async def test_a_mix_is_measured_by_its_parts() -> None:
 
     assert (outcome.measured, outcome.errors) == (20, 0)
     assert outcome.latency_ms
-    assert outcome.first_byte_ms
+    assert outcome.first_token_ms
 
 
 async def test_a_rate_is_kept() -> None:

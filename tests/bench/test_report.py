@@ -32,7 +32,7 @@ def sample(
         seconds=1.0,
         requests_per_s=1000.0,
         latency_ms=latency,
-        first_byte_ms=latency,
+        first_token_ms=latency,
         errors=errors,
         first_error="status 500" if errors else "",
         cpu_share=harness,

@@ -23,7 +23,7 @@ def outcome(*, sent: int = 100, errors: int = 0) -> Outcome:
         seconds=1.0,
         requests_per_s=100.0,
         latency_ms={},
-        first_byte_ms={},
+        first_token_ms={},
         errors=errors,
         first_error="status 502" if errors else "",
         cpu_share=0.1,
