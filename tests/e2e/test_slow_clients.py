@@ -173,10 +173,14 @@ class TestSlowReaders:
 
         assert grown < self.COUNT * 2**20
         assert metric(own, 'llmgateway_connections_ended_total{reason="stalled"}') == ended + self.COUNT
-        streams = [record for record in provider.sent if record["body"].get("stream")]
-        assert len(streams) == self.COUNT
-        assert all(record["disconnected_at"] and not record["finished_at"] for record in streams)
-        assert all(record["pieces_sent"] < 80_000 for record in streams)
+
+        def streams() -> list[dict[str, Any]]:
+            return [record for record in provider.sent if record["body"].get("stream")]
+
+        assert len(streams()) == self.COUNT
+        wait_for(lambda: all(each["disconnected_at"] for each in streams()), "the provider to see that", within_s=1)
+        assert not any(record["finished_at"] for record in streams())
+        assert all(record["pieces_sent"] < 80_000 for record in streams())
         rows = [row for row in own.usage() if row["status"] == "cancelled"]
         assert len(rows) == ended + self.COUNT
         assert all(row["cost_pico_usd"] > 0 for row in rows)
