@@ -30,7 +30,7 @@ settings.load_profile("gateway")
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 AGAINST_THE_CLOCK = (
-    "tests/api/test_express_counts.py",
+    "tests/api/test_express",
     "tests/bench/",
     "tests/billing/faults/",
     "tests/browser/",

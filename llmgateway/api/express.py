@@ -7,7 +7,6 @@ all others, by itself or from here: then it gets a task, as if it had just come,
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmgateway.api.asgi_types import Receive, Scope, Send
@@ -17,6 +16,7 @@ from llmgateway.pipeline.errors import GatewayError
 from llmgateway.pipeline.express import MOST_BYTES, Asker, Express
 from llmgateway.pipeline.express_stream import ExpressStream
 from llmgateway.pipeline.header_lines import HeaderLines, line
+from llmgateway.pipeline.upstream import RawHeaders
 from providers.adapters.dialects.base import WireError
 
 if TYPE_CHECKING:
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RawHeaders = Sequence[tuple[bytes, bytes]]
 MOST_ASKERS = 2000
-"""Pairs of a head and an address that it comes from, of which we remember what follows; then all are looked at again."""
+"""Pairs of a head and an address that it comes from, of which we remember what follows; then all are looked at again.
+
+With their heads, 4 KB each at most, they take some 30 MB at most.
+"""
 
 
 class ExpressDoor:
@@ -90,7 +92,7 @@ class ExpressDoor:
             self._askers.clear()
         asker = None
         route = self.data_plane.fixed_route(known.scope["path"])
-        if route is not None and _is_ordinary(known, route, inbound):
+        if route is not None and self.lane.is_open and _is_ordinary(known, route, inbound):
             dialect = route.dialect
             if inbound.speaks:
                 dialect = inbound.speaks.get(dialect.name, dialect)

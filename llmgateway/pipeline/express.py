@@ -22,6 +22,7 @@ from llmgateway.pipeline.express_stream import ExpressStream
 from llmgateway.pipeline.header_lines import HeaderLines
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines, usage_lines
+from llmgateway.pipeline.protocols import AdmitsAtOnce
 from llmgateway.pipeline.requests import ModelRequest, Presence
 from llmgateway.pipeline.routing import allowed
 from llmgateway.pipeline.rules import Rules
@@ -112,6 +113,12 @@ class Express:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._store = gateway.store if isinstance(gateway.store, AdmitsAtOnce) else None
+        """None: counters must be asked for elsewhere, so nobody goes this way."""
+
+    @property
+    def is_open(self) -> bool:
+        return self._store is not None
 
     def admit(self, asker: Asker, body: bytes, request_id: str, presence: Presence) -> Call | None:
         """A call that is admitted and written down, for `send`. None: nothing has happened, and the long way is due."""
@@ -121,7 +128,12 @@ class Express:
         if asker.generation != gateway.generation:
             self._look_up(asker, now)
         key = asker.key
-        if key is None or len(body) > MOST_BYTES or not asker.valid_from <= now < asker.valid_until:
+        if (
+            self._store is None
+            or key is None
+            or len(body) > MOST_BYTES
+            or not asker.valid_from <= now < asker.valid_until
+        ):
             return None
         if gateway.is_stale() or not gateway.budgets_ready.is_set():
             return None
@@ -150,9 +162,11 @@ class Express:
             session=asker.session,
             task_type=asker.task_type,
         )
-        return self._admitted(request, way, presence, now)
+        return self._admitted(self._store, request, way, presence, now)
 
-    def _admitted(self, request: ModelRequest, way: Way, presence: Presence, now: float) -> Call | None:
+    def _admitted(
+        self, store: AdmitsAtOnce, request: ModelRequest, way: Way, presence: Presence, now: float
+    ) -> Call | None:
         gateway = self._gateway
         chosen = self._chosen(way)
         if not chosen:
@@ -166,7 +180,7 @@ class Express:
             return None
         if not gateway.turns.take():
             return None
-        reservation = gateway.store.admit_at_once(
+        reservation = store.admit_at_once(
             request.id, demand=ask.demand, limits=way.rules.limits, budgets=way.rules.budgets, terms=ask.targets[0]
         )
         if reservation is None:

@@ -7,7 +7,7 @@ real ones of their own (`tests/fakes.py`).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -151,6 +151,26 @@ class BudgetState(msgspec.Struct, frozen=True):
     held_pico_usd: int
 
 
+@runtime_checkable
+class AdmitsAtOnce(Protocol):
+    """A store that need not ask anybody else."""
+
+    def admit_at_once(
+        self,
+        request_id: str,
+        *,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        terms: TargetTerms,
+    ) -> Reservation | None:
+        """`admit` for one target without limits and budgets of its own, if that needs no waiting and nobody is before it.
+
+        None: nothing is taken, and `admit` says why not.
+        """
+        ...
+
+
 class AdmissionStore(Protocol):
     """Counters of limits and budgets.
 
@@ -175,21 +195,6 @@ class AdmissionStore(Protocol):
         first target's refusal is the answer. A limit that the demand can never fit refuses with `retry_after_s=None`.
         A limit in shadow mode without room is named in `shadowed`, and nothing is taken of it. No counter may come
         twice.
-        """
-        ...
-
-    def admit_at_once(
-        self,
-        request_id: str,
-        *,
-        demand: Tokens,
-        limits: tuple[Limit, ...],
-        budgets: tuple[BudgetRule, ...],
-        terms: TargetTerms,
-    ) -> Reservation | None:
-        """`admit` for one target without limits and budgets of its own, if that needs no waiting and nobody is before it.
-
-        None: nothing is taken, and `admit` says why not.
         """
         ...
 

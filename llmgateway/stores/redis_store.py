@@ -234,18 +234,6 @@ class RedisStore:
         self._open.outside += 1
         return reservation
 
-    def admit_at_once(
-        self,
-        request_id: str,
-        *,
-        demand: Tokens,
-        limits: tuple[Limit, ...],
-        budgets: tuple[BudgetRule, ...],
-        terms: TargetTerms,
-    ) -> Reservation | None:
-        """Others count too: nothing can be said before they are asked."""
-        return None
-
     async def move(self, reservation: Reservation, target: TargetTerms) -> Reservation | Refusal:
         opened = self._open.get(reservation.id)
         if opened is None:

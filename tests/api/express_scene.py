@@ -36,6 +36,22 @@ def answer(body: bytes, *, status: int = 200, **headers: str) -> bytes:
 
 
 OK = answer(json.dumps(CHAT).encode(), x_request_id="up-1")
+EVENTS = (
+    b'data: {"choices":[{"delta":{"content":"Hel"}}]}\n\n'
+    b'data: {"choices":[{"delta":{"content":"lo"}}]}\n\n'
+    b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":5,"total_tokens":16}}\n\n'
+    b"data: [DONE]\n\n"
+)
+ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
+_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunked(*events: bytes, ends: bool = True) -> list[bytes]:
+    pieces = [_STREAM_HEAD, *[b"%x\r\n%b\r\n" % (len(each), each) for each in events]]
+    return [*pieces, b"0\r\n\r\n"] if ends else pieces
+
+
+STREAM = chunked(EVENTS)
 
 
 @dataclass

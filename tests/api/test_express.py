@@ -11,8 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from msgspec import structs
 
 from billing.windows import load_zone
@@ -21,22 +19,12 @@ from llmgateway.key_secrets import digest
 from llmgateway.pipeline import express
 from llmgateway.pipeline.protocols import Record
 from llmgateway.pipeline.snapshot import BudgetRule, KeyDigest, Limit, Networks, Timeouts
-from tests.api.express_scene import HANG, OK, QUESTION, Scene, answer, opened, until
+from llmgateway.stores.redis_store import RedisStore
+from tests.api.express_scene import HANG, OK, QUESTION, STREAM, Scene, answer, opened, until
 from tests.gateways import CHAT, PEPPER, SECRET, alias, key
 
 TIMES = {"id", "started_at", "admitted_at", "duration_us", "ttft_us", "overhead_us"}
 PER_MINUTE = Limit("limit:1", "3 requests per minute", "key", 3, 3, "requests", "minute")
-EVENTS = (
-    b'data: {"choices":[{"delta":{"content":"Hel"}}]}\n\n'
-    b'data: {"choices":[{"delta":{"content":"lo"}}]}\n\n'
-    b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":5,"total_tokens":16}}\n\n'
-    b"data: [DONE]\n\n"
-)
-STREAM = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
-    b"%x\r\n%b\r\n" % (len(EVENTS), EVENTS),
-    b"0\r\n\r\n",
-)
 
 
 def timeless(record: Record) -> Record:
@@ -234,127 +222,6 @@ async def test_what_the_provider_says_is_told_as_on_the_long_way(said: Any, stat
         assert timeless(one) == timeless(other)
 
 
-@pytest.mark.parametrize(
-    "asked", [{}, {"stream_options": {"include_usage": True}}], ids=["without-usage", "with-usage"]
-)
-async def test_a_stream_flows_and_is_booked_as_on_the_long_way(asked: dict[str, Any]) -> None:
-    async with opened(STREAM, STREAM) as scene:
-        ours = await scene.ask(stream=True, **asked)
-        theirs = await long_way(scene, stream=True, **asked)
-
-        assert scene.express == ["taken"]
-        assert (b"usage" in ours.content) is bool(asked)
-        assert ours.content == theirs.content
-        assert ours.content.endswith(b"data: [DONE]\n\n")
-        assert sorted(ours.headers) == sorted(theirs.headers)
-        assert scene.upstream.bodies[-2] == scene.upstream.bodies[-1]
-        one, other = await settled(scene, 2)
-        assert timeless(one) == timeless(other)
-        assert (one["status"], one["input"], one["output"], one["usage_source"]) == ("completed", 11, 5, "provider")
-        assert one["ttft_us"] is not None
-        assert (await scene.ask()).status_code == 200
-        assert scene.express == ["taken", "taken"]
-        assert len(scene.upstream.gone) == 1, "the connection upstream was kept"
-
-
-ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
-ERROR = b'data: {"error":{"message":"too much","code":503}}\n\n'
-
-
-def chunked(*events: bytes, ends: bool = True) -> list[bytes]:
-    pieces = [STREAM[0], *[b"%x\r\n%b\r\n" % (len(each), each) for each in events]]
-    return [*pieces, b"0\r\n\r\n"] if ends else pieces
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        pytest.param(chunked(ROLE, EVENTS), id="that-waits-after-the-role"),
-        pytest.param(chunked(b": still here\n\n", ROLE, EVENTS[:30], EVENTS[30:]), id="in-torn-pieces"),
-        pytest.param([b"".join(chunked(ROLE, EVENTS))], id="at-once"),
-        pytest.param(chunked(ERROR), id="of-an-error"),
-        pytest.param(chunked(EVENTS[:50], ERROR), id="with-an-error-in-it"),
-        pytest.param(chunked(b"data: [DONE]\n\n"), id="of-nothing"),
-        pytest.param(chunked(), id="without-a-piece"),
-        pytest.param(chunked(EVENTS[:100]), id="without-its-end"),
-        pytest.param([*chunked(EVENTS[:100], ends=False), b"zz\r\n"], id="that-breaks-off"),
-        pytest.param([*chunked(EVENTS, ends=False), b"zz\r\n"], id="that-breaks-off-after-its-end"),
-        pytest.param(chunked(b"data: {}\n\n" * 8000, EVENTS), id="that-says-nothing-for-long"),
-        pytest.param(chunked(*[EVENTS[:60]] * 20, EVENTS), id="of-many-pieces"),
-        pytest.param(OK, id="that-is-none"),
-    ],
-)
-async def test_a_stream_tells_what_it_tells_on_the_long_way(said: Any) -> None:
-    async with opened(said, said) as scene:
-        ours = await scene.ask(stream=True)
-        theirs = await long_way(scene, stream=True)
-
-        assert scene.express == ["taken"]
-        assert (ours.status_code, ours.content) == (theirs.status_code, theirs.content)
-        one, other = await settled(scene, 2)
-        assert timeless(one) == timeless(other)
-
-
-@given(cuts=st.lists(st.integers(1, 400), max_size=6))
-@settings(max_examples=15, deadline=None)
-def test_however_a_stream_is_cut_it_says_the_same(cuts: list[int]) -> None:
-    whole = b"".join(chunked(ROLE, EVENTS))
-    places = sorted({cut for cut in cuts if cut < len(whole)})
-    pieces = [whole[start:end] for start, end in zip([0, *places], [*places, len(whole)], strict=True)]
-
-    async def told() -> None:
-        async with opened(pieces, pause_s=0.001) as scene:
-            answer = await scene.ask(stream=True)
-            assert answer.content == ROLE + EVENTS.replace(EVENTS.split(b"\n\n")[2] + b"\n\n", b"")
-            assert [row["output"] for row in await settled(scene)] == [5]
-
-    asyncio.run(told())
-
-
-async def test_a_client_that_leaves_a_stream_closes_the_upstream_and_pays_for_what_came() -> None:
-    async with (
-        opened([*chunked(EVENTS[:60], ends=False), HANG]) as scene,
-        scene.client.stream("POST", "/v1/chat/completions", json={**QUESTION, "stream": True}) as told,
-    ):
-        assert (await anext(told.aiter_raw())) == EVENTS.partition(b"\n\n")[0] + b"\n\n"
-
-        await told.aclose()
-
-        async with asyncio.timeout(0.5):
-            await asyncio.gather(*[gone.wait() for gone in scene.upstream.gone])
-        (row,) = await settled(scene)
-        assert scene.express == ["taken"]
-        assert (row["status"], row["error_type"], row["usage_source"]) == ("cancelled", "client_left", "estimated")
-        assert row["output"] >= 1
-
-
-async def test_a_stream_that_falls_silent_is_broken_off_in_time() -> None:
-    async with opened([*chunked(EVENTS[:60], ends=False), HANG], timeouts=Timeouts(idle_s=0.2)) as scene:
-        before = asyncio.get_running_loop().time()
-        told = await scene.ask(stream=True)
-
-        assert asyncio.get_running_loop().time() - before < 0.2 * 2
-        assert scene.express == ["taken"]
-        assert b"upstream_timeout" in told.content
-        (row,) = await settled(scene)
-        assert (row["status"], row["error_type"]) == ("failed", "upstream_timeout")
-
-
-async def test_a_slow_reader_gets_all_of_a_long_stream() -> None:
-    event = b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % (b"x" * 60_000)
-    async with (
-        opened(chunked(*[event] * 60, EVENTS)) as scene,
-        scene.client.stream("POST", "/v1/chat/completions", json={**QUESTION, "stream": True}) as told,
-    ):
-        await asyncio.sleep(0.2)
-        size = sum([len(piece) async for piece in told.aiter_raw()])
-
-        assert scene.express == ["taken"]
-        assert size == 60 * len(event) + len(EVENTS) - len(EVENTS.split(b"\n\n")[2]) - 2
-        (row,) = await settled(scene)
-        assert (row["status"], row["output"]) == ("completed", 5)
-
-
 async def test_a_kept_connection_that_was_dead_is_repeated_once() -> None:
     async with opened("") as scene:
         told = await scene.ask()
@@ -401,7 +268,7 @@ async def test_a_client_that_leaves_closes_the_upstream_and_is_settled() -> None
 
         asking.cancel()
 
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(0.2):
             await asyncio.gather(*[gone.wait() for gone in scene.upstream.gone])
         (row,) = await settled(scene)
         assert (row["status"], row["error_type"], row["usage_source"]) == ("cancelled", "client_left", "estimated")
@@ -545,3 +412,17 @@ async def left_behind(ask: Callable[[], Awaitable[object]]) -> set[str]:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+async def test_counters_that_must_be_asked_for_close_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened() as scene:
+        gateway, way_in = scene.house.gateway, scene.house.app.express
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(gateway, "store", RedisStore("redis://127.0.0.1:1/0", scene.house.clock))
+            way_in.lane = express.Express(gateway)
+        scene.swap(gateway.snapshot)  # Nobody is known any more.
+
+        assert (await scene.ask()).status_code == 200
+
+        assert not way_in.lane.is_open
+        assert not scene.express

@@ -6,7 +6,7 @@ import json
 
 from llmgateway.pipeline.snapshot import Estimation
 from llmgateway.pipeline.token_counts import TokenCounter
-from tests.api.express_scene import Scene, answer, opened, until
+from tests.api.express_scene import Scene, answer, chunked, opened, until
 from tests.gateways import CHAT
 
 INPUT = 1 + 4 + 3
@@ -15,11 +15,7 @@ EVENTS = (
     b'data: {"choices":[{"index":0,"delta":{"content":"three four"}}]}\n\n'
     b"data: [DONE]\n\n"
 )
-STREAM = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
-    b"%x\r\n%b\r\n" % (len(EVENTS), EVENTS),
-    b"0\r\n\r\n",
-)
+STREAM = chunked(EVENTS)
 
 
 def counting() -> Estimation:

@@ -11,8 +11,8 @@ from llmgateway.api.http_protocol import GatewayProtocol
 from llmgateway.pipeline.lean_transport import LeanTransport
 from llmgateway.pipeline.snapshot import Timeouts
 from providers.adapters.openai_compatible import GenericOpenAICompatible
-from tests.api.express_scene import HANG, OK, Scene, answer, opened, until
-from tests.api.test_express import EVENTS, ROLE, chunked, long_way, settled, strict_budget, timeless
+from tests.api.express_scene import EVENTS, HANG, OK, ROLE, Scene, answer, chunked, opened, until
+from tests.api.test_express import long_way, settled, strict_budget, timeless
 from tests.gateways import key
 
 

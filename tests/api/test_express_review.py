@@ -12,8 +12,8 @@ import pytest
 
 from providers.adapters.registry import get_adapter
 from tests.api import express_scene
-from tests.api.express_scene import OK, QUESTION, RawUpstream, Scene, answer, opened, until
-from tests.api.test_express import EVENTS, STREAM, chunked, settled, timeless
+from tests.api.express_scene import EVENTS, OK, QUESTION, STREAM, RawUpstream, Scene, answer, chunked, opened, until
+from tests.api.test_express import settled, timeless
 from tests.gateways import CHAT, alias
 
 MOVING = ("x-request-id", "request-id", "server-timing", "x-llm-ttfb-ms", "x-ratelimit-re")
