@@ -39,6 +39,7 @@ _TARGET = ("provider", "deployment", "model", "price_id")
 _COPIED = (
     "id", "started_at", "admitted_at", "key_id", "key_name", "team_id", "team_name", "end_user", "client_request_id", "client_ip",
     "operation", "path", "alias", "stream", "held_pico_usd", "input_estimate", "input_bytes", "mirror_of",
+    "own_key",
 )  # fmt: skip
 
 

@@ -338,6 +338,12 @@ class UsageRecord(models.Model):
         default="",
         help_text="The aliases between the one asked for and the target, in order.",
     )
+    own_key = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        help_text="Digest of the caller's own key at the provider, whose account paid. Empty: the gateway's did.",
+    )
 
     class Meta:
         ordering = ("-started_at", "-id")

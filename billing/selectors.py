@@ -65,6 +65,7 @@ def usage_as_json(row: UsageRecord) -> dict[str, Any]:
         "saved_pico_usd": row.saved_pico_usd,
         "mirror_of": row.mirror_of,
         "via": row.via.split(),
+        "own_key": row.own_key,
         "attempts": row.attempts,
     }
 

@@ -45,11 +45,23 @@ class TeamQuerySet(models.QuerySet["Team"]):
 class Team(Named):
     """A group of people and keys that shares budgets and a dashboard."""
 
+    class OwnKeys(models.TextChoices):
+        INHERIT = "inherit", "As the settings say"
+        ALLOW = "allow", "Allowed"
+        REFUSE = "refuse", "Refused"
+
     time_zone = models.CharField(
         max_length=64,
         default="UTC",
         validators=[validate_time_zone],
         help_text="Days, weeks and months of this team's budgets begin at midnight here.",
+    )
+    own_keys = models.CharField(
+        "own keys at providers",
+        max_length=8,
+        choices=OwnKeys.choices,
+        default=OwnKeys.INHERIT,
+        help_text="Whether requests with this team's keys may bring a key of their own at a provider, which pays for them.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -235,13 +247,13 @@ class AuthSource(models.Model):
 
 
 class BannedKey(models.Model):
-    """A key of somebody's own at a provider that is not sent on any more."""
+    """A key of somebody's own at a provider that is not sent on any more, whoever brings it."""
 
     digest = models.CharField(
         max_length=64,
         unique=True,
         validators=[RegexValidator(r"^[0-9a-f]{64}$", "Copy all 64 characters of the digest.")],
-        help_text="As usage rows have it in place of a key's id.",
+        help_text="As usage rows have it under Own key.",
     )
     note = models.CharField(max_length=200, blank=True, default="")
     created_at = models.DateTimeField(auto_now_add=True)

@@ -266,6 +266,18 @@ def team_create(*, name: str, time_zone: str = "UTC") -> Team:
     return team
 
 
+def team_save(team: Team, changes: Mapping[str, Any]) -> None:
+    """Set the columns that `changes` names, of a new team or of one that is there.
+
+    Raises:
+        ValidationError: by field; nothing is saved.
+    """
+    for name, value in changes.items():
+        setattr(team, name, value)
+    team.full_clean()
+    team.save()
+
+
 def membership_set(team: Team, user: User, role: str = Membership.Role.MEMBER) -> Membership:
     """Make `user` a member of `team` with `role`, or change the role of a member.
 

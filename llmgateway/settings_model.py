@@ -66,8 +66,9 @@ class GatewaySettings(models.Model):
     foreign_keys = models.BooleanField(
         "callers may bring their own keys",
         default=False,
-        help_text="Below the names of providers, a key that is not the gateway's is sent on as the provider's. Such calls "
-        "count for everyone's limits, are recorded by the key's digest, and cost nothing here.",
+        help_text="Below the names of providers, a key that is not the gateway's is sent on as the provider's. Beside a "
+        "gateway key, a key may come for a provider that the caller names, unless the team says otherwise. Such calls "
+        "count for limits, are recorded by the key's digest, and cost nothing here.",
     )
     retry_attempts = models.PositiveSmallIntegerField("retries", default=2, help_text="0 switches retries off.")
     retry_initial_ms = models.PositiveIntegerField("first wait (ms)", default=250)

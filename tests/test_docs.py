@@ -72,6 +72,7 @@ def test_every_header_of_an_answer_is_documented_and_the_documented_exist() -> N
         "x-gateway-session-id",
         "x-gateway-task-type",
         "x-gateway-usage-comment",
+        "x-gateway-provider-key",
     }
     documented = set(re.findall(r"`(x-(?:gateway|llm|ratelimit|budget|should)-[a-z-]+)", text_of("api.md")))
 

@@ -132,7 +132,7 @@ class UsageRecordAdmin(MirrorPage):
     actions = ("mark_as_reviewed",)
     fieldsets = (
         (None, {"fields": ("id", "started_at", "outcome", "http_status", "error_type", "operation", "path", "stream")}),
-        ("Who", {"fields": ("key_name", "team_name", "end_user", "client_request_id", "client_ip")}),
+        ("Who", {"fields": ("key_name", "own_key", "team_name", "end_user", "client_request_id", "client_ip")}),
         (
             "What",
             {"fields": ("alias", "via", "provider", "deployment", "model", "response_model", "cache", "mirror_of")},

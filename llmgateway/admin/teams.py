@@ -28,9 +28,10 @@ class MembershipInline(GatewayInline):
 @admin.register(Team)
 class TeamAdmin(GatewayAdmin):
     empty_text = "A team is a group of people and keys that shares budgets and a dashboard."
-    list_display = ("name", "keys", "members", "time_zone", "created_at")
+    list_display = ("name", "keys", "members", "time_zone", "own_keys", "created_at")
     search_fields = ("name",)
-    fields = ("name", "time_zone", "created_at")
+    list_filter = ("own_keys",)
+    fields = ("name", "time_zone", "own_keys", "created_at")
     readonly_fields = ("created_at",)
     inlines = (MembershipInline, TeamLimitInline, TeamBudgetInline)
 

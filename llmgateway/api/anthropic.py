@@ -9,6 +9,7 @@ from llmgateway.api.calls import Named, call_model, parse_head
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, require_json
 from llmgateway.api.listing import callable_model, callable_models, moment
+from llmgateway.api.own_keys import own_provider
 from llmgateway.api.routes import CALL, Route
 from llmgateway.pipeline.capabilities import capabilities_of
 from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError
@@ -50,7 +51,8 @@ async def count_tokens(gateway: Gateway, exchange: HttpExchange) -> None:
     inbound.body = body
     head = exchange.head = parse_head(_COUNT, body)
     targets = answering(gateway.snapshot, key, head.model, MESSAGES, now=gateway.clock.time())
-    able = next((deployment for deployment in targets if _counts(deployment)), None)
+    own = own_provider(inbound)
+    able = next((each for each in targets if _counts(each) and own in ("", each.provider)), None)
     if able is not None:
         with contextlib.suppress(BudgetExceededError):
             await call_model(gateway, exchange, Named(provider=able.provider, verbatim=Verbatim(_COUNT_PATH)))

@@ -8,6 +8,7 @@ from llmgateway.api.commenting import CommentingResponder
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, requested_timeout_s, require_json
 from llmgateway.api.kept_references import check_references
+from llmgateway.api.own_keys import with_own_key
 from llmgateway.api.responses import DisconnectWatch, Responder
 from llmgateway.pipeline.errors import BadRequestError
 from llmgateway.pipeline.gateway import Gateway
@@ -35,10 +36,15 @@ FROM_THE_BODY = Named()
 async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FROM_THE_BODY) -> None:
     """Answer a call that is written in the route's dialect."""
     inbound, dialect = exchange.inbound, exchange.responder.dialect
+    own = inbound.provider_key
     if inbound.speaks:
         dialect = exchange.responder.dialect = inbound.speaks.get(dialect.name, dialect)
     native = named.is_native
-    key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip, takes_foreign=native)
+    key = exchange.key = await gateway.authenticate(
+        inbound.secret, client_ip=exchange.client_ip, takes_foreign=native and not own
+    )
+    if own:
+        key = exchange.key = await with_own_key(gateway, inbound, key, named.provider)
     authenticated = gateway.clock.monotonic()
     if dialect.json_requests:
         require_json(inbound)
@@ -47,8 +53,10 @@ async def call_model(gateway: Gateway, exchange: HttpExchange, named: Named = FR
     if inbound.body is None:
         # It came in pieces, as slowly as the caller liked: what the key may do can have changed meanwhile.
         key = exchange.key = await gateway.authenticate(
-            inbound.secret, client_ip=exchange.client_ip, takes_foreign=native
+            inbound.secret, client_ip=exchange.client_ip, takes_foreign=native and not own
         )
+        if own:
+            key = exchange.key = await with_own_key(gateway, inbound, key, named.provider)
     request = request_of(exchange, body, named, authenticated=authenticated)
     if dialect.may_name_kept(body):
         await check_references(gateway, key, body)

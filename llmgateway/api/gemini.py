@@ -17,6 +17,7 @@ from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, require_json
 from llmgateway.api.listing import callable_model, callable_models
 from llmgateway.api.native import METHODS
+from llmgateway.api.own_keys import own_provider
 from llmgateway.api.routes import CALL, READ, Route
 from llmgateway.pipeline.capabilities import capabilities_of
 from llmgateway.pipeline.errors import BadRequestError, BudgetExceededError, NotFoundError
@@ -122,7 +123,10 @@ class _TokenCount:
         exchange.head = parse_head(_COUNT, body, model=self._model)
         now = gateway.clock.time()
         targets = answering(gateway.snapshot, key, self._model, GENERATE, now=now)
-        able = next((each for each in targets if GENERATE.name in each.adapter.dialects()), None)
+        own = own_provider(inbound)
+        able = next(
+            (each for each in targets if GENERATE.name in each.adapter.dialects() and own in ("", each.provider)), None
+        )
         if able is not None:
             verbatim = Verbatim("/models/", ":countTokens")
             with contextlib.suppress(BudgetExceededError):

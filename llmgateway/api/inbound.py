@@ -79,6 +79,10 @@ class Inbound(msgspec.Struct):
     """What the client means where it calls paths of other dialects."""
     cache: str = ""
     """`x-gateway-cache`: what becomes of kept answers."""
+    provider_key: bytes = b""
+    """`x-gateway-provider-key`: the caller's own key at a provider, to be used in place of the gateway's credential."""
+    provider: str = ""
+    """`x-gateway-provider`: whose key that is."""
 
 
 class InboundReader:
@@ -155,6 +159,10 @@ def _note_own(inbound: Inbound, name: bytes, value: bytes) -> None:
         inbound.usage_comment = value.strip().lower() in {b"true", b"1"}
     elif name == b"x-gateway-task-type":
         inbound.task_type = value.strip().decode("utf-8", "replace")[:200]
+    elif name == b"x-gateway-provider-key":
+        inbound.provider_key = value.strip()
+    elif name == b"x-gateway-provider":
+        inbound.provider = value.strip().decode("utf-8", "replace")[:200]
 
 
 def _note(inbound: Inbound, name: bytes, value: bytes) -> None:

@@ -21,6 +21,7 @@ from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body
 from llmgateway.api.inbound_json import as_object
 from llmgateway.api.native import climbs, forwarded_query, plain_path
+from llmgateway.api.own_keys import with_own_key
 from llmgateway.api.routes import Route
 from llmgateway.pipeline.batch_results import Bill, bill_of
 from llmgateway.pipeline.call import Call
@@ -28,7 +29,7 @@ from llmgateway.pipeline.errors import BadRequestError, NotFoundError, Permissio
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.protocols import ObjectBook, Owner
 from llmgateway.pipeline.requests import Verbatim
-from llmgateway.pipeline.snapshot import Deployment, Key, Snapshot
+from llmgateway.pipeline.snapshot import Deployment, ForeignKey, Key, Snapshot
 from providers.adapters.dialects.registry import get_dialect
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
@@ -84,15 +85,18 @@ class KeptEndpoint:
         inbound = exchange.inbound
         is_native = bool(self._provider)
         key = exchange.key = await gateway.authenticate(
-            inbound.secret, client_ip=exchange.client_ip, takes_foreign=is_native
+            inbound.secret, client_ip=exchange.client_ip, takes_foreign=is_native and not inbound.provider_key
         )
+        if inbound.provider_key:
+            key = exchange.key = await with_own_key(gateway, inbound, key, self._provider)
         limit = gateway.snapshot.request_body_limit
         body = inbound.body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
         mine = Owner(self._provider, key.team_id, key.id)
         known = await self._book.owners([*_ids_in_path(self._path), *_references(body)])
         self._check(mine, known, body)
         self._check_models(key, exchange.method)
-        provider = self._provider or self._provider_for(gateway, key, inbound.model, known)
+        provider = self._provider or (key.provider if isinstance(key, ForeignKey) else "")
+        provider = provider or self._provider_for(gateway, key, inbound.model, known)
         mine = Owner(provider, key.team_id, key.id)
         family = _family(self._path)
         # A part of the results would be charged for as if it were all of them.
@@ -166,6 +170,8 @@ class _Settlement:
     async def charge(self, call: Call, content: bytes) -> None:
         """Book the results of a batch on the call that fetches them first, whoever else does so meanwhile or later."""
         found = _CONTENT.fullmatch(self._path)
+        if isinstance(call.key, ForeignKey):
+            return  # The provider bills whose key it is.
         if found is None or call.request.verbatim is None or call.request.verbatim.method != "GET":
             return
         now = self._gateway.clock.time()

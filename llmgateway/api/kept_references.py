@@ -24,9 +24,9 @@ _AT_ONCE = 500
 async def check_references(gateway: Gateway, key: Key, body: bytes) -> None:
     """Raises NotFoundError: `body` names what another team has made. Others of which nothing is known are the provider's.
 
-    Callers with keys of their own are not asked: what such a key may reach, the provider knows.
+    Callers who have but a key of their own are not asked: what such a key may reach, the provider knows.
     """
-    if isinstance(key, ForeignKey):
+    if isinstance(key, ForeignKey) and key.is_stranger:
         return
     families = _families(gateway.snapshot)
     if len(body) > _LONG:

@@ -19,7 +19,8 @@ LARGEST_HEAD = 4096
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})\r\n", re.IGNORECASE)
 _MORE_DIGITS = 10
 _OF_CONNECTION = frozenset({"client", "server", "scheme", "headers", "state", "extensions"})
-_UNUSUAL = frozenset({b"transfer-encoding", b"upgrade", b"expect"})
+_UNUSUAL = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"x-gateway-provider-key"})
+"""The last is a secret of the caller's alone, and such requests are not ordinary."""
 
 
 class KnownHead:

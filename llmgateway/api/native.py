@@ -15,6 +15,7 @@ from llmgateway.api.array_stream import ArrayResponder
 from llmgateway.api.calls import Named, call_model
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.native_kept import NativeFamily, NativeObjects, family_of
+from llmgateway.api.own_keys import with_own_key
 from llmgateway.api.routes import Route
 from llmgateway.pipeline.errors import NotFoundError, PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
@@ -148,8 +149,10 @@ class _Endpoint:
         exchange.responder.dialect = OPAQUE
         inbound = exchange.inbound
         key = exchange.key = await gateway.authenticate(
-            inbound.secret, client_ip=exchange.client_ip, takes_foreign=True
+            inbound.secret, client_ip=exchange.client_ip, takes_foreign=not inbound.provider_key
         )
+        if inbound.provider_key:
+            key = exchange.key = await with_own_key(gateway, inbound, key, self._provider)
         if key.models is not None and exchange.method not in _READING:
             raise PermissionDeniedError(
                 f"API key '{key.name}' may use certain models only, and the gateway cannot tell which ones this call "
@@ -162,7 +165,7 @@ class _Endpoint:
         if self._family is not None:
             mine = Owner(self._provider, key.team_id, key.id)
             kept = NativeObjects(gateway.responses.book, mine, self._family, exchange.method)
-            if not isinstance(key, ForeignKey):
+            if not (isinstance(key, ForeignKey) and key.is_stranger):
                 await kept.check()
         verbatim = Verbatim(target, method=exchange.method, content_type=inbound.content_type, settlement=kept)
         await call_model(gateway, exchange, Named(inbound.model, None, self._provider, verbatim, is_native=True))

@@ -10,6 +10,7 @@ from llmgateway.api.calls import parse_head
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body, requested_timeout_s, require_json
 from llmgateway.api.model_choice import CHAT, Choice
+from llmgateway.api.own_keys import refuse_own_key
 from llmgateway.api.query_fields import Download, Estimate, GatewayQuery, ParallelQuery, Query, read_fields
 from llmgateway.pipeline.errors import PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
@@ -36,6 +37,7 @@ async def fields_of(gateway: Gateway, exchange: HttpExchange, kind: type[Fields]
         GatewayError: the key may not be used, the body did not come, or a field is not usable; `param` names it.
     """
     inbound = exchange.inbound
+    refuse_own_key(inbound)
     key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
     exchange.authenticated = gateway.clock.monotonic()
     require_json(inbound)

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlencode
 from llmgateway.api.asgi_types import Message, RawHeaders, Receive, Scope, Send
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.native import NativeSurface, is_withheld
+from llmgateway.api.own_keys import refuse_own_key
 from llmgateway.pipeline.errors import BadRequestError, NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import ModelRequest
@@ -76,6 +77,7 @@ class RealtimeSurface:
         provider = self._provider(exchange)
         offered = scope.get("subprotocols") or []
         secret = exchange.inbound.secret or _secret(offered)
+        refuse_own_key(exchange.inbound)
         key = exchange.key = await self._gateway.authenticate(secret, client_ip=exchange.client_ip)
         query = parse_qsl(exchange.query.decode("latin-1"), keep_blank_values=True)
         model = dict(query).get("model") or exchange.inbound.model

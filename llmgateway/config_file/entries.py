@@ -176,6 +176,7 @@ class MemberEntry(Entry):
 class TeamEntry(Entry):
     name: str
     time_zone: str
+    own_keys: str
     limits: list[LimitEntry]
     budgets: list[BudgetEntry]
     members: list[MemberEntry]

@@ -215,6 +215,7 @@ def _team(row: Team) -> Object:
     return _said(
         {
             "time_zone": row.time_zone,
+            "own_keys": "" if row.own_keys == Team.OwnKeys.INHERIT else row.own_keys,
             **_rules(row),
             "members": [_member(membership) for membership in row.memberships.all()],
         }

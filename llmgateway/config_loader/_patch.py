@@ -182,7 +182,7 @@ class _Patch:
             new = self._with_access(new)
         if plan.routing:
             new = self._with_routing(new)
-        if plan.routing or plan.everyone or plan.bans:
+        if plan.routing or plan.everyone or plan.bans or plan.teams:
             new = replace(new, foreign=load_foreign())
         of_credits = {("billing_budget", str(budget_id)) for budget_id in plan.budgets}
         return replace(new, problems=self._all_problems(changed_rows | of_credits))

@@ -34,7 +34,13 @@ _ALL = (
         frozenset({MANAGER}),
     ),
     Scope("teams:read", "see teams", ("llmgateway.view_team",)),
-    Scope("teams:write", "create teams", ("llmgateway.add_team",), frozenset(), in_one_team=False),
+    Scope(
+        "teams:write",
+        "create and change teams",
+        ("llmgateway.add_team", "llmgateway.change_team"),
+        frozenset(),
+        in_one_team=False,
+    ),
     Scope("limits:read", "see rate limits", ("llmgateway.view_ratelimit",)),
     Scope(
         "limits:write",

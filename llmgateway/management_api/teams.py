@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import django_filters
@@ -21,14 +22,19 @@ from llmgateway.models import Team
 class TeamSerializer(StrictModel[Team]):
     class Meta:
         model = Team
-        fields = ("id", "name", "time_zone", "created_at")
+        fields = ("id", "name", "time_zone", "own_keys", "created_at")
 
-    def create(self, validated_data: dict[str, Any]) -> Team:
-        return services.team_create(**validated_data)
+    def create(self, validated_data: Mapping[str, Any]) -> Team:
+        return self.update(Team(), validated_data)
+
+    def update(self, instance: Team, validated_data: Mapping[str, Any]) -> Team:
+        services.team_save(instance, validated_data)
+        return instance
 
 
 class TeamFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
     name = django_filters.CharFilter("name", label="The whole name.")
+    own_keys = django_filters.ChoiceFilter("own_keys", choices=Team.OwnKeys.choices)
 
 
 class TeamViewSet(Readable[Team]):
@@ -51,3 +57,11 @@ class TeamViewSet(Readable[Team]):
         serializer = self.get_serializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         return self.shown(serializer.save(), status.HTTP_201_CREATED)
+
+    @extend_schema(request=TeamSerializer(partial=True), responses=TeamSerializer)
+    @writes
+    def partial_update(self, request: Request, /, **kwargs: Any) -> Response:
+        """Change what is named: the name, the time zone, whether the team may bring keys of its own."""
+        serializer = self.get_serializer(self.locked(), data=request.data, partial=True)
+        serializer.is_valid(raise_exception=True)
+        return self.shown(serializer.save())

@@ -70,6 +70,7 @@ class UsageRowSerializer(serializers.ModelSerializer[UsageRecord]):
             "reported_cost_pico_usd",
             "held_usd", "held_pico_usd", "price_id", "priced", "default_price", "duration_ms", "ttft_ms", "overhead_ms",
             "cache", "saved_usd", "saved_pico_usd", "mirror_of", "via",
+            "own_key",
         )  # fmt: skip
 
     def get_input_tokens(self, row: UsageRecord) -> int:

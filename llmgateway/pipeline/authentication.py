@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from llmgateway.key_secrets import Pepper
-from llmgateway.pipeline.errors import AuthenticationError, PermissionDeniedError
-from llmgateway.pipeline.foreign_keys import ForeignKeyring
-from llmgateway.pipeline.snapshot import Key, KeyDigest, Snapshot, SourceRule, parse_address
+from llmgateway.pipeline.errors import AuthenticationError, BadRequestError, PermissionDeniedError
+from llmgateway.pipeline.foreign_keys import KEY_HEADER, ForeignKeyring
+from llmgateway.pipeline.snapshot import ForeignKey, Key, KeyDigest, Snapshot, SourceRule, parse_address
 
 KEYS_WITHOUT_SOURCES = (SourceRule("database", "database"),)
 
@@ -76,6 +76,20 @@ class Authenticator:
             raise AuthenticationError("This API key is unknown or revoked. Check it, or ask an admin for a new one.")
         check(found.key, client_ip=client_ip, now=now)
         return found.key
+
+    async def with_own_key(self, key: Key, secret: bytes, *, provider: str, snapshot: Snapshot) -> ForeignKey:
+        """`key` with the caller's own at `provider`; raises what `ForeignKeyring.beside` raises."""
+        digests = self._digests(secret)
+        if await self._find(digests, snapshot) is not None:
+            raise BadRequestError(
+                f"`{KEY_HEADER}` holds a key of the gateway, which is not sent on. Send your key at '{provider}' there.",
+                param=KEY_HEADER,
+            )
+        try:
+            return self._foreign.beside(key, secret, digests, provider=provider, terms=snapshot.foreign)
+        except PermissionDeniedError as error:
+            error.key = key
+            raise
 
     def known(self, secret: bytes, snapshot: Snapshot) -> KeyDigest | None:
         """The key of a secret, if it can be said without asking elsewhere and the first source knows it."""

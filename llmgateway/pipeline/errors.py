@@ -7,7 +7,7 @@
     │   └── UnsupportedMediaTypeError 415 unsupported_media_type
     ├── AuthenticationError          401  invalid_api_key
     ├── PermissionDeniedError        403  key_disabled, key_expired, key_not_yet_valid, ip_not_allowed, model_not_allowed,
-    │                                     key_banned, tenant_not_allowed
+    │                                     key_banned, tenant_not_allowed, own_keys_refused
     ├── NotFoundError                404  model_not_found, model_retired, unknown_endpoint
     ├── MethodNotAllowedError        405  method_not_allowed
     ├── RateLimitError               429  rate_limit_exceeded, concurrency_limit_exceeded, request_exceeds_limit

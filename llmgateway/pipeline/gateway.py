@@ -151,6 +151,10 @@ class Gateway:
             takes_foreign=takes_foreign,
         )
 
+    def with_own_key(self, key: Key, secret: bytes, provider: str) -> Awaitable[Key]:
+        """`key` with the caller's own at `provider`, which pays there; raises what `Authenticator.with_own_key` raises."""
+        return self._authenticator.with_own_key(key, secret, provider=provider, snapshot=self.snapshot)
+
     def known_key(self, secret: bytes) -> KeyDigest | None:
         """The key of a secret, if the first source that keys are looked up in knows it, whether or not it may be used."""
         return self._authenticator.known(secret, self.snapshot)

@@ -10,7 +10,7 @@ from billing.money import PICO_PER_USD
 from billing.pricing import PriceVersion, cost, price_of_unit, units_cost
 from llmgateway.pipeline.protocols import Record, Reservation
 from llmgateway.pipeline.requests import ModelRequest
-from llmgateway.pipeline.snapshot import Alias, Deployment, Key
+from llmgateway.pipeline.snapshot import Alias, Deployment, ForeignKey, Key
 from providers.adapters.dialects.base import Dialect, StreamScanner
 from providers.adapters.errors import MalformedUsageError
 from providers.adapters.types import JSONObject, Operation, Units, Usage
@@ -149,6 +149,8 @@ def identity(request: ModelRequest, key: Key, alias: Alias, *, admitted_at: floa
     }
     if request.mirror_of:
         who["mirror_of"] = request.mirror_of
+    if key.__class__ is ForeignKey:
+        who["own_key"] = key.digest
     return who
 
 
@@ -195,7 +197,7 @@ def ledger_row(
         "held_pico_usd": held_pico_usd,
         "over_hold": over_hold,
         "price_id": (price.id or None) if price else None,
-        "priced": deployment is None or (price is not None and not price.is_default),
+        "priced": deployment is None or (price is not None and not price.is_default) or "own_key" in asked,
         "duration_us": int((now - received) * 1e6),
         "ttft_us": int((first - received) * 1e6) if first else None,
         "overhead_us": int(((progress.sent or now) - received) * 1e6),

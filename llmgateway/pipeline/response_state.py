@@ -61,7 +61,7 @@ class ResponseState:
             RequestTooLargeError: the conversation is larger than a body may be.
         """
         asked, mine = read_reference(request.body), owner_of(key)
-        if asked.items and not isinstance(key, ForeignKey):
+        if asked.items and not (isinstance(key, ForeignKey) and key.is_stranger):
             await self.check_items(asked.items, key, native=native)
         is_kept = asked.store is not False
         state = State(

@@ -10,7 +10,7 @@ from llmgateway.pipeline.conditions import BudgetUsed, Conditions, Facts
 from llmgateway.pipeline.errors import BadRequestError, NoTargetAvailableError, NotFoundError, PermissionDeniedError
 from llmgateway.pipeline.expected_costs import ExpectedCosts, nobody_knows
 from llmgateway.pipeline.foreign_keys import on_own_account
-from llmgateway.pipeline.natives import Natives
+from llmgateway.pipeline.natives import Natives, reachable
 from llmgateway.pipeline.requests import ModelRequest
 from llmgateway.pipeline.route_rules import FallbackCause
 from llmgateway.pipeline.rules import NO_VIA
@@ -170,7 +170,7 @@ class Router:
             alias = self._natives_of(snapshot).alias(provider, model, key, snapshot.aliases, now=now)
         alias = allowed(alias, model, key, now=now)
         if isinstance(key, ForeignKey):
-            return _on_own_account(key, alias, request)
+            return _on_own_account(key, alias, request, now=now)
         if not alias.rules:
             plain = self._plain(alias, key, request, now=now, dry_run=dry_run)
             if plain:
@@ -409,9 +409,9 @@ def _routed(alias: Alias, levels: Sequence[_Level], hops: tuple[Alias, ...], *, 
     return Routed(alias, tuple(candidates), via if any(via.values()) else NO_VIA, hops)
 
 
-def _on_own_account(key: ForeignKey, alias: Alias, request: ModelRequest) -> Routed:
-    """One deployment of the provider under whose prefix the caller came: neither rules nor fallbacks are for it."""
-    free, own = on_own_account(key, alias, alias.deployments, request.provider)
+def _on_own_account(key: ForeignKey, alias: Alias, request: ModelRequest, *, now: float) -> Routed:
+    """One deployment of the provider that the caller's own key is for: neither rules nor fallbacks are for it."""
+    free, own = on_own_account(key, alias, reachable(alias, key, now=now), request.provider)
     return Routed(free, _able(free, own, request.dialect))
 
 

@@ -225,9 +225,19 @@ class Key(msgspec.Struct, frozen=True, gc=False):
 
 
 class ForeignKey(Key, frozen=True, gc=False, kw_only=True):
-    """A caller's own key at a provider. Its id is its digest; limits are everyone's, and nobody pays here."""
+    """A caller's own key at a provider, so nobody pays here.
+
+    Either all that the caller has: then its id is its digest, and its limits are everyone's. Or it came beside a key of
+    the gateway: then it is that key in everything else, but for the budgets.
+    """
 
     secret: str
+    digest: str = ""
+    """Of the secret, as bans name it."""
+    provider: str = ""
+    """The one that it is for; empty: the one under whose prefix it came."""
+    is_stranger: bool = True
+    """No key of the gateway came with it."""
 
     def __repr__(self) -> str:
         """Without the secret, wherever it may be written."""
@@ -239,9 +249,16 @@ class ForeignKeys:
     """That callers may bring their own keys, and on which terms."""
 
     limits: tuple[Limit, ...] = ()
-    """Everyone's."""
+    """Everyone's, for callers without a key of the gateway."""
     banned: frozenset[bytes] = frozenset()
     """Digests of keys that are not sent on."""
+    allowed: bool = True
+    """To callers without a key of the gateway, and to teams that `teams` does not name."""
+    teams: Mapping[int, bool] = field(default_factory=dict)
+    """By id, those that something else holds for."""
+
+    def allow(self, team_id: int) -> bool:
+        return self.teams.get(team_id, self.allowed)
 
 
 class KeyDigest(msgspec.Struct, frozen=True, gc=False):

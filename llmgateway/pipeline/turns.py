@@ -138,5 +138,5 @@ class Turns:
 
 
 def _whose(key: Key) -> str:
-    """Who shares a line. Callers' own keys do: anybody can make up as many as they like."""
-    return "" if isinstance(key, ForeignKey) else key.id
+    """Who shares a line. Callers who have but a key of their own do: anybody can make up as many as they like."""
+    return "" if isinstance(key, ForeignKey) and key.is_stranger else key.id

@@ -63,7 +63,7 @@ def test_usage_prints_every_named_field(make_journal: MakeJournal) -> None:
         "reasoning_output_tokens": 5, "usage_source": "provider", "cost_pico_usd": 30_000_000, "price_id": 5,
         "units": {"search": 2}, "reported_cost_pico_usd": 29_000_000, "priced": True, "default_price": False,
         "started_at": "2026-03-14T12:00:00+00:00", "duration_ms": 400.0, "ttft_ms": 90.0,
-        "cache": "hit", "saved_pico_usd": 7, "mirror_of": "", "via": [], "attempts": [{"deployment": "main", "status": 200}],
+        "cache": "hit", "saved_pico_usd": 7, "mirror_of": "", "via": [], "own_key": "", "attempts": [{"deployment": "main", "status": 200}],
     }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def _apply_networks(session: Session, entry: NetworkListEntry) -> None:
 
 def _apply_team(session: Session, entry: TeamEntry) -> None:
     row = session.teams.existing(entry.name) or Team(name=entry.name)
-    if not session.put(row, "team", entry.name, entry, {"time_zone": entry.time_zone}):
+    if not session.put(row, "team", entry.name, entry, {"time_zone": entry.time_zone, "own_keys": entry.own_keys}):
         session.teams.spoil(entry.name)
         return
     session.teams.add(entry.name, row)

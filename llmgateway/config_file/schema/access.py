@@ -9,7 +9,7 @@ from llmgateway.config_file.fields import FieldReader, as_sequence, read_texts
 from llmgateway.config_file.problems import Problems
 from llmgateway.config_file.reading import Value
 from llmgateway.config_file.schema.limits import CALLER, read_budgets, read_limits
-from llmgateway.models import Membership
+from llmgateway.models import Membership, Team
 from llmgateway.validators import validate_name, validate_networks
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -53,17 +53,19 @@ def _read_networks(name: str, value: Value, problems: Problems) -> NetworkListEn
 
 def _read_team(name: str, reader: FieldReader) -> TeamEntry | None:
     time_zone = reader.text("time_zone", "UTC")
+    own_keys = reader.choice("own_keys", Team.OwnKeys.values, default=Team.OwnKeys.INHERIT.value)
     limits = read_limits(reader, CALLER)
     budgets = read_budgets(reader, CALLER)
     members = _read_members(reader)
     reader.finish()
-    if not reader.usable or time_zone is None:
+    if not reader.usable or time_zone is None or own_keys is None:
         return None
     return TeamEntry(
         place=reader.place,
         places=reader.places(),
         name=name,
         time_zone=time_zone,
+        own_keys=own_keys,
         limits=limits,
         budgets=budgets,
         members=members,
