@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
@@ -122,10 +123,11 @@ class House:
     snapshot: Snapshot = field(default_factory=snapshot)
     clock: FakeClock = field(default_factory=FakeClock)
     settings: dict[str, str] = field(default_factory=dict)
+    counters: Callable[[FakeClock], AdmissionStore] = MemoryStore
 
     def __post_init__(self) -> None:
         self.ledger = FakeLedger()
-        self.store: AdmissionStore = MemoryStore(self.clock)
+        self.store = self.counters(self.clock)
         self.log = LogLines()
         self.telemetry = Telemetry(self.log)
         self.status = FakeStatus()

@@ -6,6 +6,7 @@ all others, by itself or from here: then it gets a task, as if it had just come,
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.calls import call_model
 from llmgateway.api.responses import JSON
 from llmgateway.pipeline.errors import GatewayError
-from llmgateway.pipeline.express import MOST_BYTES, Asker, Express
+from llmgateway.pipeline.express import MOST_BYTES, Asker, Asking, Express
 from llmgateway.pipeline.express_stream import ExpressStream
 from llmgateway.pipeline.header_lines import HeaderLines, line
 from llmgateway.pipeline.upstream import RawHeaders
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from llmgateway.pipeline.call import Call
     from llmgateway.pipeline.gateway import Gateway
     from llmgateway.pipeline.lean_connection import Connection
+    from llmgateway.pipeline.protocols import Reservation
 
 logger = logging.getLogger(__name__)
 
@@ -62,25 +64,22 @@ class ExpressDoor:
             asker = self._asker(server, known, address)
         if asker is None:
             return False
-        request = ExpressRequest(self, server, known)
         try:
-            call = self.lane.admit(asker, body, self.data_plane.ids.next(), request)
+            asking = self.lane.ask(asker, body, self.data_plane.ids.next())
+            if asking is None:
+                return False
+            request = ExpressRequest(self, server, known, asking)
+            if self.lane.admit_soon(asking, request.decided):
+                server.begin_express(request)
+                return True
+            call = self.lane.admit(asking, request)
         except Exception:
             logger.exception("the short way failed; a request goes the long one")
             return False
         if call is None:
             return False
-        request.call = call
         server.begin_express(request)
-        try:
-            sent = call.sent = self.lane.send(asker, call)
-        except Exception:
-            logger.exception("a request could not be sent the short way", extra={"request_id": call.request.id})
-            sent = None
-        if sent is None:
-            request.hand_over()
-        else:
-            sent.connection.watcher = request.has_heard
+        request.send(call)
         return True
 
     def _asker(self, server: GatewayProtocol, known: KnownHead, address: str) -> Asker | None:
@@ -128,14 +127,21 @@ def _is_ordinary(known: KnownHead, route: Route, inbound: Inbound) -> bool:
 class ExpressRequest:
     """A request that is under way without a task: the call's `Presence`, its upstream connection's watcher."""
 
-    __slots__ = ("_door", "_is_handed_over", "_known", "_server", "_stream", "call", "client_left")
+    __slots__ = (
+        "_asking", "_decision", "_door", "_is_handed_over", "_known", "_server", "_stream", "call", "client_left",
+    )  # fmt: skip
 
     call: Call
+    """Once it is admitted."""
 
-    def __init__(self, door: ExpressDoor, server: GatewayProtocol, known: KnownHead) -> None:
+    def __init__(self, door: ExpressDoor, server: GatewayProtocol, known: KnownHead, asking: Asking) -> None:
         self._door = door
         self._server = server
         self._known = known
+        self._asking: Asking | None = asking
+        """Until it is admitted."""
+        self._decision: asyncio.Future[Reservation | None] | None = None
+        """What its task waits for, if it has got one before it was admitted."""
         self._stream: ExpressStream | None = None
         """Of its answer, once that has begun."""
         self.client_left = False
@@ -154,6 +160,44 @@ class ExpressRequest:
 
     def watch(self) -> None:
         """The connection tells by itself when the client leaves."""
+
+    def decided(self, reservation: Reservation | None) -> None:
+        """The counters have answered; None: its admission is for the long way."""
+        asking, lane = self._asking, self._door.lane
+        assert asking is not None
+        if self._decision is not None:
+            if self._decision.done():  # Its task was cancelled meanwhile.
+                lane.withdraw(reservation)
+            else:
+                self._decision.set_result(reservation)
+            return
+        call = self._begun(asking, reservation)
+        if call is None:
+            self._server.begin_known(self._known, asking.request.body)
+        else:
+            self.send(call)
+
+    def _begun(self, asking: Asking, reservation: Reservation | None) -> Call | None:
+        try:
+            return self._door.lane.begin(asking, reservation, self)
+        except Exception:
+            logger.exception("the short way failed; a request goes the long one")
+            return None
+
+    def send(self, call: Call) -> None:
+        """It is admitted."""
+        asking, self._asking = self._asking, None
+        assert asking is not None
+        self.call = call
+        try:
+            sent = call.sent = self._door.lane.send(asking.way, call)
+        except Exception:
+            logger.exception("a request could not be sent the short way", extra={"request_id": call.request.id})
+            sent = None
+        if sent is None:
+            self.hand_over()
+        else:
+            sent.connection.watcher = self.has_heard
 
     def has_heard(self) -> None:
         """Something has come from the provider, or nothing will."""
@@ -254,6 +298,10 @@ class ExpressRequest:
     def hand_over(self) -> None:
         """It needs a task after all, which goes on where it stands. Once."""
         self._is_handed_over = True
+        if self._asking is not None:
+            self._decision = asyncio.get_running_loop().create_future()
+            self._server.begin_known(self._known, self._asking.request.body, self._begin_decided)
+            return
         call, stream = self.call, self._stream
         if call.sent is not None:
             call.sent.connection.watcher = None
@@ -266,3 +314,16 @@ class ExpressRequest:
 
     async def _resume(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._door.data_plane.resume(scope, receive, send, self.call)
+
+    async def _begin_decided(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """In its task from before its admission on: what was asked is waited for, for it may have been taken."""
+        asking, decision = self._asking, self._decision
+        assert asking is not None
+        assert decision is not None
+        call = self._begun(asking, await decision)
+        if call is None:
+            await self._door.data_plane(scope, receive, send)
+        elif self._server.transport.is_closing():
+            self._door.lane.leave(call)
+        else:
+            await self._door.data_plane.resume(scope, receive, send, call)

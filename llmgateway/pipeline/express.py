@@ -1,7 +1,7 @@
 """The short way of ordinary requests: admitted, sent, metered and settled where bytes arrive, without a task of their own.
 
 Ordinary is what most requests are: text for a model with one plain list of targets, by a key that the snapshot knows,
-with no feature on that must wait or look more closely. Everything here is either done at once or not begun: `admit`
+with no feature on that must wait or look more closely. Everything here is either done at once or not begun: `ask`
 returns None before it has taken anything, and the long way of `gateway` says what there is to say. What turns out to be
 unusual later (no answer in time, an error, a stream, a client that leaves) goes on there too, as the call that it is.
 """
@@ -9,7 +9,7 @@ unusual later (no answer in time, an error, a stream, a client that leaves) goes
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmgateway.pipeline.admission import Admission
@@ -22,7 +22,7 @@ from llmgateway.pipeline.express_stream import ExpressStream
 from llmgateway.pipeline.header_lines import HeaderLines
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines, usage_lines
-from llmgateway.pipeline.protocols import AdmitsAtOnce
+from llmgateway.pipeline.protocols import AdmitsAtOnce, AdmitsSoon, Reservation
 from llmgateway.pipeline.requests import ModelRequest, Presence
 from llmgateway.pipeline.routing import allowed
 from llmgateway.pipeline.rules import Rules
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from llmgateway.pipeline.gateway import Gateway
     from llmgateway.pipeline.lean_connection import Connection
     from llmgateway.pipeline.lean_transport import Endpoint, Posting
+    from llmgateway.pipeline.rules import BudgetIndex
+    from llmgateway.pipeline.snapshot import AdmissionRules
+    from llmgateway.pipeline.terms import Ask
 
 MOST_BYTES = 65_536
 """Of a request and of an answer. What is larger is worth a task."""
@@ -101,6 +104,19 @@ class Way(NamedTuple):
     """By id of a deployment and whether a stream is asked for: where it goes, and how its head begins."""
 
 
+class Asking(NamedTuple):
+    """A request that has its turn and knows what it needs; the counters are asked for it."""
+
+    request: ModelRequest
+    way: Way
+    chosen: tuple[Deployment, ...]
+    ask: Ask
+    settings: AdmissionRules
+    budget_index: BudgetIndex
+    now: float
+    routed: float
+
+
 class Sent(NamedTuple):
     """A request that has left for its provider."""
 
@@ -113,27 +129,29 @@ class Express:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._store = gateway.store if isinstance(gateway.store, AdmitsAtOnce) else None
-        """None: counters must be asked for elsewhere, so nobody goes this way."""
+        store = gateway.store
+        self._at_once = store if isinstance(store, AdmitsAtOnce) else None
+        self._soon = store if isinstance(store, AdmitsSoon) else None
 
     @property
     def is_open(self) -> bool:
-        return self._store is not None
+        """False: its counters must be waited for in a task, so nobody goes this way."""
+        return self._at_once is not None or self._soon is not None
 
-    def admit(self, asker: Asker, body: bytes, request_id: str, presence: Presence) -> Call | None:
-        """A call that is admitted and written down, for `send`. None: nothing has happened, and the long way is due."""
+    def ask(self, asker: Asker, body: bytes, request_id: str) -> Asking | None:
+        """What a request needs, and its turn; for `admit`, or for `admit_soon`. None: the long way is due.
+
+        Nothing has happened then.
+        """
         gateway = self._gateway
         clock = gateway.clock
         now, received = clock.time(), clock.monotonic()
         if asker.generation != gateway.generation:
             self._look_up(asker, now)
         key = asker.key
-        if (
-            self._store is None
-            or key is None
-            or len(body) > MOST_BYTES
-            or not asker.valid_from <= now < asker.valid_until
-        ):
+        if key is None or len(body) > MOST_BYTES or not asker.valid_from <= now < asker.valid_until:
+            return None
+        if self._soon is not None and not self._soon.can_ask:
             return None
         if gateway.is_stale() or not gateway.budgets_ready.is_set():
             return None
@@ -162,36 +180,60 @@ class Express:
             session=asker.session,
             task_type=asker.task_type,
         )
-        return self._admitted(self._store, request, way, presence, now)
-
-    def _admitted(
-        self, store: AdmitsAtOnce, request: ModelRequest, way: Way, presence: Presence, now: float
-    ) -> Call | None:
-        gateway = self._gateway
         chosen = self._chosen(way)
         if not chosen:
             return None
-        deployment = chosen[0]
-        routed = gateway.clock.monotonic()
-        settings, terms = gateway.snapshot.admission, gateway.desk.terms
+        routed = clock.monotonic()
+        settings = gateway.snapshot.admission
         try:
-            ask = terms.ask(request, way.rules, chosen[:1], settings, now=now)
+            ask = gateway.desk.terms.ask(request, way.rules, chosen[:1], settings, now=now)
         except BudgetExceededError:
             return None
         if not gateway.turns.take():
             return None
-        reservation = store.admit_at_once(
-            request.id, demand=ask.demand, limits=way.rules.limits, budgets=way.rules.budgets, terms=ask.targets[0]
+        return Asking(request, way, chosen, ask, settings, gateway.budget_index, now, routed)
+
+    def admit(self, asking: Asking, presence: Presence) -> Call | None:
+        """A call that is admitted and written down, for `send`. None: nothing is taken, and the long way is due."""
+        if self._at_once is None:
+            return self.begin(asking, None, presence)
+        ask, rules = asking.ask, asking.way.rules
+        reservation = self._at_once.admit_at_once(
+            asking.request.id, demand=ask.demand, limits=rules.limits, budgets=rules.budgets, terms=ask.targets[0]
         )
+        return self.begin(asking, reservation, presence)
+
+    def admit_soon(self, asking: Asking, decided: Callable[[Reservation | None], None]) -> bool:
+        """Ask counters that are kept elsewhere; `decided` is told, for `begin`, and not before this returns.
+
+        False: they need not be asked, and `admit` does it.
+        """
+        if self._soon is None:
+            return False
+        ask, rules = asking.ask, asking.way.rules
+        self._soon.admit_soon(
+            asking.request.id,
+            demand=ask.demand,
+            limits=rules.limits,
+            budgets=rules.budgets,
+            terms=ask.targets[0],
+            decided=decided,
+        )
+        return True
+
+    def begin(self, asking: Asking, reservation: Reservation | None, presence: Presence) -> Call | None:
+        """Write down that it was admitted. None: it was not, or cannot be written down; nothing is taken."""
+        gateway = self._gateway
         if reservation is None:
             gateway.turns.give_back()
             return None
-        admission = Admission(ask, way.rules, reservation, deployment, [], settings)
+        way, chosen = asking.way, asking.chosen
+        deployment = chosen[0]
+        admission = Admission(asking.ask, way.rules, reservation, deployment, [], asking.settings)
         try:
-            call = self._opened(request, way, admission, presence, now=now, routed=routed)
+            call = self._opened(asking, admission, presence)
         except BaseException as error:
-            gateway.store.settle(reservation, cost_pico_usd=0, used=None, budgets=())
-            gateway.turns.give_back()
+            self.withdraw(reservation)
             if isinstance(error, LedgerUnavailableError):
                 return None
             raise
@@ -202,11 +244,16 @@ class Express:
             way.balancer.take(way.heads, _number_of(way, deployment), "")
         return call
 
-    def _opened(
-        self, request: ModelRequest, way: Way, admission: Admission, presence: Presence, *, now: float, routed: float
-    ) -> Call:
-        """Write down that it was admitted. Raises what the ledger raises; the reservation is the caller's to settle then."""
+    def withdraw(self, reservation: Reservation | None) -> None:
+        """Nobody goes on with it: what it took is given back, and its turn."""
+        if reservation is not None:
+            self._gateway.store.settle(reservation, cost_pico_usd=0, used=None, budgets=())
+        self._gateway.turns.give_back()
+
+    def _opened(self, asking: Asking, admission: Admission, presence: Presence) -> Call:
+        """Raises what the ledger raises; the reservation is the caller's to settle then."""
         gateway, reservation = self._gateway, admission.reservation
+        request, way = asking.request, asking.way
         admitted = gateway.clock.monotonic()
         admission.take(reservation, 0)
         patience_s = total_s(request, way.alias, way.able, now=admitted)
@@ -218,15 +265,15 @@ class Express:
                 way.alias,
                 admission,
                 gateway=gateway,
-                budget_index=gateway.budget_index,
+                budget_index=asking.budget_index,
                 presence=presence,
                 exchange=exchange,
-                admitted_at=now,
+                admitted_at=asking.now,
             )
             phases = call.phases
             phases["auth"] = request.authenticated - request.received
-            phases["route"] = routed - request.authenticated
-            phases["admit"] = admitted - routed
+            phases["route"] = asking.routed - request.authenticated
+            phases["admit"] = admitted - asking.routed
             try:
                 attempt = call.begin_attempt(admission.deployment)
                 gateway.ledger.open(opening(call.asked, call.held_pico_usd, reservation, attempt))
@@ -248,11 +295,9 @@ class Express:
             return able
         return tuple([way.heads[number] for number in way.balancer.order(way.heads, nobody_knows, "")])
 
-    def send(self, asker: Asker, call: Call) -> Sent | None:
+    def send(self, way: Way, call: Call) -> Sent | None:
         """The request of `call` on its way to its provider. None: there is no connection at hand."""
         request, deployment = call.request, call.admission.deployment
-        way = asker.ways[request.head.model]
-        assert way is not None
         posting = way.postings[deployment.id, bool(request.head.stream)]
         body = request.dialect.with_model(request.body, request.head, deployment.model)
         cap = call.admission.output_cap
@@ -309,6 +354,13 @@ class Express:
             if not call.settled:
                 call.progress.http_status = call.progress.http_status or 500
                 call.settle("failed", error_type="internal_error")
+        finally:
+            self.end(call)
+
+    def leave(self, call: Call) -> None:
+        """Its client has left before anything was sent."""
+        try:
+            call.settle_cancelled("client_left")
         finally:
             self.end(call)
 

@@ -6,7 +6,7 @@ real ones of their own (`tests/fakes.py`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -167,6 +167,32 @@ class AdmitsAtOnce(Protocol):
         """`admit` for one target without limits and budgets of its own, if that needs no waiting and nobody is before it.
 
         None: nothing is taken, and `admit` says why not.
+        """
+        ...
+
+
+@runtime_checkable
+class AdmitsSoon(Protocol):
+    """A store that asks others, and can tell of their answer without a task that waits for it."""
+
+    @property
+    def can_ask(self) -> bool:
+        """False: only `admit` knows what to do now."""
+        ...
+
+    def admit_soon(
+        self,
+        request_id: str,
+        *,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        terms: TargetTerms,
+        decided: Callable[[Reservation | None], None],
+    ) -> None:
+        """`admit` for one target without limits and budgets of its own, while `can_ask`.
+
+        `decided` is called once and later, from the event loop. With None nothing is taken, and `admit` says why not.
         """
         ...
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
@@ -51,6 +51,22 @@ class EpochChangedError(CountersAwayError):
     """The counters were made anew; what was asked was not done."""
 
 
+class Asker(Protocol):
+    """Who is told the answer to a call: a future, or somebody who goes on at once."""
+
+    def done(self) -> bool:
+        """It does not want to know any more, or knows."""
+        ...
+
+    def set_result(self, result: Any, /) -> None:
+        """Does not raise."""
+        ...
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """A `LinkLostError` or `EpochChangedError`. The connection is just being given up, so nobody is asked from here."""
+        ...
+
+
 class RoundTrips:
     """How long Redis took, for metrics."""
 
@@ -70,7 +86,7 @@ class _Batch(msgspec.Struct):
     """What was sent together and is answered together."""
 
     calls: list[Call]
-    answers: list[asyncio.Future[Any] | None]
+    answers: list[Asker | None]
     """One for each call; None: nobody waits, and it is sent again if it was lost."""
     sent_at: float
 
@@ -111,7 +127,7 @@ class RedisLink:
         self._script = Script()
         self._sha = ""
         self._calls: list[Call] = []
-        self._answers: list[asyncio.Future[Any] | None] = []
+        self._answers: list[Asker | None] = []
         self._backlog: deque[Call] = deque()
         self._pending: deque[_Batch | asyncio.Future[Any]] = deque()
         self._loop = asyncio.get_running_loop()
@@ -132,6 +148,10 @@ class RedisLink:
         else:
             self._add(call, answer)
         return answer
+
+    def ask_for(self, asker: Asker, call: Call) -> None:
+        """The same, told to `asker`. Only while `open`."""
+        self._add(call, asker)
 
     def post(self, call: Call) -> None:
         """Sent as soon as Redis is there, after everything handed over before."""
@@ -181,7 +201,7 @@ class RedisLink:
 
     # Sending.
 
-    def _add(self, call: Call, answer: asyncio.Future[Any] | None) -> None:
+    def _add(self, call: Call, answer: Asker | None) -> None:
         self._calls.append(call)
         self._answers.append(answer)
         if answer is not None:
@@ -320,7 +340,7 @@ class RedisLink:
             elif future is not None and not future.done():
                 future.set_result(result)
 
-    def _failed(self, call: Call, future: asyncio.Future[Any] | None, message: str) -> None:
+    def _failed(self, call: Call, future: Asker | None, message: str) -> None:
         """The script stumbled over one call. Redis is well, so it would stumble again."""
         logger.error(
             "Redis could not do %s: %s. The counters it concerns are off until they are reconciled.", call[0], message

@@ -26,6 +26,7 @@ from llmgateway.stores.redis_comparison import ComparedJournal, Comparisons
 from llmgateway.stores.redis_debts import Debts, Numbers
 from llmgateway.stores.redis_epoch import POLL_S, Epoch, Recount, Totals
 from llmgateway.stores.redis_fallback import Fallback, Policy
+from llmgateway.stores.redis_hearer import Hearer
 from llmgateway.stores.redis_link import Call, EpochChangedError, LinkLostError, RedisLink, RoundTrips
 from llmgateway.stores.redis_newcomers import Newcomers
 from llmgateway.stores.redis_open import OpenRequest, OpenRequests, Orphan
@@ -184,18 +185,39 @@ class RedisStore:
         if self._link.open:
             now = self._now()
             limited, paid = self.frames.of_limits(limits, now), self.frames.of_budgets(budgets, now)
-            call = (
-                "admit",
-                request_id,
-                limits_packed(limited, demand),
-                [frame.packed for frame in paid],
-                [self.frames.target(target, demand, now) for target in targets],
-                self._lease_us,
-            )
-            answer = await self._asked(call, request_id)
+            answer = await self._asked(self._admission(asked, limited, paid, now), request_id)
             if answer is not None:
                 return self._decision(answer, asked, limited, paid, now)
         return await self._admit_without(asked)
+
+    @property
+    def can_ask(self) -> bool:
+        return self._link.open and not self._waiters
+
+    def admit_soon(
+        self,
+        request_id: str,
+        *,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        terms: TargetTerms,
+        decided: Callable[[Reservation | None], None],
+    ) -> None:
+        asked, now = Asked(request_id, demand, limits, budgets, (terms,)), self._now()
+        limited, paid = self.frames.of_limits(limits, now), self.frames.of_budgets(budgets, now)
+        hearer = Hearer(self, asked, limits=limited, budgets=paid, now=now, decided=decided)
+        self._link.ask_for(hearer, self._admission(asked, limited, paid, now))
+
+    def _admission(self, asked: Asked, limits: Sequence[Frame], budgets: Sequence[Frame], now: float) -> Call:
+        return (
+            "admit",
+            asked.id,
+            limits_packed(limits, asked.demand),
+            [frame.packed for frame in budgets],
+            [self.frames.target(target, asked.demand, now) for target in asked.targets],
+            self._lease_us,
+        )
 
     async def _asked(self, call: Call, request_id: str) -> list[Any] | None:
         """The answer; None: there is none. Then what the call took, or takes later, is given back."""
@@ -210,6 +232,24 @@ class RedisStore:
             self._give_up(request_id)
             raise
         return answer
+
+    def hear(self, hearer: Hearer, answer: list[Any]) -> None:
+        """The answer to `admit_soon`."""
+        reservation = None
+        try:
+            if answer[0] == "taken":
+                decision = self._decision(answer, hearer.asked, hearer.limits, hearer.budgets, hearer.now)
+                reservation = decision if isinstance(decision, Reservation) else None
+        except Exception:
+            logger.exception("Redis: an answer that says nothing")
+            self._give_up(hearer.asked.id)
+        hearer.decided(reservation)
+
+    def hear_nothing(self, hearer: Hearer, error: BaseException) -> None:
+        """There is no answer to `admit_soon`."""
+        if not isinstance(error, EpochChangedError):
+            self._give_up(hearer.asked.id)
+        hearer.decided(None)
 
     def _give_up(self, request_id: str) -> None:
         self._link.post(("settle", request_id, "0", False, (), True))

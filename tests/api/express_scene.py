@@ -16,11 +16,15 @@ from uvicorn.server import ServerState
 from llmgateway.api.connections import Bounds, Connections
 from llmgateway.api.express import ExpressDoor
 from llmgateway.api.http_protocol import GatewayProtocol
-from llmgateway.api.known_heads import KnownHead
 from llmgateway.http import httpx
+from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.exchanges import TICK_S
+from llmgateway.pipeline.express import Asking
 from llmgateway.pipeline.lean_transport import LeanTransport
+from llmgateway.pipeline.protocols import AdmissionStore, Reservation
+from llmgateway.pipeline.requests import Presence
 from llmgateway.pipeline.snapshot import Key, Retries, Snapshot
+from llmgateway.stores.memory import MemoryStore
 from tests.fakes import FakeClock
 from tests.gateways import CHAT, SECRET, House, alias, deployment, key, snapshot
 
@@ -131,7 +135,11 @@ class Transported:
 
 @asynccontextmanager
 async def opened(
-    *script: Any, who: Key | None = None, pause_s: float = 0.01, **of_deployment: Any
+    *script: Any,
+    who: Key | None = None,
+    pause_s: float = 0.01,
+    counters: Callable[[FakeClock], AdmissionStore] | None = None,
+    **of_deployment: Any,
 ) -> AsyncIterator[Scene]:
     """A warm scene; `script` is what the upstream says from then on."""
     upstream = RawUpstream(pause_s=pause_s)
@@ -140,7 +148,7 @@ async def opened(
     transport = LeanTransport(max_connections=0)
     made = deployment(base_url=f"http://127.0.0.1:{port}/v1", **of_deployment)
     known = snapshot(alias("gpt", made), who=who or key(), retries=Retries(attempts=0))
-    house = House(cast("Any", Transported(transport)), known, RealClock())
+    house = House(cast("Any", Transported(transport)), known, RealClock(), counters=counters or counters_are)
     connections = Connections(Bounds(keep_alive_s=30))
     connections.express = house.app.express
     state, loop = ServerState(), asyncio.get_running_loop()
@@ -172,6 +180,52 @@ async def opened(
         server.close()
         await transport.aclose()
         provider.close()
+        for connection in list(state.connections):
+            connection.transport.abort()
+        await until(lambda: not state.connections and all(gone.is_set() for gone in upstream.gone))
+
+
+class Elsewhere:
+    """Counters in memory that answer as others elsewhere do: a moment later, to whoever asked."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.memory = MemoryStore(clock)
+        self.can_ask = True
+        self.is_held = False
+        """Nothing is answered until `go_on`."""
+        self.asked: list[str] = []
+        """Ids of requests, of those that were asked for without a task."""
+        self._waiting: list[tuple[Callable[[Reservation | None], None], Reservation | None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "admit_at_once":
+            raise AttributeError(name)
+        return getattr(self.memory, name)
+
+    def admit_soon(self, request_id: str, *, decided: Callable[[Reservation | None], None], **asked: Any) -> None:
+        self.asked.append(request_id)
+        reservation = self.memory.admit_at_once(request_id, **asked)  # Taken now; told later.
+        self._waiting.append((decided, reservation))
+        if not self.is_held:
+            asyncio.get_running_loop().call_soon(self.go_on)
+
+    def go_on(self) -> None:
+        """Whoever waits is told."""
+        waiting, self._waiting = self._waiting, []
+        for decided, reservation in waiting:
+            decided(reservation)
+
+    def lose(self) -> None:
+        """No answer comes to those who wait."""
+        waiting, self._waiting = self._waiting, []
+        for decided, reservation in waiting:
+            if reservation is not None:
+                self.memory.settle(reservation, cost_pico_usd=0, used=None, budgets=())
+            asyncio.get_running_loop().call_soon(decided, None)
+
+
+counters_are: Callable[[FakeClock], Any] = MemoryStore
+"""Unless a scene says otherwise."""
 
 
 class RealClock(FakeClock):
@@ -182,15 +236,15 @@ class RealClock(FakeClock):
 
 
 def _count(door: ExpressDoor, taken: list[str]) -> None:
-    begin = door.begin
+    begin = door.lane.begin
 
-    def counted(server: GatewayProtocol, known: KnownHead, body: bytes) -> bool:
-        is_taken = begin(server, known, body)
-        if is_taken:
+    def counted(asking: Asking, reservation: Reservation | None, presence: Presence) -> Call | None:
+        call = begin(asking, reservation, presence)
+        if call is not None:
             taken.append("taken")
-        return is_taken
+        return call
 
-    door.begin = counted  # type: ignore[method-assign]
+    door.lane.begin = counted  # type: ignore[method-assign]
 
 
 async def _ticks(house: House) -> None:

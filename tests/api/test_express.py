@@ -19,7 +19,6 @@ from llmgateway.key_secrets import digest
 from llmgateway.pipeline import express
 from llmgateway.pipeline.protocols import Record
 from llmgateway.pipeline.snapshot import BudgetRule, KeyDigest, Limit, Networks, Timeouts
-from llmgateway.stores.redis_store import RedisStore
 from tests.api.express_scene import HANG, OK, QUESTION, STREAM, Scene, answer, opened, until
 from tests.gateways import CHAT, PEPPER, SECRET, alias, key
 
@@ -412,17 +411,3 @@ async def left_behind(ask: Callable[[], Awaitable[object]]) -> set[str]:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
-
-
-async def test_counters_that_must_be_asked_for_close_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened() as scene:
-        gateway, way_in = scene.house.gateway, scene.house.app.express
-        with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(gateway, "store", RedisStore("redis://127.0.0.1:1/0", scene.house.clock))
-            way_in.lane = express.Express(gateway)
-        scene.swap(gateway.snapshot)  # Nobody is known any more.
-
-        assert (await scene.ask()).status_code == 200
-
-        assert not way_in.lane.is_open
-        assert not scene.express

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,6 +27,29 @@ TOTAL = BudgetRule(1, "total", "global", "", "total", 1000, "UTC")
 STRICT = BudgetRule(2, "strict", "key", "1", "total", 1000, "UTC", strict=True)
 
 
+class Soon(RedisStore):
+    """Asks without a task that waits wherever it can, and goes on as the short way of requests does."""
+
+    async def admit(
+        self,
+        request_id: str,
+        *,
+        demand: Tokens,
+        limits: tuple[Limit, ...],
+        budgets: tuple[BudgetRule, ...],
+        targets: Sequence[TargetTerms],
+    ) -> Reservation | Refusal:
+        first = targets[0]
+        if self.can_ask and len(targets) == 1 and not first.limits and not first.budgets:
+            answer: asyncio.Future[Reservation | None] = asyncio.get_running_loop().create_future()
+            self.admit_soon(
+                request_id, demand=demand, limits=limits, budgets=budgets, terms=first, decided=answer.set_result
+            )
+            if (taken := await answer) is not None:
+                return taken
+        return await super().admit(request_id, demand=demand, limits=limits, budgets=budgets, targets=targets)
+
+
 class WallClock:
     """This machine's time."""
 
@@ -45,8 +68,9 @@ async def running(
     recount: Recount | None = None,
     timeout_s: float = 0.075,
     lease_s: float = 30.0,
+    kind: type[RedisStore] = RedisStore,
 ) -> AsyncIterator[RedisStore]:
-    store = RedisStore(server.url, WallClock(), policy=policy, recount=recount, timeout_s=timeout_s, lease_s=lease_s)
+    store = kind(server.url, WallClock(), policy=policy, recount=recount, timeout_s=timeout_s, lease_s=lease_s)
     store.start()
     assert await store.ready()
     yield store

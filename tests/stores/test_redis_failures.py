@@ -31,6 +31,7 @@ from tests.stores.redis_running import (
     STRICT,
     TOTAL,
     Ledger,
+    Soon,
     WallClock,
     admitted,
     ask,
@@ -50,8 +51,9 @@ async def stalls(found: list[float]) -> None:
         found.append(time.perf_counter() - before - 0.005)
 
 
-async def test_a_frozen_redis_keeps_no_request_waiting(server: RedisServer) -> None:
-    async with running(server) as store:
+@pytest.mark.parametrize("kind", [RedisStore, Soon])
+async def test_a_frozen_redis_keeps_no_request_waiting(server: RedisServer, kind: type[RedisStore]) -> None:
+    async with running(server, kind=kind) as store:
         await admitted(store, (RATE,))
         server.freeze()
         waits = []
@@ -72,8 +74,11 @@ async def test_a_frozen_redis_keeps_no_request_waiting(server: RedisServer) -> N
         await until(store, "ok")
 
 
-async def test_what_a_frozen_redis_was_asked_is_not_taken_when_it_wakes(server: RedisServer) -> None:
-    async with running(server, policy="closed") as store:
+@pytest.mark.parametrize("kind", [RedisStore, Soon])
+async def test_what_a_frozen_redis_was_asked_is_not_taken_when_it_wakes(
+    server: RedisServer, kind: type[RedisStore]
+) -> None:
+    async with running(server, policy="closed", kind=kind) as store:
         server.freeze()
         decisions = await asyncio.gather(*(ask(store, (AT_ONCE,), (TOTAL,), hold=100) for _ in range(8)))
         server.thaw()
@@ -93,10 +98,11 @@ async def test_what_a_frozen_redis_was_asked_is_not_taken_when_it_wakes(server: 
         ("closed", StoreRefusal, StoreRefusal),
     ],
 )
+@pytest.mark.parametrize("kind", [RedisStore, Soon])
 async def test_while_redis_is_away_the_policy_decides(
-    server: RedisServer, policy: Policy, rates: type, budgets: type
+    server: RedisServer, policy: Policy, rates: type, budgets: type, kind: type[RedisStore]
 ) -> None:
-    async with running(server, policy=policy, timeout_s=5) as store:
+    async with running(server, policy=policy, timeout_s=5, kind=kind) as store:
         await admitted(store, (), (TOTAL,), hold=100)
         load = [asyncio.create_task(ask(store, (RATE,))) for _ in range(200)]
         server.kill()

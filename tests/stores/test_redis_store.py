@@ -14,6 +14,7 @@ from llmgateway.stores.redis_store import RedisStore
 from tests.fakes import FakeClock
 from tests.stores.contract import StoreContract
 from tests.stores.machine import StoreMachine
+from tests.stores.redis_running import Soon
 from tests.stores.redis_server import RedisServer
 
 load_zone("UTC")
@@ -27,10 +28,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     redis_server.kill()
 
 
-async def new_store(server: RedisServer, clock: FakeClock) -> RedisStore:
+async def new_store(server: RedisServer, clock: FakeClock, kind: type[RedisStore] = RedisStore) -> RedisStore:
     """On an empty Redis, and on `clock` instead of its own."""
     server.ask("FLUSHALL")
-    store = RedisStore(server.url, clock, timeout_s=5, lease_s=10**7, now_us=lambda: round(clock.monotonic() * 1e6))
+    store = kind(server.url, clock, timeout_s=5, lease_s=10**7, now_us=lambda: round(clock.monotonic() * 1e6))
     store.start()
     assert await store.ready()
     return store
@@ -40,6 +41,14 @@ class TestRedisStore(StoreContract):
     @pytest.fixture
     async def store(self, server: RedisServer, clock: FakeClock) -> AsyncIterator[AdmissionStore]:
         store = await new_store(server, clock)
+        yield store
+        await store.stop()
+
+
+class TestRedisStoreThatIsAskedWithoutATask(StoreContract):
+    @pytest.fixture
+    async def store(self, server: RedisServer, clock: FakeClock) -> AsyncIterator[AdmissionStore]:
+        store = await new_store(server, clock, Soon)
         yield store
         await store.stop()
 
