@@ -11,7 +11,7 @@ from django.db import DatabaseError, close_old_connections, transaction
 from django.utils import timezone
 
 from billing.models import UsageRecord
-from billing.object_models import KeptObject
+from billing.object_models import LONGEST_MODEL, KeptObject
 from llmgateway.pipeline.errors import LedgerUnavailableError
 from llmgateway.pipeline.protocols import Owner
 
@@ -30,9 +30,13 @@ class DatabaseBook:
         wanted = {each for each in ids if each}
         return await in_thread(lambda: _owners(wanted)) if wanted else {}
 
-    async def remember(self, ids: Collection[str], owner: Owner) -> None:
+    async def remember(self, ids: Collection[str], owner: Owner, *, model: str = "") -> None:
         if ids:
-            await in_thread(lambda: _remember(ids, owner))
+            await in_thread(lambda: _remember(ids, owner, model))
+
+    async def models(self, ids: Collection[str]) -> Mapping[str, str]:
+        wanted = {each for each in ids if each}
+        return await in_thread(lambda: _models(wanted)) if wanted else {}
 
     async def claim(self, object_id: str, owner: Owner, *, request_id: str, now: float) -> bool:
         return await in_thread(lambda: _claim(object_id, owner, request_id, datetime.fromtimestamp(now, UTC)))
@@ -62,13 +66,19 @@ def _owners(ids: set[str]) -> dict[str, Owner]:
     return {object_id: Owner(provider, team_id, key_id) for object_id, provider, team_id, key_id in rows}
 
 
-def _remember(ids: Collection[str], owner: Owner) -> None:
-    now = timezone.now()
-    rows = [
-        KeptObject(object_id=each, provider=owner.provider, team_id=owner.team_id, key_id=owner.key_id, created_at=now)
-        for each in dict.fromkeys(ids)
-    ]
+def _models(ids: set[str]) -> dict[str, str]:
+    rows = KeptObject.objects.filter(object_id__in=ids).exclude(model="")
+    return dict(rows.values_list("object_id", "model"))
+
+
+def _remember(ids: Collection[str], owner: Owner, model: str = "") -> None:
+    now, who = timezone.now(), {"provider": owner.provider, "team_id": owner.team_id, "key_id": owner.key_id}
+    model = model[:LONGEST_MODEL]
+    rows = [KeptObject(object_id=each, **who, model=model, created_at=now) for each in dict.fromkeys(ids)]
     KeptObject.objects.bulk_create(rows, ignore_conflicts=True)
+    if model:
+        # Those that were known before their batch told its model.
+        KeptObject.objects.filter(object_id__in=ids, model="").update(model=model)
 
 
 def _claim(object_id: str, owner: Owner, request_id: str, now: datetime) -> bool:

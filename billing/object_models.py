@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from django.db import models
 
+LONGEST_MODEL = 200
+
 
 class KeptObject(models.Model):
     """A file, batch or other object at a provider. Written by the data plane alone."""
@@ -13,6 +15,12 @@ class KeptObject(models.Model):
     team_id = models.BigIntegerField(default=0)
     key_id = models.CharField(max_length=64)
     created_at = models.DateTimeField()
+    model = models.CharField(
+        max_length=LONGEST_MODEL,
+        blank=True,
+        default="",
+        help_text="Of the batch that it belongs to, as far as the gateway has seen it.",
+    )
     charged_by = models.CharField(
         max_length=40, blank=True, default="", help_text="The request whose row has the cost of a batch's results."
     )

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from llmgateway.api.batch_charge import Results, charge, for_all_of_it, model_of_requests
 from llmgateway.api.calls import Named, call_model
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.inbound import read_body
@@ -23,7 +24,6 @@ from llmgateway.api.inbound_json import as_object
 from llmgateway.api.native import climbs, forwarded_query, plain_path
 from llmgateway.api.own_keys import with_own_key
 from llmgateway.api.routes import Route
-from llmgateway.pipeline.batch_results import Bill, bill_of
 from llmgateway.pipeline.call import Call
 from llmgateway.pipeline.errors import BadRequestError, NotFoundError, PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
@@ -46,6 +46,7 @@ _NO_IDS = frozenset({"compact", "input_tokens"})
 _REFERENCE = re.compile(r"(?:file|batch|vs|ftjob|upload|part)[-_][\w-]+")
 _NAMED_FILES = ("output_file_id", "error_file_id")
 _CONTENT = re.compile(r"/files/([^/]+)/content", re.IGNORECASE)
+_ADDRESS = re.compile(r"/files/([^/]+)/url", re.IGNORECASE)
 _JOBS = "/fine_tuning/jobs"
 _VERSION = re.compile(r"^/v\d\w*(?=/)", re.IGNORECASE)
 
@@ -95,12 +96,13 @@ class KeptEndpoint:
         known = await self._book.owners([*_ids_in_path(self._path), *_references(body)])
         self._check(mine, known, body)
         self._check_models(key, exchange.method)
+        if not isinstance(key, ForeignKey):
+            await self._check_address(known)
         provider = self._provider or (key.provider if isinstance(key, ForeignKey) else "")
         provider = provider or self._provider_for(gateway, key, inbound.model, known)
         mine = Owner(provider, key.team_id, key.id)
         family = _family(self._path)
-        # A part of the results would be charged for as if it were all of them.
-        inbound.forwarded = [header for header in inbound.forwarded if header[0] not in (b"range", b"if-range")]
+        inbound.forwarded = for_all_of_it(inbound.forwarded)
         query = forwarded_query(exchange.query)
         # What was looked at is what is sent, however the caller wrote it.
         target = "/v1" + quote(self._path, safe=string.punctuation)
@@ -111,7 +113,7 @@ class KeptEndpoint:
             method=exchange.method,
             content_type=inbound.content_type,
             costs_nothing=family in _FREE,
-            settlement=_Settlement(self._book, mine, self._path, gateway, is_strict=not self._provider),
+            settlement=_Settlement(self._book, mine, self._path, gateway, body, is_strict=not self._provider),
         )
         await call_model(gateway, exchange, Named(inbound.model, None, provider, verbatim, is_native=is_native))
 
@@ -124,6 +126,15 @@ class KeptEndpoint:
                     f"There is no '{each}' that a key of your team has made through this gateway.",
                     code="object_not_found",
                 )
+
+    async def _check_address(self, known: Any) -> None:
+        """Raises NotFoundError: where a provider has a file is told of what was uploaded here, not of a batch's results."""
+        found = _ADDRESS.fullmatch(self._path)
+        if found is not None and (found[1] not in known or await self._book.models([found[1]])):
+            raise NotFoundError(
+                f"The address of '{found[1]}' is not passed on, for it leads past the gateway. "
+                f"GET /v1/files/{found[1]}/content has what is in the file."
+            )
 
     def _check_models(self, key: Key, method: str) -> None:
         """Raises PermissionDeniedError: it would use models, of a key that may use certain ones only."""
@@ -160,11 +171,14 @@ class KeptEndpoint:
 class _Settlement:
     """What becomes of an answer before the client gets it: charged, remembered, and cut to what the key may see."""
 
-    def __init__(self, book: ObjectBook, mine: Owner, path: str, gateway: Gateway, *, is_strict: bool) -> None:
+    def __init__(
+        self, book: ObjectBook, mine: Owner, path: str, gateway: Gateway, asked: bytes, *, is_strict: bool
+    ) -> None:
         self._book = book
         self._mine = mine
         self._path = path
         self._gateway = gateway
+        self._asked = asked
         self._is_strict = is_strict
 
     async def charge(self, call: Call, content: bytes) -> None:
@@ -174,21 +188,9 @@ class _Settlement:
             return  # The provider bills whose key it is.
         if found is None or call.request.verbatim is None or call.request.verbatim.method != "GET":
             return
-        now = self._gateway.clock.time()
-        deployments = [each for each in self._gateway.snapshot.deployments if each.provider == self._mine.provider]
-        bill = await asyncio.to_thread(bill_of, content, deployments, now=now)
-        if bill is None:
-            return
-        claiming = asyncio.ensure_future(self._book.claim(found[1], self._mine, request_id=call.request.id, now=now))
-        try:
-            claimed = await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            # The claim may stand although nobody waits for it: then it is this call that pays.
-            if await claiming:
-                _book(call, bill)
-            raise
-        if claimed:
-            _book(call, bill)
+        model = (await self._book.models([found[1]])).get(found[1], "")
+        results = [Results(found[1], content, model)]
+        await charge(call, results, gateway=self._gateway, book=self._book, mine=self._mine)
 
     async def onward(self, content: bytes) -> bytes:
         """What the client gets of an answer."""
@@ -199,25 +201,31 @@ class _Settlement:
             return content
         if isinstance(answer.get("data"), list) and not _ids_in_path(self._path):
             return await self._listed(answer)
-        await self._book.remember(list(_ids_of(answer)), self._mine)
+        await self._note([answer])
         return content
 
     async def _listed(self, answer: dict[str, Any]) -> bytes:
         items = [item for item in answer["data"] if isinstance(item, dict)]
         known = await self._book.owners([str(item.get("id")) for item in items])
         shown = [item for item in items if self._may_see(known.get(str(item.get("id"))))]
-        owned = [each for item in shown if str(item.get("id")) in known for each in _ids_of(item)]
-        await self._book.remember(owned, self._mine)
+        await self._note([item for item in shown if str(item.get("id")) in known])
         return msgspec.json.encode({**answer, "data": shown})
+
+    async def _note(self, items: Sequence[dict[str, Any]]) -> None:
+        """Remember what the team has made; of what belongs to a batch also its model, for not every result names it."""
+        inputs = {str(item.get("input_file_id") or "") for item in items if _made_files(item) and not item.get("model")}
+        models = await self._book.models(inputs)
+        by_model: dict[str, list[str]] = {}
+        for item in items:
+            model = str(item.get("model") or models.get(str(item.get("input_file_id")), ""))
+            by_model.setdefault(model, []).extend(_ids_of(item))
+        if self._path.lower() == "/files" and (model := await asyncio.to_thread(model_of_requests, self._asked)):
+            by_model = {model: [each for ids in by_model.values() for each in ids]}
+        for model, ids in by_model.items():
+            await self._book.remember(ids, self._mine, model=model)
 
     def _may_see(self, owner: Owner | None) -> bool:
         return not self._is_strict if owner is None else owner.shares_with(self._mine)
-
-
-def _book(call: Call, bill: Bill) -> None:
-    call.outcome = bill.metered
-    call.progress.deployment = bill.deployment or call.progress.deployment
-    call.progress.price = bill.price
 
 
 def stored_response(path: str) -> tuple[str, str] | None:
@@ -277,8 +285,12 @@ def _mentioned(value: Any) -> Iterator[str]:
 
 def _ids_of(item: dict[str, Any]) -> Iterator[str]:
     """Its own id, and those of files that were made for it."""
-    names: Sequence[Any] = [item.get("id"), *(item.get(name) for name in _NAMED_FILES)]
     files = item.get("result_files")
-    for each in (*names, *(files if isinstance(files, list) else ())):
+    for each in (item.get("id"), *_made_files(item), *(files if isinstance(files, list) else ())):
         if isinstance(each, str) and 0 < len(each) <= 200:
             yield each
+
+
+def _made_files(item: dict[str, Any]) -> list[Any]:
+    """Those with the results of a batch."""
+    return [item[name] for name in _NAMED_FILES if item.get(name)]

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from llmgateway.api.array_stream import ArrayResponder
+from llmgateway.api.batch_charge import for_all_of_it
 from llmgateway.api.calls import Named, call_model
 from llmgateway.api.exchange import HttpExchange
-from llmgateway.api.native_kept import NativeFamily, NativeObjects, family_of
+from llmgateway.api.native_kept import NativeFamily, NativeObjects, family_at
 from llmgateway.api.own_keys import with_own_key
 from llmgateway.api.routes import Route
 from llmgateway.pipeline.errors import NotFoundError, PermissionDeniedError
@@ -90,7 +91,7 @@ class NativeSurface:
     def _route(self, deployment: Deployment, rest: str, label: str, *, at_root: bool = False) -> Route:
         call = _understood(deployment, rest)
         dialect = OPAQUE if call is None else get_dialect(call.dialect)
-        family = family_of(deployment.adapter.keeps_natively, plain_path(rest))
+        family = family_at(deployment.adapter, plain_path(rest))
         return Route(METHODS, _Endpoint(deployment, call, family, at_root=at_root), dialect, label)
 
     def serves(self, path: str) -> bool:
@@ -164,7 +165,8 @@ class _Endpoint:
         kept = None
         if self._family is not None:
             mine = Owner(self._provider, key.team_id, key.id)
-            kept = NativeObjects(gateway.responses.book, mine, self._family, exchange.method)
+            kept = NativeObjects(gateway, mine, self._family, exchange.method)
+            inbound.forwarded = for_all_of_it(inbound.forwarded)
             if not (isinstance(key, ForeignKey) and key.is_stranger):
                 await kept.check()
         verbatim = Verbatim(target, method=exchange.method, content_type=inbound.content_type, settlement=kept)

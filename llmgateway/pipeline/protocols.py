@@ -335,8 +335,12 @@ class ObjectBook(Protocol):
         """Of those that are known."""
         ...
 
-    async def remember(self, ids: Collection[str], owner: Owner) -> None:
-        """An object keeps its first owner."""
+    async def remember(self, ids: Collection[str], owner: Owner, *, model: str = "") -> None:
+        """An object keeps its first owner, and the first model that it is said to belong to: that of its batch."""
+        ...
+
+    async def models(self, ids: Collection[str]) -> Mapping[str, str]:
+        """Of those whose model is known."""
         ...
 
     async def claim(self, object_id: str, owner: Owner, *, request_id: str, now: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import ClassVar
 
 from providers.adapters.addresses import native_url
@@ -50,6 +51,8 @@ class Adapter:
     """What it keeps for callers in OpenAI's form: `files`, `batches`, `fine_tuning`, `vector_stores`, `uploads`."""
     keeps_natively: ClassVar[frozenset[str]] = frozenset()
     """What it keeps in forms of its own: the segments of paths behind which an id stands, such as `messages/batches`."""
+    makes_natively: ClassVar[Mapping[str, str]] = {}
+    """How paths end that make one of those without standing where it is kept, and which: such as `:batchGenerateContent`."""
     own_paths: ClassVar[frozenset[str]] = frozenset()
     """How paths below the version begin that no other provider has: they are its own on the gateway's root too."""
     trial_model: ClassVar[str] = ""

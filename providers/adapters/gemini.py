@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import ClassVar
 from urllib.parse import quote
 
@@ -24,6 +25,10 @@ _CALL = re.compile(r"(/v\d\w*/models/|/models/)([^/?]+)(:\w+)")
 class Gemini(Adapter):
     name = "gemini"
     keeps_natively = frozenset({"batches", "cachedContents", "corpora", "files", "fileSearchStores", "tunedModels"})
+    makes_natively: ClassVar[Mapping[str, str]] = {
+        ":batchGenerateContent": "batches",
+        ":asyncBatchEmbedContent": "batches",
+    }
     vendor = "gemini"
     task_type = "sentiment_analysis"
     trial_model = "gemini-2.5-flash-lite"

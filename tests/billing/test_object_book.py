@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from billing.models import KeptObject, UsageRecord
-from billing.object_book import FORGOTTEN_AFTER, LOST_AFTER, _claim, _owners, _remember
+from billing.object_book import FORGOTTEN_AFTER, LOST_AFTER, _claim, _models, _owners, _remember
 from llmgateway.pipeline.protocols import Owner
 
 pytestmark = pytest.mark.django_db
@@ -54,3 +54,13 @@ def test_a_row_names_provider_and_id() -> None:
     _remember(["file-1"], ALICE)
 
     assert str(KeptObject.objects.get()) == "openai/file-1"
+
+
+def test_what_belongs_to_a_batch_keeps_the_first_model_that_is_told() -> None:
+    _remember(["batch_1", "file-out"], ALICE)
+    _remember(["batch_1", "file-out"], ALICE, "gpt-4o-mini")
+    _remember(["file-out", "file-2"], ALICE, "m" * 300)
+
+    assert _models({"batch_1", "file-out", "file-2", "file-3"}) == {
+        "batch_1": "gpt-4o-mini", "file-out": "gpt-4o-mini", "file-2": "m" * 200,
+    }  # fmt: skip

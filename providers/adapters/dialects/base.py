@@ -180,6 +180,10 @@ class Dialect:
         """What a request uses beside tokens, as far as it says so itself. Only where the dialect `measures`."""
         return ()
 
+    def answered_units(self, body: bytes) -> Units:
+        """What an answer shows of what was asked, in place of its request where nobody has that: in batches' results."""
+        return ()
+
     def used_units(self, asked: Units, said: Units) -> Units:
         """What was used of what a request `asked`, once the provider `said` something of it."""
         return said or asked

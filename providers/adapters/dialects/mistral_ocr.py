@@ -29,9 +29,23 @@ class _Answer(msgspec.Struct):
     model: Any = None
 
 
+class _Image(msgspec.Struct):
+    image_annotation: msgspec.Raw = _ABSENT
+
+
+class _Page(msgspec.Struct):
+    images: list[_Image] | None = None
+
+
+class _Annotated(msgspec.Struct):
+    pages: list[_Page] = []
+    document_annotation: msgspec.Raw = _ABSENT
+
+
 _decode_asked = msgspec.json.Decoder(_Asked).decode
 _decode_pages = msgspec.json.Decoder(list[int]).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_annotated = msgspec.json.Decoder(_Annotated).decode
 
 
 class MistralOcr(OpenAIWire):
@@ -46,6 +60,16 @@ class MistralOcr(OpenAIWire):
         asked = _decode_asked(body)
         is_annotated = asked.bbox_annotation_format != _ABSENT or asked.document_annotation_format != _ABSENT
         return (("page:annotated" if is_annotated else "page", _number(asked.pages)),)
+
+    def answered_units(self, body: bytes) -> Units:
+        """Its pages. That annotations were asked for shows where there are any."""
+        try:
+            answer = _decode_annotated(body)
+        except _UNREADABLE:
+            return ()
+        annotations = [image.image_annotation for page in answer.pages for image in page.images or ()]
+        is_annotated = any(each != _ABSENT for each in (answer.document_annotation, *annotations))
+        return (("page:annotated" if is_annotated else "page", len(answer.pages)),)
 
     def used_units(self, asked: Units, said: Units) -> Units:
         """As many as the provider says, of the kind that was asked for."""

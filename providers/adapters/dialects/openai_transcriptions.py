@@ -19,10 +19,15 @@ BYTES_PER_MS = 16
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
+CHARS_PER_S = 15
+"""Of speech whose length can be told by what was said alone."""
+
+
 class _Answer(msgspec.Struct):
     usage: Any = None
     duration: Any = None
     model: Any = None
+    text: Any = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -41,6 +46,14 @@ class OpenAITranscriptions(FormWire):
             return ()
         length = sum(_length_ms(body, start, end) for start, end in read_form(body).file_spans())
         return (("millisecond", max(1, length)),)
+
+    def answered_units(self, body: bytes) -> Units:
+        """An estimate by what was heard: nobody has the sound."""
+        try:
+            text = _decode(body).text
+        except _UNREADABLE:
+            return ()
+        return (("millisecond", max(1, len(text) * 1000 // CHARS_PER_S)),) if isinstance(text, str) else ()
 
     def estimated(self, usage: Usage, asked: Units) -> Usage:
         # A thousand tokens a minute.
