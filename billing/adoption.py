@@ -103,7 +103,7 @@ def interrupted(request: OpenRequest) -> Record:
     record |= {"status": "interrupted", "error_type": "process_died"}
     if not request.attempts:
         return record | {"counted": False}
-    costs = _costs(request)
+    costs, is_own = _costs(request), bool(opened.get("own_key"))
     last = request.answering or request.attempts[request.running[-1]]
     reserved = 0
     for number in request.running:
@@ -113,13 +113,13 @@ def interrupted(request: OpenRequest) -> Record:
     return record | {
         **{name: last.get(name) for name in _TARGET},
         "via": last.get("via", ""),
-        "priced": last.get("input_price") is not None and not last.get("default_price"),
+        "priced": is_own or (last.get("input_price") is not None and not last.get("default_price")),
         "default_price": bool(last.get("default_price")),
         "input": opened["input_estimate"],
         "output": request.output_tokens,
         "usage_source": "estimated",
         "cost_pico_usd": sum(costs),
-        "needs_review": True,
+        "needs_review": not is_own,  # Nobody here pays for it.
         "reserved_pico_usd": reserved,
         "attempts": attempts,
     }

@@ -113,6 +113,17 @@ def test_the_way_to_the_last_attempt_is_kept(make_journal: MakeJournal) -> None:
     assert {name: row.via for name, row in rows().items()} == {"a": "cheap pool", "b": ""}
 
 
+def test_what_a_caller_s_own_key_paid_is_still_nobody_s_here(make_journal: MakeJournal) -> None:
+    journal = make_journal()
+    journal.open(opened("a", own_key="ab" * 32, price_id=None, input_price=None, output_price=None, held_pico_usd=0))
+    journal.stop()
+
+    drain_orphans(journal.folder.parent)
+
+    row = rows()["a"]
+    assert (row.own_key, row.cost_pico_usd, row.priced, row.needs_review) == ("ab" * 32, 0, True, False)
+
+
 class TestRace:
     """Two attempts of one request at the same time."""
 

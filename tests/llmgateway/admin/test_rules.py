@@ -13,7 +13,7 @@ from django.utils import timezone
 from billing.models import Budget, BudgetCredit, UsageRollup
 from billing.money import PICO_PER_USD
 from billing.services import budget_increase, credit_add
-from llmgateway.models import GatewaySettings, RateLimit
+from llmgateway.models import GatewaySettings, RateLimit, Team
 from tests.llmgateway.admin.world import World, create_record
 
 pytestmark = pytest.mark.django_db
@@ -156,7 +156,7 @@ def test_a_team_is_added_with_a_limit_that_everyone_has_too(owner: Client, world
     """Before it is saved its limit is nobody's, which is not everyone's."""
     RateLimit.objects.create(amount=500)
     form = {
-        "name": "new", "time_zone": "UTC", "memberships-TOTAL_FORMS": "0", "memberships-INITIAL_FORMS": "0",
+        "name": "new", "time_zone": "UTC", "own_keys": "refuse", "memberships-TOTAL_FORMS": "0", "memberships-INITIAL_FORMS": "0",
         "budgets-TOTAL_FORMS": "0", "budgets-INITIAL_FORMS": "0", "limits-TOTAL_FORMS": "1",
         "limits-INITIAL_FORMS": "0", "limits-0-metric": "requests", "limits-0-per": "minute", "limits-0-amount": "5",
         "limits-0-enabled": "on",
@@ -166,6 +166,7 @@ def test_a_team_is_added_with_a_limit_that_everyone_has_too(owner: Client, world
 
     assert response.status_code == 302
     assert RateLimit.objects.get(team__name="new").amount == 5
+    assert Team.objects.get(name="new").own_keys == "refuse"
 
 
 def test_every_term_of_a_budget_can_be_typed(owner: Client, world: World) -> None:

@@ -190,12 +190,15 @@ def test_a_changed_field_changes_the_row_and_is_shown_with_old_and_new() -> None
 
 
 def test_what_a_named_object_does_not_say_is_its_default() -> None:
-    load("teams: {t: {time_zone: Europe/Berlin}}\nkeys: {k: {team: t, expires_at: 2030-01-01, models: [m]}}\n")
+    load(
+        "teams: {t: {time_zone: Europe/Berlin, own_keys: allow}}\nkeys: {k: {team: t, expires_at: 2030-01-01, models: [m]}}\n"
+    )
 
     load("teams: {t: {}}\nkeys: {k: {team: t}}\n")
 
     key = ApiKey.objects.get()
     assert (key.expires_at, key.allowed_models, key.team.time_zone) == (None, [], "UTC")
+    assert key.team.own_keys == "inherit"
 
 
 def test_what_was_switched_off_stays_off_unless_the_file_says_so() -> None:

@@ -311,6 +311,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         "teams": {
             name: {
                 "time_zone": draw(st.sampled_from(["UTC", "Europe/Berlin"])),
+                "own_keys": draw(st.sampled_from(["inherit", "allow", "refuse"])),
                 "limits": draw(LIMITS),
                 "budgets": draw(BUDGETS),
                 "members": [{"email": f"{number}@example.org"} for number in range(draw(st.integers(0, 2)))],

@@ -252,6 +252,7 @@ def test_a_mistake_in_a_deployment_names_its_line_and_field(text: str, place: st
     ("text", "place"),
     [
         ("t: {time_zone: Mars/Olympus}", "t.time_zone"),
+        ("t: {own_keys: maybe}", "t.own_keys"),
         ("t: {members: [{email: ana@example.org, role: king}]}", "t.members[0].role"),
         ("t: {members: [{role: member}]}", "t.members[0].email"),
         ("t: {members: [{email: not-an-address}]}", "t.members[0].email"),

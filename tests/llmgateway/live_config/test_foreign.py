@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from llmgateway.config_loader import load_snapshot
 from llmgateway.config_loader._patch import Change, patch_snapshot
-from llmgateway.models import BannedKey, GatewaySettings, RateLimit
+from llmgateway.models import BannedKey, GatewaySettings, RateLimit, Team
 from llmgateway.pipeline.snapshot import Snapshot
 from tests.llmgateway.live_config.conftest import World
 
@@ -52,6 +52,41 @@ def test_a_ban_holds_at_once_and_ends_at_once(world: World) -> None:
     assert free.foreign is not None
     assert banned.foreign.banned == frozenset({bytes.fromhex(DIGEST)})
     assert free.foreign.banned == frozenset()
+
+
+def test_a_team_s_word_holds_without_a_restart_over_the_setting(world: World) -> None:
+    before, team = load_snapshot(), world.platform
+    said = []
+    for own_keys in ("allow", "refuse", "inherit"):
+        team.own_keys = own_keys
+        team.save()
+        said.append(patched(before, "llmgateway_team", team.pk).foreign)
+    allowed, refused, inherited = said
+
+    assert allowed is not None
+    assert (allowed.allow(team.pk), allowed.allow(world.research.pk), allowed.allowed) == (True, False, False)
+    assert (refused, inherited) == (None, None), "nobody may bring one then"
+
+
+def test_a_team_that_is_refused_is_so_though_the_setting_allows_it(world: World) -> None:
+    GatewaySettings.objects.update_or_create(pk=1, defaults={"foreign_keys": True})
+    world.platform.own_keys = "refuse"
+    world.platform.save()
+
+    found = load_snapshot().foreign
+
+    assert found is not None
+    assert (found.allow(world.platform.pk), found.allow(world.research.pk), found.allowed) == (False, True, True)
+
+
+def test_bans_hold_where_but_a_team_may(world: World) -> None:
+    BannedKey.objects.create(digest=DIGEST)
+    Team.objects.filter(pk=world.platform.pk).update(own_keys="allow")
+
+    found = load_snapshot().foreign
+
+    assert found is not None
+    assert found.banned == frozenset({bytes.fromhex(DIGEST)})
 
 
 def test_a_new_limit_of_everyone_holds_for_them_too(world: World) -> None:

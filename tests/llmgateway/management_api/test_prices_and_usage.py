@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from auditlog.models import LogEntry
 from django.utils import timezone
 
 from billing.day_sums import sum_days
@@ -349,6 +350,27 @@ def test_teams_are_created_by_who_may(operator: Caller, caller: Callers, world: 
 
     assert (created.status_code, Team.objects.get(name="growth").time_zone) == (201, "Europe/Berlin")
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "time_zone")
+
+
+def test_a_team_is_allowed_keys_of_its_own_by_who_may_change_teams(
+    operator: Caller, caller: Callers, world: World
+) -> None:
+    team = world.cast.platform
+    path = f"/teams/{team.pk}"
+
+    changed = operator.patch(path, {"own_keys": "allow"})
+    wrong = operator.patch(path, {"own_keys": "maybe"})
+    reader = caller("teams:read").patch(path, {"own_keys": "refuse"})
+
+    assert (changed.status_code, changed.json()["own_keys"]) == (200, "allow")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "own_keys")
+    assert reader.status_code == 403
+    team.refresh_from_db()
+    assert (team.own_keys, team.time_zone) == ("allow", "UTC")
+    assert [row["name"] for row in operator.get("/teams?own_keys=allow").json()["results"]] == [team.name]
+    entry = LogEntry.objects.get_for_object(team).first()
+    assert entry is not None
+    assert entry.changes["own_keys"] == ["inherit", "allow"]
 
 
 @pytest.mark.parametrize("path", ["/usage", "/usage/summary"])
