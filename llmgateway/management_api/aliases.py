@@ -14,8 +14,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from llmgateway.management_api.fields import NameField, StrictModel, UsdField
+from llmgateway.management_api.filters import NameFilters
 from llmgateway.management_api.principals import Reach
-from llmgateway.management_api.resource import Readable, writes
+from llmgateway.management_api.resource import Removable, worded, writes
 from llmgateway.services import forget_all_answers
 from providers import services
 from providers.models import AliasFallback, AliasRule, AliasTarget, CatalogueEntry, Deployment, ModelAlias
@@ -122,15 +123,19 @@ class ModelSerializer(StrictModel[ModelAlias]):
         return instance
 
 
-class ModelFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
-    name = django_filters.CharFilter("name", label="The whole name.")
+class ModelFilters(NameFilters):
     enabled = django_filters.BooleanFilter("enabled")
     provider = django_filters.CharFilter(
         "targets__deployment__provider__name", distinct=True, label="The name of a provider that may answer."
     )
 
 
-class ModelViewSet(Readable[ModelAlias]):
+@worded(
+    create="Create a model name with its targets, rules and fallbacks. It can be called within a second.",
+    change="Change what is named in the body, and leave the rest: switch a model off, retire it, say where it leads.",
+    delete="Delete it with its own limits and budgets, unless another alias leads to it. Calls of it are answered 404.",
+)
+class ModelViewSet(Removable[ModelAlias]):
     """The model names that applications call, and the deployments that may answer."""
 
     serializer_class = ModelSerializer
@@ -145,32 +150,6 @@ class ModelViewSet(Readable[ModelAlias]):
         targets = targets.prefetch_related("deployment__provider__catalogue")
         aliases = ModelAlias.objects.select_related("cache_embeddings", "mirror_alias")
         return aliases.prefetch_related(Prefetch("targets", targets), "rules__use", "fallbacks__use")
-
-    @extend_schema(request=ModelSerializer, responses={201: ModelSerializer})
-    @writes
-    def create(self, request: Request) -> Response:
-        """Create a model name with its targets, rules and fallbacks. It can be called within a second."""
-        serializer = self.get_serializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        alias = serializer.save()
-        return self.shown(self.get_queryset().get(pk=alias.pk), status.HTTP_201_CREATED)
-
-    @extend_schema(request=ModelSerializer(partial=True), responses=ModelSerializer)
-    @writes
-    def partial_update(self, request: Request, /, **kwargs: Any) -> Response:
-        """Change what is named in the body, and leave the rest: switch a model off, retire it, say where it leads."""
-        alias = self.locked()
-        serializer = self.get_serializer(alias, data=request.data, partial=True)
-        serializer.is_valid(raise_exception=True)
-        serializer.save()
-        return self.shown(self.get_object())
-
-    @extend_schema(responses={204: None})
-    @writes
-    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Delete it with its own limits and budgets, unless another alias leads to it. Calls of it are answered 404."""
-        self.locked().delete()
-        return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(request=None, responses=ModelSerializer)
     @action(detail=True, methods=["post"], url_path="purge-cache")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import django_filters
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema, extend_schema_field
-from rest_framework import serializers, status
-from rest_framework.request import Request
-from rest_framework.response import Response
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
 
-from llmgateway.management_api.fields import NameField, StrictModel
+from llmgateway.management_api.fields import NameField, Saved
+from llmgateway.management_api.filters import NameFilters
 from llmgateway.management_api.principals import Reach
-from llmgateway.management_api.resource import Readable, writes
+from llmgateway.management_api.resource import Removable, worded
 from providers import services
 from providers.models import Credential, Provider
 from providers.secret_values import is_reference
@@ -25,7 +23,7 @@ SECRET_LENGTH = 10_000
 STATES = ("stored", "reference", "not_found", "unreadable")
 
 
-class CredentialSerializer(StrictModel[Credential]):
+class CredentialSerializer(Saved[Credential]):
     provider = NameField(queryset=Provider.objects.all(), help_text="Its name. A credential stays with its provider.")
     secret = serializers.CharField(
         max_length=SECRET_LENGTH,
@@ -68,14 +66,9 @@ class CredentialSerializer(StrictModel[Credential]):
             )
         return attrs
 
-    def create(self, validated_data: Mapping[str, Any]) -> Credential:
-        return self.update(Credential(), validated_data)
-
-    def update(self, instance: Credential, validated_data: Mapping[str, Any]) -> Credential:
-        columns = dict(validated_data)
+    def write(self, row: Credential, columns: dict[str, Any]) -> None:
         secret = columns.pop("secret", None)
-        services.credential_save(instance, columns, secret)
-        return instance
+        services.credential_save(row, columns, secret)
 
 
 def refuse_reference(secret: str) -> None:
@@ -105,13 +98,17 @@ def secret_state(credential: Credential) -> str:
     return "reference"
 
 
-class CredentialFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
-    name = django_filters.CharFilter("name", label="The whole name.")
+class CredentialFilters(NameFilters):
     provider = django_filters.CharFilter("provider__name", label="The name of the provider.")
     enabled = django_filters.BooleanFilter("enabled")
 
 
-class CredentialViewSet(Readable[Credential]):
+@worded(
+    create="Store a key of a provider. Deployments use it once they name it.",
+    change="Change what is named, and leave the rest. With another `secret`, the next request is sent with it.",
+    delete="Delete it, unless a deployment uses it.",
+)
+class CredentialViewSet(Removable[Credential]):
     """The keys that providers gave you. They concern everybody: no token of a team has them."""
 
     serializer_class = CredentialSerializer
@@ -127,27 +124,3 @@ class CredentialViewSet(Readable[Credential]):
 
     def unshown(self, row: Credential) -> str:
         return row.encrypted_secret
-
-    @extend_schema(request=CredentialSerializer, responses={201: CredentialSerializer})
-    @writes
-    def create(self, request: Request) -> Response:
-        """Store a key of a provider. Deployments use it once they name it."""
-        serializer = self.get_serializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        return self.shown(serializer.save(), status.HTTP_201_CREATED)
-
-    @extend_schema(request=CredentialSerializer(partial=True), responses=CredentialSerializer)
-    @writes
-    def partial_update(self, request: Request, /, **kwargs: Any) -> Response:
-        """Change what is named, and leave the rest. With another `secret`, the next request is sent with it."""
-        serializer = self.get_serializer(self.locked(), data=request.data, partial=True)
-        serializer.is_valid(raise_exception=True)
-        serializer.save()
-        return self.shown(self.get_object())
-
-    @extend_schema(responses={204: None})
-    @writes
-    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Delete it, unless a deployment uses it."""
-        self.locked().delete()
-        return Response(status=status.HTTP_204_NO_CONTENT)

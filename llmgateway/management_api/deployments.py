@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import django_filters
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers, status
+from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from llmgateway.management_api.fields import NameField, StrictModel, UsdField
+from llmgateway.management_api.fields import NameField, Saved, UsdField
+from llmgateway.management_api.filters import NameFilters
 from llmgateway.management_api.principals import Reach
-from llmgateway.management_api.resource import Readable, writes
+from llmgateway.management_api.resource import Removable, worded
 from providers import services
 from providers.connection_check import check_connection
 from providers.models import Credential, Deployment, Provider
@@ -30,7 +30,7 @@ class CredentialField(NameField):
         return data
 
 
-class DeploymentSerializer(StrictModel[Deployment]):
+class DeploymentSerializer(Saved[Deployment]):
     provider = NameField(queryset=Provider.objects.all())
     credential = CredentialField(
         queryset=Credential.objects.all(), required=False, allow_null=True,
@@ -62,12 +62,8 @@ class DeploymentSerializer(StrictModel[Deployment]):
             raise serializers.ValidationError({"credential": f"{provider} has no credential {name}."})
         return {**attrs, "credential": found}
 
-    def create(self, validated_data: Mapping[str, Any]) -> Deployment:
-        return self.update(Deployment(), validated_data)
-
-    def update(self, instance: Deployment, validated_data: Mapping[str, Any]) -> Deployment:
-        services.deployment_save(instance, validated_data)
-        return instance
+    def write(self, row: Deployment, columns: dict[str, Any]) -> None:
+        services.deployment_save(row, columns)
 
 
 class ConnectionSerializer(serializers.Serializer[Any]):
@@ -78,14 +74,18 @@ class ConnectionSerializer(serializers.Serializer[Any]):
     detail = serializers.CharField(help_text="What it means and what to do. Neither text holds the secret.")
 
 
-class DeploymentFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
-    name = django_filters.CharFilter("name", label="The whole name.")
+class DeploymentFilters(NameFilters):
     provider = django_filters.CharFilter("provider__name", label="The name of the provider.")
     model = django_filters.CharFilter("model", label="The provider's name for the model.")
     enabled = django_filters.BooleanFilter("enabled")
 
 
-class DeploymentViewSet(Readable[Deployment]):
+@worded(
+    create="Create a deployment. Requests reach it as soon as an alias leads to it.",
+    change="Change what is named in the body, and leave the rest. It applies to the next request.",
+    delete="Delete it with its own limits and budgets, unless an alias leads to it.",
+)
+class DeploymentViewSet(Removable[Deployment]):
     """The models at providers to which aliases lead."""
 
     serializer_class = DeploymentSerializer
@@ -97,30 +97,6 @@ class DeploymentViewSet(Readable[Deployment]):
 
     def rows(self, reach: Reach) -> QuerySet[Deployment]:
         return Deployment.objects.select_related("provider", "credential")
-
-    @extend_schema(request=DeploymentSerializer, responses={201: DeploymentSerializer})
-    @writes
-    def create(self, request: Request) -> Response:
-        """Create a deployment. Requests reach it as soon as an alias leads to it."""
-        serializer = self.get_serializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        return self.shown(serializer.save(), status.HTTP_201_CREATED)
-
-    @extend_schema(request=DeploymentSerializer(partial=True), responses=DeploymentSerializer)
-    @writes
-    def partial_update(self, request: Request, /, **kwargs: Any) -> Response:
-        """Change what is named in the body, and leave the rest. It applies to the next request."""
-        serializer = self.get_serializer(self.locked(), data=request.data, partial=True)
-        serializer.is_valid(raise_exception=True)
-        serializer.save()
-        return self.shown(self.get_object())
-
-    @extend_schema(responses={204: None})
-    @writes
-    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Delete it with its own limits and budgets, unless an alias leads to it."""
-        self.locked().delete()
-        return Response(status=status.HTTP_204_NO_CONTENT)
 
     # No transaction around it: a provider may take ten seconds to answer.
     @extend_schema(request=None, responses=ConnectionSerializer)

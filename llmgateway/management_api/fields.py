@@ -141,4 +141,20 @@ class Strict(serializers.Serializer[Any]):
 
 
 class StrictModel(Strict, serializers.ModelSerializer[M]):
-    """A row, as strictly."""
+    """Fields that are unknown, or cannot be written, are refused."""
+
+
+class Saved(StrictModel[M]):
+    # A row that a service saves, whether it is new or changed. A docstring would be the API's description of each of them.
+
+    def create(self, validated_data: Mapping[str, Any]) -> M:
+        model: type[M] = self.Meta.model
+        return self.update(model(), validated_data)
+
+    def update(self, instance: M, validated_data: Mapping[str, Any]) -> M:
+        self.write(instance, dict(validated_data))
+        return instance
+
+    def write(self, row: M, columns: dict[str, Any]) -> None:
+        """Raises ValidationError by field."""
+        raise NotImplementedError

@@ -21,6 +21,10 @@ class IdFilter(django_filters.Filter):  # type: ignore[misc]  # the library has 
         super().__init__(*args, min_value=0, max_value=2**63 - 1, **kwargs)
 
 
+class NameFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
+    name = django_filters.CharFilter("name", label="The whole name.")
+
+
 class Filters(django_filters.DjangoFilterBackend):  # type: ignore[misc]  # the library has no types
     """The view's `filterset_class`."""
 
@@ -61,4 +65,4 @@ class Ordering(OrderingFilter):
         return list(valid)
 
 
-__all__ = ["Filters", "IdFilter", "Ordering", "SearchFilter", "refuse_unknown"]
+__all__ = ["Filters", "IdFilter", "NameFilters", "Ordering", "SearchFilter", "refuse_unknown"]

@@ -8,16 +8,15 @@ from typing import Any
 import django_filters
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
-from rest_framework import serializers, status
+from rest_framework import serializers
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from llmgateway.management_api.credentials import SECRET_LENGTH, refuse_reference
-from llmgateway.management_api.fields import StrictModel
+from llmgateway.management_api.fields import Saved
+from llmgateway.management_api.filters import NameFilters
 from llmgateway.management_api.principals import Reach
-from llmgateway.management_api.resource import Readable, writes
+from llmgateway.management_api.resource import Removable, worded
 from providers import services
 from providers.models import Provider
 from providers.validators import validate_credential_secret, validate_provider_name
@@ -25,7 +24,7 @@ from providers.validators import validate_credential_secret, validate_provider_n
 CREDENTIALS_SCOPE = "credentials:write"
 
 
-class ProviderSerializer(StrictModel[Provider]):
+class ProviderSerializer(Saved[Provider]):
     credentials = serializers.SerializerMethodField(help_text="The names of its credentials.")
     secrets = serializers.DictField(
         child=serializers.CharField(max_length=SECRET_LENGTH),
@@ -53,17 +52,12 @@ class ProviderSerializer(StrictModel[Provider]):
             validate_credential_secret(secret)
         return secrets
 
-    def create(self, validated_data: Mapping[str, Any]) -> Provider:
-        return self.update(Provider(), validated_data)
-
-    def update(self, instance: Provider, validated_data: Mapping[str, Any]) -> Provider:
-        columns = dict(validated_data)
+    def write(self, row: Provider, columns: dict[str, Any]) -> None:
         secrets = columns.pop("secrets", {})
-        present = services.place_of(instance) if instance.pk else None
-        services.provider_save(instance, columns, secrets)
-        if present not in {None, services.place_of(instance)}:
-            _refuse_to_carry_over(instance, secrets)
-        return instance
+        present = services.place_of(row) if row.pk else None
+        services.provider_save(row, columns, secrets)
+        if present not in {None, services.place_of(row)}:
+            _refuse_to_carry_over(row, secrets)
 
 
 def _refuse_to_carry_over(provider: Provider, secrets: Mapping[str, str]) -> None:
@@ -82,13 +76,17 @@ def _refuse_to_carry_over(provider: Provider, secrets: Mapping[str, str]) -> Non
         )
 
 
-class ProviderFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
-    name = django_filters.CharFilter("name", label="The whole name.")
+class ProviderFilters(NameFilters):
     adapter = django_filters.CharFilter("adapter", label="How it is talked to.")
     enabled = django_filters.BooleanFilter("enabled")
 
 
-class ProviderViewSet(Readable[Provider]):
+@worded(
+    create="Create a provider, with its credentials if it comes with `secrets`.",
+    change="Change what is named in the body, and leave the rest. It applies to the next request.",
+    delete="Delete it with its credentials, prices, limits and budgets, unless a deployment is at it.",
+)
+class ProviderViewSet(Removable[Provider]):
     """Vendors' APIs and servers of your own. They concern everybody: no token of a team has them."""
 
     serializer_class = ProviderSerializer
@@ -104,34 +102,10 @@ class ProviderViewSet(Readable[Provider]):
     def unshown(self, row: Provider) -> str:
         return " ".join(sorted(credential.encrypted_secret for credential in row.credentials.all()))
 
-    @extend_schema(request=ProviderSerializer, responses={201: ProviderSerializer})
-    @writes
-    def create(self, request: Request) -> Response:
-        """Create a provider, with its credentials if it comes with `secrets`."""
-        serializer = self._read(request)
-        provider = serializer.save()
-        return self.shown(self.get_queryset().get(pk=provider.pk), status.HTTP_201_CREATED)
-
-    @extend_schema(request=ProviderSerializer(partial=True), responses=ProviderSerializer)
-    @writes
-    def partial_update(self, request: Request, /, **kwargs: Any) -> Response:
-        """Change what is named in the body, and leave the rest. It applies to the next request."""
-        self._read(request, self.locked()).save()
-        return self.shown(self.get_object())
-
-    @extend_schema(responses={204: None})
-    @writes
-    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Delete it with its credentials, prices, limits and budgets, unless a deployment is at it."""
-        self.locked().delete()
-        return Response(status=status.HTTP_204_NO_CONTENT)
-
-    def _read(self, request: Request, provider: Provider | None = None) -> serializers.BaseSerializer[Any]:
-        serializer = self.get_serializer(provider, data=request.data, partial=provider is not None)
-        serializer.is_valid(raise_exception=True)
+    def read(self, request: Request, row: Provider | None = None) -> serializers.BaseSerializer[Any]:
+        serializer = super().read(request, row)
         if "secrets" in serializer.validated_data and not self.principal.has_everywhere(CREDENTIALS_SCOPE):
             raise PermissionDenied(
                 f"The {self.principal.description} lacks the scope {CREDENTIALS_SCOPE}; leave secrets out."
             )
-        found: serializers.BaseSerializer[Any] = serializer
-        return found
+        return serializer

@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from billing.models import UsageReporter
 from billing.reporters.trial import send_trial
 from llmgateway.management_api.fields import NameField, StrictModel
+from llmgateway.management_api.filters import NameFilters
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Readable, writes
 from llmgateway.models import Team
@@ -114,8 +115,7 @@ class TrialSerializer(serializers.Serializer[Any]):
     error = serializers.CharField(help_text="Why not; empty if it went well.")
 
 
-class ReporterFilters(django_filters.FilterSet):  # type: ignore[misc]  # the library has no types
-    name = django_filters.CharFilter("name", label="The whole name.")
+class ReporterFilters(NameFilters):
     kind = django_filters.ChoiceFilter(choices=UsageReporter.Kind.choices)
     enabled = django_filters.BooleanFilter("enabled")
 

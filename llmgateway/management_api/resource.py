@@ -1,4 +1,4 @@
-"""What every resource does alike: bounds by team, one transaction and one actor per write, entity tags."""
+"""What every resource does alike: bounds by team, one transaction and one actor per write, entity tags, plain writes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import orjson
 from django.db import transaction
 from django.db.models import Model, QuerySet
+from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, status
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
 from rest_framework.viewsets import GenericViewSet
 
 from llmgateway.audit import acting_as, remote_address
@@ -23,6 +25,7 @@ from llmgateway.management_api.principals import Principal, Reach, principal_of
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
 V = TypeVar("V", bound="Resource[Any]")
+W = TypeVar("W", bound="Writable[Any]")
 
 
 def writes(
@@ -112,3 +115,59 @@ class Readable(mixins.ListModelMixin, Resource[M]):
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return self.shown(self.get_object())
+
+
+class Writable(Readable[M]):
+    """A resource whose serializer saves what is sent. Say with `worded` what that means for its rows."""
+
+    @writes
+    def create(self, request: Request) -> Response:
+        row = self.read(request).save()
+        return self.shown(self.get_queryset().get(pk=row.pk), status.HTTP_201_CREATED)
+
+    @writes
+    def partial_update(self, request: Request, /, **kwargs: Any) -> Response:
+        row = self.read(request, self.locked()).save()
+        return self.shown(self.get_queryset().get(pk=row.pk))
+
+    def read(self, request: Request, row: M | None = None) -> BaseSerializer[Any]:
+        """What was sent, for a new row or for changes of `row`. Raises ValidationError by field."""
+        serializer: BaseSerializer[Any] = self.get_serializer(row, data=request.data, partial=row is not None)
+        serializer.is_valid(raise_exception=True)
+        return serializer
+
+
+class Removable(Writable[M]):
+    """Its rows can be deleted too, unless the row itself forbids it."""
+
+    @writes
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        self.locked().delete()
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def worded(*, create: str, change: str, delete: str = "") -> Callable[[type[W]], type[W]]:
+    """What the API's description says of a resource's writes, by its own serializer."""
+
+    def described(view: type[W]) -> type[W]:
+        serializer: Any = view.serializer_class
+        _word(view, "create", create, extend_schema(request=serializer, responses={201: serializer}))
+        _word(view, "partial_update", change, extend_schema(request=serializer(partial=True), responses=serializer))
+        if delete:
+            _word(view, "destroy", delete, extend_schema(responses={204: None}))
+        return view
+
+    return described
+
+
+def _word(view: type[Any], name: str, words: str, schema: Callable[[Any], Any]) -> None:
+    """Give a view a method of its own, which is the inherited one but for its words."""
+    inherited = getattr(view, name)
+
+    @wraps(inherited)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Response:
+        answer: Response = inherited(self, *args, **kwargs)
+        return answer
+
+    method.__doc__ = words
+    setattr(view, name, schema(method))
