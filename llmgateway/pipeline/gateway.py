@@ -311,10 +311,8 @@ class Gateway:
         found = self.router.route(self.snapshot, key, request, now=now, budget_used=budget_used, dry_run=dry_run)
         return held(found, request)
 
-    async def routed(self, request: ModelRequest, key: Key, *, dry_run: bool = False) -> Routed:
+    async def routed(self, request: ModelRequest, key: Key) -> Routed:
         """The same for those who can wait: for what rules want to know, and a moment for somebody to be well again.
-
-        With `dry_run` nobody's turn is taken and nobody is waited for.
 
         Raises:
             GatewayError: what `Router.route` raises.
@@ -323,7 +321,7 @@ class Gateway:
         until: float | None = None
         while True:
             try:
-                return self.route(request, key, budget_used=used, dry_run=dry_run)
+                return self.route(request, key, budget_used=used)
             except BudgetsNeededError:
                 used = await self.budget_used(request, key)
             except AllOutError as error:
@@ -331,7 +329,7 @@ class Gateway:
                 if until is None:
                     until = loop_time + self.snapshot.circuit.wait_s
                 # Others may have come before us to whom is back; there may be time for the next.
-                if dry_run or not await self.health.wait_for_any(error.deployments, until - loop_time):
+                if not await self.health.wait_for_any(error.deployments, until - loop_time):
                     raise self.health.refusal(error.alias.name, error.deployments) from None
 
     async def budget_used(self, request: ModelRequest, key: Key) -> BudgetUsed:
