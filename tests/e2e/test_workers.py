@@ -185,6 +185,34 @@ async def test_slots_are_shared(host: Host) -> None:
         assert (await ask_all(client, 1, 1))[0].status_code == 200
 
 
+OWN = {"x-gateway-provider": "fake", "x-gateway-provider-key": PROVIDER_SECRET}
+SAY = "from llmgateway.models import *; Team.objects.filter(name='platform').update(own_keys='{}')"
+BAN = "from llmgateway.models import *; BannedKey.objects.create(digest='{}')"
+
+
+async def test_a_team_s_own_keys_and_bans_are_the_same_in_every_worker(host: Host) -> None:
+    async with host.caller("edited") as client:
+        client.headers.update(OWN)
+        assert {answer.status_code for answer in await ask_all(client, 40, 20)} == {403}
+        await asyncio.to_thread(host.manage, "shell", "-c", SAY.format("allow"))
+        await asyncio.sleep(1)
+        answers = await ask_all(client, 40, 20)
+        assert {(answer.status_code, answer.headers["x-gateway-cost-usd"]) for answer in answers} == {(200, "0")}
+        ids = {answer.headers["x-request-id"] for answer in answers}
+        rows = wait_for(lambda: len(found := own_rows(host, ids)) == 40 and found, "the rows", within_s=20)
+        [digest] = {row["own_key"] for row in rows}
+        await asyncio.to_thread(host.manage, "shell", "-c", BAN.format(digest))
+        await asyncio.sleep(1)
+        refused = await ask_all(client, 40, 20)
+        await asyncio.to_thread(host.manage, "shell", "-c", SAY.format("inherit"))
+
+    assert {(answer.status_code, answer.json()["error"]["code"]) for answer in refused} == {(403, "key_banned")}
+
+
+def own_rows(host: Host, ids: set[str]) -> list[dict[str, Any]]:
+    return [row for row in host.usage() if row["request_id"] in ids]
+
+
 async def test_an_edit_holds_in_every_worker_within_a_second(host: Host) -> None:
     edit = "from llmgateway.models import RateLimit as R; R.objects.filter(key__name='edited').update(amount=0)"
     async with host.caller("edited") as client:
