@@ -45,6 +45,8 @@ class Findings:
     routed: Routed | None = None
     trial_in_s: float | None = None
     """Everybody is out, and it would try whether one of them is well again after so many seconds."""
+    awaits_s: float | None = None
+    """Everybody is out, and it would wait so long at most for another request that is trying one of them."""
     rules: Rules | None = None
     matched: list[tuple[Alias, RoutingRule, bool]] = field(default_factory=list)
     """The rules that were looked at, and whether they hold."""
@@ -88,7 +90,7 @@ class Rehearsal:
         key = found.key = await self._key()
         found.source = await asyncio.to_thread(_source_of, gateway.snapshot, key)
         request = found.request = await self._request(key)
-        found.routed, found.trial_in_s = await foreseen(gateway, request, key)
+        found.routed, found.trial_in_s, found.awaits_s = await foreseen(gateway, request, key)
         routed = found.routed
         if routed.alias.rules:
             await self._match(request, key, routed)

@@ -45,20 +45,26 @@ def _decision(found: Findings) -> JSONObject:
         "allowed": True,
         "status": 200,
         "code": "",
-        "message": _sent_to(admission.deployment, found.trial_in_s),
+        "message": _sent_to(admission.deployment, found),
         "deployment": admission.deployment.name,
         "alias": admission.rules.alias.name,
         "stands_in": found.stands_in is not None,
         "output_cap": admission.output_cap,
         "trial_in_s": found.trial_in_s,
+        "awaits_s": found.awaits_s,
     }
 
 
-def _sent_to(deployment: Deployment, trial_in_s: float | None) -> str:
+def _sent_to(deployment: Deployment, found: Findings) -> str:
     place = f"'{deployment.name}' of the provider '{deployment.provider}'"
-    if trial_in_s is None:
+    if found.awaits_s is not None:
+        return (
+            f"All deployments of the model are out at present, and another request is trying {place}; it would be sent there "
+            f"if that answers within {found.awaits_s:.1f} s, and be refused with 503 otherwise."
+        )
+    if found.trial_in_s is None:
         return f"It would be sent to {place}."
-    when = f"after {trial_in_s:.1f} s" if trial_in_s else "at once"
+    when = f"after {found.trial_in_s:.1f} s" if found.trial_in_s else "at once"
     return f"All deployments of the model are out at present; {when} it would be sent to {place}, to try whether that answers again."
 
 

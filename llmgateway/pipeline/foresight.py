@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from llmgateway.pipeline.circuits import CircuitState
 from llmgateway.pipeline.conditions import BudgetsNeededError, BudgetUsed
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.requests import ModelRequest
@@ -18,29 +20,47 @@ class Foreseen(NamedTuple):
     routed: Routed
     trial_in_s: float | None = None
     """Everybody is out, and it would try whether one of them is well again after so many seconds."""
+    awaits_s: float | None = None
+    """Everybody is out, and it would wait so long at most for another request that is trying one of them."""
 
 
 async def foreseen(gateway: Gateway, request: ModelRequest, key: Key) -> Foreseen:
-    """As `Gateway.routed` would decide: whoever would be tried by then is taken to be well again.
+    """As `Gateway.routed` would decide: whoever is tried, or would be by then, is taken to be well again.
 
     Raises:
         GatewayError: what `Gateway.routed` raises.
     """
     used: BudgetUsed | None = None
-    router, trial_in_s = gateway.router, None
+    router, chance = gateway.router, _Chance(None)
     while True:
         now = gateway.clock.time()
         try:
             routed = router.route(gateway.snapshot, key, request, now=now, budget_used=used, dry_run=True)
-            return Foreseen(held(routed, request), trial_in_s)
+            return Foreseen(held(routed, request), chance.trial_in_s, chance.awaits_s)
         except BudgetsNeededError:
             used = await gateway.budget_used(request, key)
         except AllOutError as error:
-            trial = gateway.health.next_trial(error.deployments, gateway.snapshot.circuit.wait_s)
-            if trial is None or trial_in_s is not None:
+            found = _chance(gateway, error.deployments)
+            if found.of is None or chance.of is not None:
                 raise gateway.health.refusal(error.alias.name, error.deployments) from None
-            deployment, trial_in_s = trial
-            router = Router(_BackAgain(gateway.health, deployment), gateway.traffic, gateway.desk.terms)
+            chance = found
+            router = Router(_BackAgain(gateway.health, found.of), gateway.traffic, gateway.desk.terms)
+
+
+class _Chance(NamedTuple):
+    """Of those who are all out, the one that may be well again; None: there is none in time."""
+
+    of: Deployment | None
+    trial_in_s: float | None = None
+    awaits_s: float | None = None
+
+
+def _chance(gateway: Gateway, out: Sequence[Deployment]) -> _Chance:
+    wait_s = gateway.snapshot.circuit.wait_s
+    if trial := gateway.health.next_trial(out, wait_s):
+        return _Chance(trial[0], trial_in_s=trial[1])
+    half_open = (each for each in out if gateway.health.state_of(each).state == CircuitState.HALF_OPEN.value)
+    return _Chance(next(half_open, None) if wait_s > 0 else None, awaits_s=wait_s)
 
 
 class _BackAgain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -190,13 +191,34 @@ class TestWhenAllAreOut:
         assert (found["decision"]["status"], real.status_code) == (503, 503)
         assert found["decision"]["message"] == real.json()["error"]["message"]
 
-    async def test_while_another_request_tries_nothing_is_promised(self) -> None:
-        of, main = house(), deployment()
+    async def test_while_another_request_tries_its_outcome_is_waited_for(self) -> None:
+        of, main = house(Reply.json(CHAT)), deployment()
         out_of_order(of, main)
         of.clock.advance(31)
         assert of.gateway.health.claim(main)
 
-        assert (await ask(of))["decision"]["status"] == 503
+        found = await ask(of)
+        asking = asyncio.create_task(of.chat())
+        await asyncio.sleep(0)
+        of.gateway.health.record(main, ok=True)
+
+        decision = found["decision"]
+        assert (decision["status"], decision["deployment"]) == (200, "main")
+        assert (decision["trial_in_s"], decision["awaits_s"]) == (None, of.gateway.snapshot.circuit.wait_s)
+        assert "another request is trying 'main'" in decision["message"]
+        assert (await asking).headers["x-gateway-deployment"] == "main"
+
+    async def test_who_waits_for_nobody_is_refused_while_another_request_tries(self) -> None:
+        of, main = house(), deployment()
+        of.gateway.snapshot = replace(of.gateway.snapshot, circuit=replace(of.gateway.snapshot.circuit, wait_s=0.0))
+        out_of_order(of, main)
+        of.clock.advance(31)
+        assert of.gateway.health.claim(main)
+
+        found, real = await ask(of), await of.chat()
+
+        assert (found["decision"]["status"], real.status_code) == (503, 503)
+        assert found["decision"]["message"] == real.json()["error"]["message"]
 
     async def test_rules_and_budgets_are_looked_at_on_the_way(self) -> None:
         compiled = cel.compile("budget_used < 0.5")
