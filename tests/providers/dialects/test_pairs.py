@@ -38,13 +38,14 @@ from tests.providers.dialects import test_gemini_generate_content as gemini
 from tests.providers.dialects import test_mistral_chat as mistral
 from tests.providers.dialects import test_openai_chat as chat
 from tests.providers.dialects import test_openai_responses as responses
+from tests.providers.dialects.gemini_scene import GEMINI
 from tests.providers.dialects.strategies import Says, conversations, folded, merged, plain, read_stream, replies
 
 SAYS = {
     chat.CHAT.name: chat.SAYS,
     responses.RESPONSES.name: responses.SAYS,
     messages.MESSAGES.name: messages.SAYS,
-    gemini.GEMINI.name: gemini.SAYS,
+    GEMINI.name: gemini.SAYS,
     mistral.MISTRAL.name: mistral.SAYS,
 }
 EXTENSIONS = frozenset(
