@@ -15,7 +15,7 @@ from llmgateway.http import httpx
 from llmgateway.key_secrets import digest
 from llmgateway.pipeline.caching import Caching
 from llmgateway.pipeline.protocols import Owner
-from llmgateway.pipeline.route_rules import MirrorRule
+from llmgateway.pipeline.route_rules import Fallback, MirrorRule
 from llmgateway.pipeline.snapshot import BudgetRule, ForeignKeys, Key, KeyDigest, Limit, Retries
 from llmgateway.stores.cache_memory import MemoryAnswers
 from providers.adapters.registry import get_adapter
@@ -183,6 +183,17 @@ async def test_it_is_sent_nowhere_unless_it_is_clear_whose_it_is(path: str, at: 
 
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert place.upstream.requests == []
+
+
+async def test_no_fallback_of_the_model_answers_in_its_place() -> None:
+    place = house(Reply.json({"error": {"message": "busy"}}, 503), who=key())
+    free = replace(alias("gpt", MAIN), fallbacks=(Fallback("spare"),))
+    change(place, aliases={"gpt": free, "spare": alias("spare", RIVAL)}, retries=Retries(attempts=0))
+
+    response = await ask(place)
+
+    assert response.status_code == 503
+    assert [sent.url.host for sent in place.upstream.requests] == ["main.test"]
 
 
 async def test_the_router_itself_does_not_send_it_to_another() -> None:
@@ -424,13 +435,16 @@ async def test_the_short_way_takes_none() -> None:
         made = scene.house.gateway.snapshot
         main = made.aliases["gpt"].deployments
         scene.swap(replace(made, deployments=main, foreign=ForeignKeys()))
+        ours: dict[str, str] = {}
         own = {"x-gateway-provider-key": OWN, "x-gateway-provider": main[0].provider}
 
-        for headers in ({}, own, own, {}, {}, own):
+        # What has been said three times on a connection goes the short way, if it may.
+        asked = [ours, own, own, own, ours, ours, own]
+        for headers in asked:
             assert (await scene.client.post(CHATS, json=QUESTION, headers=headers)).status_code == 200
-        await until(lambda: len(scene.house.ledger.closed) == 6)
+        await until(lambda: len(scene.house.ledger.closed) == len(asked))
 
     assert len(scene.express) == 2, "the same without a key of their own go there"
     rows = scene.house.ledger.closed
-    assert [row.get("own_key", "") for row in rows] == ["", DIGEST.hex(), DIGEST.hex(), "", "", DIGEST.hex()]
-    assert [row["cost_pico_usd"] > 0 for row in rows] == [True, False, False, True, True, False]
+    assert [row.get("own_key", "") for row in rows] == [DIGEST.hex() if headers else "" for headers in asked]
+    assert [row["cost_pico_usd"] > 0 for row in rows] == [headers is ours for headers in asked]
