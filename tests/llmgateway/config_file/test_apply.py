@@ -1,65 +1,38 @@
-"""What an import does to rows: it creates, changes, leaves alone and prunes, and a second run writes nothing."""
+"""What an import does to rows: it creates, changes and leaves alone, and a second run writes nothing."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-import yaml
 from auditlog.models import LogEntry
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
 
 from billing.models import Budget, Price
 from billing.money import PICO_PER_USD
-from billing.services import budget_increase, credit_add
 from llmgateway import services
 from llmgateway.conf import PROJECT_ROOT
 from llmgateway.config_file.export import export_text
-from llmgateway.config_file.importing import import_file, import_text
-from llmgateway.key_secrets import digest, pepper_fingerprint
+from llmgateway.config_file.importing import import_file
 from llmgateway.models import (
     ApiKey,
     ConfigChange,
     GatewaySettings,
     KeyNetwork,
     Membership,
-    NetworkList,
     RateLimit,
     Team,
 )
 from llmgateway.rule_owners import is_of_everyone
 from providers.models import AliasTarget, Credential, Deployment, ModelAlias, Provider
-from tests.llmgateway.config_file.conftest import Environment, load, problems
+from tests.llmgateway.config_file.apply_scene import ROUTES, written
+from tests.llmgateway.config_file.conftest import load, problems
 
 pytestmark = pytest.mark.django_db
 
 EXAMPLE = PROJECT_ROOT / "config.example.yaml"
-ROUTES = """\
-providers:
-  openai: {credentials: [{name: main, api_key: sk-test}]}
-deployments:
-  a: {provider: openai, credential: main, model: gpt-4o-mini}
-  b: {provider: openai, credential: main, model: gpt-4o}
-aliases:
-  small: {targets: [{deployment: a}]}
-"""
-SECRET = "a-secret-of-my-own-choice"
-
-
-def summary(text: str, **options: bool) -> str:
-    return load(text, **options).summary()
-
-
-def written(context: CaptureQueriesContext) -> list[str]:
-    return [
-        query["sql"]
-        for query in context.captured_queries
-        if query["sql"].split()[0].upper() not in {"SELECT", "SAVEPOINT", "RELEASE", "BEGIN", "COMMIT", "ROLLBACK"}
-    ]
 
 
 def test_the_example_is_imported_whole() -> None:
@@ -289,186 +262,10 @@ def test_a_file_may_refer_to_rows_it_does_not_name() -> None:
     assert ApiKey.objects.get().team.name == "t"
 
 
-def test_a_provider_key_is_stored_encrypted_and_masked_in_the_diff() -> None:
-    report = load(ROUTES)
-
-    stored = Credential.objects.get()
-    assert stored.stored_secret() == "sk-test"
-    assert "sk-test" not in stored.encrypted_secret
-    assert "sk-test" not in "\n".join(report.lines())
-
-
-def test_a_changed_provider_key_replaces_the_stored_one() -> None:
-    load(ROUTES)
-
-    report = load(ROUTES.replace("sk-test", "sk-next"))
-
-    assert Credential.objects.get().stored_secret() == "sk-next"
-    assert report.summary().startswith("0 created, 1 changed")
-    assert "sk-" not in "\n".join(report.lines())
-
-
-def test_a_credential_without_a_key_keeps_the_stored_one() -> None:
-    load(ROUTES)
-
-    report = load(ROUTES.replace(", api_key: sk-test", ""))
-
-    assert Credential.objects.get().stored_secret() == "sk-test"
-    assert report.changes == []
-
-
-def test_a_variable_brings_in_a_secret(environment: Environment) -> None:
-    environment(ACME_KEY="sk-from-outside")
-
-    load(ROUTES.replace("sk-test", "'${ACME_KEY}'"))
-
-    assert Credential.objects.get().stored_secret() == "sk-from-outside"
-
-
-# Prices
-
-
-def test_a_price_that_stands_is_unchanged_however_it_is_written() -> None:
-    price = "prices: [{{provider: openai, model: m, input: {}, output: {}, effective_from: 2026-01-01}}]\n"
-    load(ROUTES + price.format('"0.15"', '"0.60"'))
-
-    report = load(ROUTES + price.format("0.150", "0.6"))
-
-    assert report.changes == []
-    assert Price.objects.count() == 1
-
-
-def test_another_price_for_the_same_moment_is_an_error_that_says_what_to_do() -> None:
-    price = "prices: [{{provider: openai, model: m, input: {}, effective_from: 2026-01-01}}]\n"
-    load(ROUTES + price.format("0.15"))
-
-    found = problems(ROUTES + price.format("0.20"))
-
-    assert len(found) == 1
-    assert found[0].startswith("config.yaml:9: prices[0]: Prices are never edited")
-    assert "input 0.15" in found[0]
-    assert "later effective_from" in found[0]
-    assert Price.objects.get().input == 150_000
-
-
-def test_a_later_price_stands_beside_the_earlier_one() -> None:
-    line = "  - {{provider: openai, model: m, input: {}, effective_from: {}}}\n"
-    first, second = line.format("0.15", "2026-01-01"), line.format("0.20", "2026-06-01T00:00:00+02:00")
-
-    load(ROUTES + "prices:\n" + first)
-    load(ROUTES + "prices:\n" + first + second)
-
-    assert [(row.input, row.effective_from.isoformat()) for row in Price.objects.order_by("effective_from")] == [
-        (150_000, "2026-01-01T00:00:00+00:00"),
-        (200_000, "2026-05-31T22:00:00+00:00"),
-    ]
-
-
-@pytest.mark.parametrize("text", ["0.000001", "1e-6", "0.0000010"])
-def test_six_decimals_of_a_price_are_exact(text: str) -> None:
-    load(ROUTES + f"prices: [{{provider: openai, model: m, input: {text}}}]\n")
-
-    assert Price.objects.get().input == 1
-
-
-# Secrets of keys
-
-
-def test_a_generated_secret_is_told_once_and_works() -> None:
-    report = load("teams: {t: {}}\nkeys: {k: {team: t}}\n")
-
-    secret = report.secrets["k"]
-    key = ApiKey.objects.get()
-    assert secret.startswith(f"sk-gw-{key.public_id}-")
-    assert digest(secret.encode(), services.newest_pepper()).hex() == key.digest
-    assert secret not in "\n".join(report.lines())
-    assert load("teams: {t: {}}\nkeys: {k: {team: t}}\n").secrets == {}
-
-
-def test_a_chosen_secret_works_and_is_not_shown() -> None:
-    report = load(f"teams: {{t: {{}}}}\nkeys: {{k: {{team: t, secret: {SECRET}}}}}\n")
-
-    assert digest(SECRET.encode(), services.newest_pepper()).hex() == ApiKey.objects.get().digest
-    assert report.secrets == {}
-    assert SECRET not in "\n".join(report.lines())
-
-
-def test_a_changed_secret_replaces_the_old_one_at_once() -> None:
-    """Also one that was still good from a rotation before."""
-    text = "teams: {{t: {{}}}}\nkeys: {{k: {{team: t, secret: {}}}}}\n"
-    load(text.format(SECRET))
-    services.key_rotate(ApiKey.objects.get())
-
-    load(text.format("another-secret-of-my-own"))
-
-    key = ApiKey.objects.get()
-    assert key.digest == digest(b"another-secret-of-my-own", services.newest_pepper()).hex()
-    assert (key.previous_digest, key.previous_valid_until) == ("", None)
-
-
-def test_an_empty_secret_keeps_the_one_of_an_existing_key(environment: Environment) -> None:
-    text = "teams: {t: {}}\nkeys: {k: {team: t, secret: '${DEV_KEY:-}'}}\n"
-    environment(DEV_KEY=SECRET)
-    load(text)
-    before = ApiKey.objects.get().digest
-    environment(DEV_KEY="")
-
-    report = load(text)
-
-    assert ApiKey.objects.get().digest == before
-    assert report.changes == []
-
-
-def test_a_digest_stands_in_for_the_secret() -> None:
-    pepper = services.newest_pepper()
-    stored = digest(SECRET.encode(), pepper).hex()
-
-    load(
-        f"pepper: {pepper_fingerprint(pepper)}\nteams: {{t: {{}}}}\n"
-        f"keys: {{k: {{team: t, digest: {stored}, public_id: abcdefghij}}}}\n"
-    )
-
-    key = ApiKey.objects.get()
-    assert (key.digest, key.pepper_id, key.public_id) == (stored, pepper_fingerprint(pepper), "abcdefghij")
-
-
-def test_a_digest_of_another_pepper_is_an_error_that_names_both() -> None:
-    ours = pepper_fingerprint(services.newest_pepper())
-
-    found = problems(f"pepper: 0123456789abcdef\nteams: {{t: {{}}}}\nkeys: {{k: {{team: t, digest: {'a' * 64}}}}}\n")
-
-    assert len(found) == 1
-    assert found[0].startswith("config.yaml:4: keys.k.digest: ")
-    assert "0123456789abcdef" in found[0]
-    assert ours in found[0]
-
-
-def test_a_key_of_an_older_pepper_is_recognised_by_its_secret(environment: Environment) -> None:
-    """After the peppers were rotated, an import must not count every key as changed."""
-    text = f"teams: {{t: {{}}}}\nkeys: {{k: {{team: t, secret: {SECRET}}}}}\n"
-    load(text)
-    old = services.newest_pepper()
-    environment(GATEWAY_KEY_PEPPERS=f"{'ab' * 32},{old.hex()}")
-
-    report = load(text)
-
-    assert report.changes == []
-    assert ApiKey.objects.get().pepper_id == pepper_fingerprint(old)
-
-
 def test_a_model_without_an_alias_is_worth_a_note() -> None:
     report = load(ROUTES + "teams: {t: {}}\nkeys: {k: {team: t, models: [small, smal]}}\n")
 
     assert report.notes == ["The key k may call smal, but there is no alias of that name."]
-
-
-def test_a_limit_for_a_model_without_an_alias_is_refused() -> None:
-    limit = "{metric: requests, per: day, amount: 5, model: smal}"
-
-    (told,) = problems(ROUTES + f"teams: {{t: {{}}}}\nkeys: {{k: {{team: t, limits: [{limit}]}}}}\n")
-
-    assert "keys.k.limits[0].model: There is no alias smal" in told
-    assert not RateLimit.objects.exists()
 
 
 # Members
@@ -500,247 +297,3 @@ def test_an_address_of_two_people_is_an_error() -> None:
     found = problems("teams: {t: {members: [{email: ana@example.org}]}}\n")
 
     assert "teams.t.members[0].email: Several users" in found[0]
-
-
-# What the file does not name
-
-WHOLE = (
-    ROUTES
-    + """\
-networks: {office: [10.0.0.0/8]}
-teams:
-  t:
-    limits: [{metric: requests, per: minute, amount: 5}]
-    budgets: [{name: day, window: day, limit_usd: 1}]
-    members: [{email: ana@example.org}]
-keys:
-  k:
-    team: t
-    networks: [office]
-    limits: [{metric: requests, per: minute, amount: 5}]
-    budgets: [{name: day, window: day, limit_usd: 1}]
-prices: [{provider: openai, model: m, input: 1}]
-limits: [{metric: requests, per: minute, amount: 5}]
-budgets: [{name: day, window: day, limit_usd: 1}]
-"""
-)
-
-
-def test_what_the_file_does_not_name_is_left_alone_and_mentioned() -> None:
-    load(WHOLE)
-
-    report = load("teams: {t: {}}\n")
-
-    assert report.changes == []
-    assert RateLimit.objects.count() == 3
-    assert Budget.objects.count() == 3
-    assert ApiKey.objects.count() == 1
-    assert {"key k", "provider openai", "limit requests per minute (team t)", "budget day (everyone)"} <= set(
-        report.kept
-    )
-    assert any("left alone" in line and "--prune" in line for line in report.lines())
-
-
-def test_prune_removes_what_the_file_does_not_name_and_lists_it() -> None:
-    load(WHOLE)
-
-    report = load("teams: {t: {}}\n", prune=True)
-
-    for model in (Provider, Credential, Deployment, ModelAlias, ApiKey, NetworkList, RateLimit, Budget, Membership):
-        assert not model._default_manager.exists(), model
-    assert Team.objects.get().name == "t"
-    assert {"- key k", "- alias small", "- provider openai", "- budget day (everyone)"} <= set(report.lines())
-    assert User.objects.exists()
-
-
-def test_prune_removes_nothing_that_the_file_names() -> None:
-    load(WHOLE)
-
-    assert load(WHOLE, prune=True).changes == []
-
-
-def test_prune_takes_an_unnamed_credential_once_its_deployments_are_gone() -> None:
-    load(ROUTES)
-
-    load("providers: {openai: {}}\n", prune=True)
-
-    assert not Credential.objects.exists()
-    assert Provider.objects.exists()
-
-
-def test_prune_refuses_to_remove_what_is_in_use_and_names_the_user() -> None:
-    load(WHOLE)
-
-    found = problems("keys: {k: {team: t, networks: [office]}}\n", prune=True)
-
-    assert [line.partition(" Add it")[0] for line in found] == [
-        f"config.yaml:1: {path}: The file does not name the {what}, but it cannot be removed: API key k needs it."
-        for path, what in (("networks.office", "network list office"), ("teams.t", "team t"))
-    ]
-    assert Provider.objects.exists(), "nothing may be removed when something cannot be"
-
-
-def test_prune_leaves_revoked_keys_and_prices_alone() -> None:
-    load(WHOLE)
-    ApiKey.objects.update(revoked_at=timezone.now())
-
-    load("providers: {openai: {}}\nteams: {t: {}}\nnetworks: {office: [10.0.0.0/8]}\n", prune=True)
-
-    assert ApiKey.objects.get().name == "k"
-    assert Price.objects.count() == 1
-
-
-def test_prune_does_not_remove_what_the_file_names_badly() -> None:
-    load(WHOLE)
-
-    found = problems(WHOLE.replace("team: t\n", "team: t\n    surprise: 1\n"), prune=True)
-
-    assert len(found) == 1
-    assert "keys.k.surprise" in found[0]
-
-
-def test_settings_that_are_not_named_stay(tmp_path: Path) -> None:
-    load("settings: {retries: {attempts: 5}, request_body_limit_mb: 64}\n")
-
-    load("settings: {retries: {max_ms: 1000}}\n")
-
-    row = GatewaySettings.objects.get()
-    assert (row.retry_attempts, row.retry_max_ms, row.request_body_limit_mb, row.retry_initial_ms) == (5, 1000, 64, 250)
-
-
-def test_zero_is_not_absent() -> None:
-    load("limits: [{metric: requests, per: minute, amount: 0}]\nbudgets: [{window: day, limit_usd: 0}]\n")
-
-    assert RateLimit.objects.get().amount == 0
-    assert Budget.objects.get().limit_pico_usd == 0
-    assert Budget.objects.get().name == "day"
-
-
-def test_a_limit_that_leaves_its_trial_keeps_its_row() -> None:
-    """What was counted in shadow counts on when it is enforced."""
-    load("limits: [{metric: requests, per: day, amount: 5, shadow: true}]")
-    row = RateLimit.objects.get()
-
-    report = load("limits: [{metric: requests, per: day, amount: 5}]")
-
-    assert (RateLimit.objects.get().pk, RateLimit.objects.get().shadow) == (row.pk, False)
-    assert report.kept == []
-
-
-def test_a_trial_stands_beside_the_limit_it_may_replace() -> None:
-    both = "limits: [{metric: requests, per: day, amount: 9}, {metric: requests, per: day, amount: 5, shadow: true}]"
-    load(both)
-
-    assert {(row.amount, row.shadow) for row in RateLimit.objects.all()} == {(9, False), (5, True)}
-    assert load(both).changes == []
-
-
-def test_an_amount_changes_in_place() -> None:
-    load("limits: [{metric: tokens, per: month, amount: 5, starts_on: 15}]")
-    row = RateLimit.objects.get()
-
-    report = load("limits: [{metric: tokens, per: month, amount: 7, starts_on: 15}]")
-
-    assert (RateLimit.objects.get().pk, RateLimit.objects.get().amount) == (row.pk, 7)
-    assert list(report.lines())[:2] == ["~ limit tokens per month (everyone)", "    amount: 5 → 7"]
-
-
-PREPAID = (
-    "budgets: [{name: p, window: total, limit_usd: 0, credits: [{amount_usd: 5, note: a}, {amount_usd: 5, note: a}]}]"
-)
-
-
-def test_credit_is_not_paid_twice() -> None:
-    load(PREPAID)
-
-    assert load(PREPAID).changes == []
-    assert Budget.objects.get().credit_pico_usd() == 10 * PICO_PER_USD
-
-
-def test_credit_that_an_admin_added_stays_unless_the_file_prunes() -> None:
-    load(PREPAID)
-    credit_add(Budget.objects.get(), PICO_PER_USD)
-
-    assert load(PREPAID).kept == ["credit 1 of p (everyone)"]
-    assert Budget.objects.get().credits.count() == 3
-    load(PREPAID, prune=True)
-    assert Budget.objects.get().credits.count() == 2
-
-
-def test_an_increase_that_an_admin_gave_outlives_a_file_without_one() -> None:
-    text = "budgets: [{name: b, window: day, limit_usd: 1}]"
-    load(text)
-    budget_increase(Budget.objects.get(), 5, until=datetime(2099, 1, 1, tzinfo=UTC))
-
-    assert load(text).changes == []
-    assert Budget.objects.get().increase_pico_usd == 5
-
-
-@pytest.mark.parametrize("owner", ["providers.openai", "deployments.a", "aliases.small"])
-def test_places_have_limits_and_budgets_of_their_own(owner: str) -> None:
-    section, name = owner.split(".")
-    document = yaml.safe_load("version: 1\n" + ROUTES)
-    document[section][name] |= {
-        "limits": [{"metric": "concurrency", "amount": 3}],
-        "budgets": [{"name": "day", "window": "day", "limit_usd": 1, "mode": "strict"}],
-    }
-    column = {"providers": "provider", "deployments": "deployment", "aliases": "alias"}[section]
-
-    import_text(yaml.safe_dump(document))
-
-    assert getattr(RateLimit.objects.get(), column).name == name
-    assert getattr(Budget.objects.get(), column).name == name
-    assert import_text(yaml.safe_dump(document)).changes == []
-    document[section][name] |= {"limits": [], "budgets": []}
-    import_text(yaml.safe_dump(document), prune=True)
-    assert not RateLimit.objects.exists()
-    assert not Budget.objects.exists()
-
-
-def test_settings_that_the_file_does_not_name_stay() -> None:
-    load("settings: {admission: {quota_status: 429}}")
-    load("settings: {estimation: {chars_per_token_by_provider: {}}}")
-
-    row = GatewaySettings.objects.get()
-    assert (row.quota_status, row.hold_wait_ms, row.chars_per_token_by_provider) == (429, 200, {})
-
-
-DEFAULT_PRICE = ("default_input_price", "default_output_price", "default_request_price")
-
-
-def test_a_default_price_comes_stays_and_goes() -> None:
-    figures = []
-    for settings in ("{default_price: {input: 5, output: '15.5', request: 0.001}}", "{}", "{default_price: none}"):
-        load(f"settings: {settings}")
-        figures.append(tuple(GatewaySettings.objects.values_list(*DEFAULT_PRICE).get()))
-
-    assert figures == [(5_000_000, 15_500_000, 10**9), (5_000_000, 15_500_000, 10**9), (None, None, None)]
-
-
-@pytest.mark.parametrize(
-    ("written", "said"),
-    [
-        ("{input: 5}", "default_price.output: `output` is missing"),
-        ("{input: 5, output: -1}", "default_price.output: -1 is negative"),
-        ("{input: 5, output: 1001}", "default_price.output: More than $1,000 per million tokens is surely a slip"),
-        ("{input: 5, output: 6, cache_read: 1}", "There is no field `cache_read` here"),
-        ("cheap", "Expected fields"),
-    ],
-)
-def test_a_default_price_that_cannot_be_is_refused(written: str, said: str) -> None:
-    (found,) = problems(f"settings: {{default_price: {written}}}")
-
-    assert said in found
-
-
-@pytest.mark.parametrize("request_price", [None, 0, 10**9])
-def test_a_default_price_survives_an_export(request_price: int | None) -> None:
-    GatewaySettings.objects.create(
-        pk=1, default_input_price=1, default_output_price=0, default_request_price=request_price
-    )
-
-    written = export_text()
-
-    assert import_text(written).changes == []
-    GatewaySettings.objects.update(default_input_price=None, default_output_price=None, default_request_price=None)
-    assert "none" in export_text()
