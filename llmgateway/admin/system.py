@@ -13,10 +13,11 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.decorators import action
+from unfold.widgets import UnfoldAdminPasswordToggleWidget
 
 from billing.money import pico_from_usd, pico_per_token, plain, usd, usd_per_million
 from llmgateway import conf as conf_module
-from llmgateway import services
+from llmgateway import key_secrets, services
 from llmgateway.admin_base import AmountField, GatewayAdmin, ObjectField
 from llmgateway.models import AuthSource, BannedKey, GatewaySettings
 from llmgateway.settings_model import overriding_variables
@@ -59,12 +60,44 @@ def _warn_of_database_keys(request: HttpRequest) -> None:
         )
 
 
+class BannedKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Takes the key itself too, for whoever has found one that leaked; it is not kept."""
+
+    key = forms.CharField(
+        label="Or the key itself",
+        required=False,
+        max_length=8192,
+        widget=UnfoldAdminPasswordToggleWidget({"autocomplete": "off"}),
+        help_text="A provider's key that leaked, for one. Its digest alone is kept.",
+    )
+
+    class Meta:
+        model = BannedKey
+        fields = ("digest", "note")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "digest" in self.fields:
+            self.fields["digest"].required = False
+
+    def clean(self) -> dict[str, Any]:
+        said = super().clean() or self.cleaned_data
+        key = (said.get("key") or "").strip()
+        if bool(key) == bool(said.get("digest")) and "digest" not in self.errors:
+            raise forms.ValidationError("Give either the digest or the key itself.")
+        if key:
+            pepper = bytes.fromhex(conf_module.conf.key_peppers[0])
+            said["digest"] = key_secrets.digest(key.encode(), pepper).hex()
+        return said
+
+
 @admin.register(BannedKey)
 class BannedKeyAdmin(GatewayAdmin):
+    form = BannedKeyForm
     empty_text = "Keys that callers bring themselves are banned here, by the digest that usage rows show."
     list_display = ("digest", "note", "created_at")
     search_fields = ("digest", "note")
-    fields = ("digest", "note")
+    fields = ("digest", "key", "note")
 
 
 def _default_price(kind: str) -> AmountField:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from auditlog.models import LogEntry
 from django.core.exceptions import ValidationError
 from django.test import Client
 from django.urls import reverse
 
+from llmgateway import conf as conf_module
 from llmgateway.config_loader import load_snapshot
 from llmgateway.config_loader._patch import Change, patch_snapshot
+from llmgateway.key_secrets import digest
 from llmgateway.models import BannedKey, GatewaySettings, RateLimit, Team
 from llmgateway.pipeline.snapshot import Snapshot
 from tests.llmgateway.live_config.conftest import World
@@ -113,3 +118,21 @@ def test_a_digest_is_banned_in_the_admin(admin_client: Client) -> None:
 
     assert BannedKey.objects.get().note == "leaked"
     assert DIGEST in admin_client.get(reverse("admin:llmgateway_bannedkey_changelist")).content.decode()
+
+
+@pytest.mark.django_db
+def test_a_key_that_leaked_is_banned_by_itself_and_not_kept(admin_client: Client) -> None:
+    url, leaked = reverse("admin:llmgateway_bannedkey_add"), "sk-own-key-that-leaked-0123456789"
+
+    admin_client.post(url, {"digest": "", "key": f" {leaked} ", "note": "on a paste site"})
+    both = admin_client.post(url, {"digest": DIGEST, "key": leaked})
+    neither = admin_client.post(url, {"digest": "", "key": ""})
+    again = admin_client.post(url, {"digest": "", "key": leaked})
+
+    row = BannedKey.objects.get()
+    assert row.digest == digest(leaked.encode(), bytes.fromhex(conf_module.conf.key_peppers[0])).hex()
+    assert [answer.status_code for answer in (both, neither, again)] == [200, 200, 200]
+    assert leaked not in both.content.decode() + neither.content.decode() + again.content.decode()
+    written = json.dumps(list(LogEntry.objects.values("changes", "serialized_data", "object_repr")), default=str)
+    assert row.digest in written
+    assert leaked not in written
