@@ -27,6 +27,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from llmgateway import change_log
 from llmgateway.references import referrer_of, whole_of, with_wholes
+from llmgateway.searches import of_found
 
 RECENT_CHANGES = 5
 
@@ -121,6 +122,14 @@ class GatewayAdmin(SoundAutocomplete, ModelAdmin):  # type: ignore[misc]  # the 
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return GatewayChangeList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if not (search_term.strip() and self.get_search_fields(request)):
+            return queryset, False
+        found, _ = super().get_search_results(request, queryset, search_term)
+        return of_found(found, queryset), False
 
     def changeform_view(
         self,

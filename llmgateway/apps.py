@@ -38,10 +38,11 @@ class LlmGatewayConfig(AppConfig):
         super().import_models()
 
     def ready(self) -> None:
-        from llmgateway import audit, question_vectors, roles, triggers
+        from llmgateway import audit, question_vectors, roles, search_indexes, triggers
 
         audit.register_all()
         post_migrate.connect(roles.create_roles, dispatch_uid="llmgateway.roles")
         pre_migrate.connect(triggers.before_migrate, sender=self, dispatch_uid="llmgateway.triggers.before")
         post_migrate.connect(triggers.after_migrate, sender=self, dispatch_uid="llmgateway.triggers.after")
         post_migrate.connect(question_vectors.make_table, sender=self, dispatch_uid="llmgateway.question_vectors")
+        post_migrate.connect(search_indexes.make_indexes, sender=self, dispatch_uid="llmgateway.search_indexes")

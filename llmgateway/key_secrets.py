@@ -27,6 +27,11 @@ def new_secret(public_id: str) -> str:
     return f"{PREFIX}{public_id}-{secrets.token_urlsafe(32)}"
 
 
+def shown_id(text: str) -> str:
+    """The public id in a key as it is shown, `sk-gw-abc…`, or as it is sent; other text as it is."""
+    return text.removeprefix(PREFIX).partition("-")[0].rstrip("….") if text.startswith(PREFIX) else text
+
+
 class Pepper:
     """Makes digests under one pepper: HMAC-SHA256, with the key's part of the work done once."""
 

@@ -9,7 +9,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
@@ -23,6 +23,7 @@ from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd, pico_from_usd
 from llmgateway.admin_base import AmountField, DistinctFormSet, GatewayAdmin, GatewayInline, badge
 from llmgateway.admin_rules import ScopeFilter, StartField, applies_to
 from llmgateway.limit_terms import OWNERS
+from llmgateway.searches import of_found, owned_by_named, words_of
 from llmgateway.validators import validate_percents
 
 
@@ -212,6 +213,8 @@ class BudgetAdmin(ReachedDisplay, SpendingDisplay, GatewayAdmin):
         ("key", AutocompleteSelectFilter),
         ("team", AutocompleteSelectFilter),
     )
+    # The newest first: by the names of their owners, all of them would be sorted for each page.
+    ordering = ("-pk",)
     search_fields = ("name", *(f"={owner}__name" for owner in OWNERS))
     search_help_text = "Part of a budget's name, or the whole name of what it belongs to."
     autocomplete_fields = OWNERS
@@ -228,6 +231,14 @@ class BudgetAdmin(ReachedDisplay, SpendingDisplay, GatewayAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Budget]:
         found: QuerySet[Budget] = super().get_queryset(request).prefetch_related("credits")
         return found
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Budget], search_term: str
+    ) -> tuple[QuerySet[Budget], bool]:
+        found = queryset
+        for word in words_of(search_term):
+            found = found.filter(Q(name__icontains=word) | owned_by_named(Budget, "name__iexact", word))
+        return (queryset if found is queryset else of_found(found, queryset)), False
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         """With what all budgets of the page stand at."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -23,7 +23,9 @@ from llmgateway.admin.key_pages import KeyPages, apply_to_key
 from llmgateway.admin.key_usage import recent_usage
 from llmgateway.admin.limits import KeyLimitInline
 from llmgateway.admin_base import GatewayAdmin, badge, errors_of
-from llmgateway.models import ApiKey
+from llmgateway.key_secrets import shown_id
+from llmgateway.models import ApiKey, Team
+from llmgateway.searches import of_found, words_of
 
 STATE_TONES = {
     "active": "good",
@@ -61,7 +63,7 @@ class ApiKeyAdmin(KeyPages, GatewayAdmin):
     list_select_related = ("team",)
     list_filter = (StateFilter, ("team", AutocompleteSelectFilter))
     search_fields = ("name", "=public_id", "=user_id", "=team__name")
-    search_help_text = "Part of a name, or a whole public id, owner id or team."
+    search_help_text = "Part of a name, or a whole public id (sk-gw-…), owner id or team."
     autocomplete_fields = ("team",)
     readonly_fields = ("masked_key", "state", "previous_valid_until", "revoked_at", "created_at")
     inlines = (KeyLimitInline, KeyBudgetInline)
@@ -81,6 +83,17 @@ class ApiKeyAdmin(KeyPages, GatewayAdmin):
         ("When", {"fields": ("starts_at", "expires_at", "user_id", "created_at", "revoked_at")}),
         ("Rank and reach", {"fields": RANK}),
     )
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[ApiKey], search_term: str
+    ) -> tuple[QuerySet[ApiKey], bool]:
+        found = queryset
+        for word in words_of(search_term):
+            # Joined, the names of teams would keep indexes of keys from being used.
+            teams = list(Team.objects.filter(name__iexact=word))
+            named = Q(name__icontains=word) | Q(user_id__iexact=word) | Q(team__in=teams)
+            found = found.filter(named | Q(public_id__iexact=shown_id(word)))
+        return (queryset if found is queryset else of_found(found, queryset)), False
 
     @display(description="Key")  # type: ignore[untyped-decorator]
     def masked_key(self, key: ApiKey) -> str:

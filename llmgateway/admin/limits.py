@@ -18,6 +18,8 @@ from llmgateway.admin_base import DistinctFormSet, GatewayAdmin, GatewayInline, 
 from llmgateway.admin_rules import ScopeFilter, StartField, applies_to
 from llmgateway.limit_terms import OWNERS, reset_seconds, reset_text
 from llmgateway.models import RateLimit
+from llmgateway.searches import of_found, owned_by_named
+from providers.models import ModelAlias
 
 
 class ResetField(forms.CharField):
@@ -128,21 +130,14 @@ class RateLimitAdmin(GatewayAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[RateLimit], search_term: str
     ) -> tuple[QuerySet[RateLimit], bool]:
-        """Owners first, then their limits, which have indexes by owner: joined, all limits would be read."""
         term = search_term.strip()
         if not term:
             return queryset, False
-        found = Q(pk__in=[])
-        for owner in OWNERS:
-            owners = RateLimit._meta.get_field(owner).related_model._default_manager  # type: ignore[union-attr]  # noqa: SLF001
-            # Of keys there may be hundreds of thousands, with an index of names as they are written.
-            lookup = "name" if owner == "key" else "name__iexact"
-            ids = list(owners.filter(**{lookup: term}).values_list("pk", flat=True))
-            if ids:
-                found |= Q(**{f"{owner}_id__in": ids})
-            if ids and owner == "alias":
-                found |= Q(model__iexact=term)
-        return queryset.filter(found), False
+        # Of keys there may be hundreds of thousands, with an index of names as they are written.
+        found = owned_by_named(RateLimit, "name__iexact", term, key="name")
+        if ModelAlias.objects.filter(name__iexact=term).exists():
+            found |= Q(model__iexact=term) & ~Q(model="")
+        return of_found(queryset.filter(found), queryset), False
 
     @display(description="Limit")  # type: ignore[untyped-decorator]
     def limit(self, limit: RateLimit) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.db.models import Count, OuterRef, QuerySet, Subquery
-from django.db.models.functions import Coalesce
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import Count, Model
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
@@ -16,7 +17,13 @@ from unfold.decorators import display
 from billing.admin.budgets import TeamBudgetInline
 from llmgateway.admin.limits import TeamLimitInline
 from llmgateway.admin_base import GatewayAdmin, GatewayInline, LinesField, link
-from llmgateway.models import ApiKey, Membership, NetworkList, Team
+from llmgateway.models import ApiKey, KeyNetwork, Membership, NetworkList, Team
+
+
+def counts(rows: Sequence[Model], of: type[Model], column: str) -> dict[int, int]:
+    """How many rows of another model refer to each of `rows`; those to which none does are left out."""
+    referring = of._default_manager.filter(**{f"{column}__in": rows}).order_by()  # noqa: SLF001  # Django's documented API
+    return dict(referring.values_list(column).annotate(Count("pk")))
 
 
 class MembershipInline(GatewayInline):
@@ -35,21 +42,14 @@ class TeamAdmin(GatewayAdmin):
     readonly_fields = ("created_at",)
     inlines = (MembershipInline, TeamLimitInline, TeamBudgetInline)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
-        keys = (
-            ApiKey.objects.filter(team=OuterRef("pk"))
-            .order_by()
-            .values("team")
-            .annotate(Count("pk"))
-            .values("pk__count")
-        )
-        counted = (
-            super()
-            .get_queryset(request)
-            .annotate(member_count=Count("memberships"), key_count=Coalesce(Subquery(keys), 0))
-        )
-        found: QuerySet[Team] = counted.order_by("name")
-        return found
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """With the keys and members of the page's teams: to count those of all teams is to read all keys."""
+        page: ChangeList = super().get_changelist_instance(request)
+        page.result_list = list(page.result_list)
+        keys, members = counts(page.result_list, ApiKey, "team"), counts(page.result_list, Membership, "team")
+        for team in page.result_list:
+            team.key_count, team.member_count = keys.get(team.pk, 0), members.get(team.pk, 0)
+        return page
 
     @display(description="Keys")  # type: ignore[untyped-decorator]
     def keys(self, team: Any) -> SafeString:
@@ -82,11 +82,14 @@ class NetworkListAdmin(GatewayAdmin):
     list_display = ("name", "size", "used_by")
     search_fields = ("name",)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[NetworkList]:
-        found: QuerySet[NetworkList] = (
-            super().get_queryset(request).annotate(key_count=Count("key_networks")).order_by("name")
-        )
-        return found
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """With the keys of the page's lists."""
+        page: ChangeList = super().get_changelist_instance(request)
+        page.result_list = list(page.result_list)
+        keys = counts(page.result_list, KeyNetwork, "network_list")
+        for networks in page.result_list:
+            networks.key_count = keys.get(networks.pk, 0)
+        return page
 
     @display(description="Networks")  # type: ignore[untyped-decorator]
     def size(self, networks: NetworkList) -> str:

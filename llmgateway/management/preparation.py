@@ -17,6 +17,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 
+from llmgateway import search_indexes
 from providers.seeding import seed_from_environment
 
 FIRST_ADMIN = "admin"
@@ -59,6 +60,8 @@ def migrate_if_needed() -> bool:
     executor = MigrationExecutor(connections[DEFAULT_DB_ALIAS])
     _refuse_newer_tables(executor.loader)
     if not executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        # An admin may have made the extension that they need, and a restored database comes without them.
+        search_indexes.ensure_indexes()
         return False
     call_command("migrate", interactive=False, verbosity=0)
     return True

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import django_filters
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.decorators import action
@@ -163,7 +163,7 @@ class BudgetViewSet(Owned[Budget]):
     read_scope, write_scope = "budgets:read", "budgets:write"
     filterset_class = BudgetFilters
     pagination_class = BudgetPages
-    search_fields = ("name", "key__name", "team__name")
+    search_fields = ("name", "key__name", "team__name", "provider__name", "deployment__name", "alias__name")
     ordering_fields = ("id", "name", "limit_pico_usd")
     ordering = ("id",)
     volatile = tuple(
@@ -173,6 +173,9 @@ class BudgetViewSet(Owned[Budget]):
     def rows(self, reach: Reach) -> QuerySet[Budget]:
         budgets = Budget.objects.select_related("key__team", "team", "provider", "deployment", "alias")
         return self.within_teams(budgets.prefetch_related("credits"), reach)
+
+    def matching(self, word: str) -> Q:
+        return super().matching(word) | Q(name__icontains=word)
 
     def paginate_queryset(self, queryset: Any) -> Any:
         page = super().paginate_queryset(queryset)

@@ -16,7 +16,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_PAGINATION_CLASS": "llmgateway.management_api.pagination.Pages",
     "DEFAULT_FILTER_BACKENDS": [
         "llmgateway.management_api.filters.Filters",
-        "rest_framework.filters.SearchFilter",
+        "llmgateway.management_api.filters.Search",
         "llmgateway.management_api.filters.Ordering",
     ],
     "DEFAULT_METADATA_CLASS": None,

@@ -11,6 +11,8 @@ from django_filters import rest_framework as django_filters
 from rest_framework.filters import OrderingFilter, SearchFilter
 from rest_framework.request import Request
 
+from llmgateway.searches import of_found
+
 
 class IdFilter(django_filters.Filter):  # type: ignore[misc]  # the library has no types
     """A whole number that the database can hold."""
@@ -33,6 +35,21 @@ class Filters(django_filters.DjangoFilterBackend):  # type: ignore[misc]  # the 
         refuse_unknown(request, view, set(filterset_class.base_filters) if filterset_class else set())
         found: QuerySet[Any] = super().filter_queryset(request, queryset, view)
         return found
+
+
+class Search(SearchFilter):
+    """Rows in whose `search_fields` every word is found, or which the view's `matching` knows a quicker way to."""
+
+    def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: Any) -> QuerySet[Any]:
+        words = self.get_search_terms(request)
+        if not words or not self.get_search_fields(view, request):
+            return queryset
+        if (matching := getattr(view, "matching", None)) is None:
+            return of_found(super().filter_queryset(request, queryset, view), queryset)
+        found = queryset
+        for word in words:
+            found = found.filter(matching(word))
+        return of_found(found, queryset)
 
 
 def refuse_unknown(request: Request, view: Any, filters: set[str]) -> None:
@@ -65,4 +82,4 @@ class Ordering(OrderingFilter):
         return list(valid)
 
 
-__all__ = ["Filters", "IdFilter", "NameFilters", "Ordering", "SearchFilter", "refuse_unknown"]
+__all__ = ["Filters", "IdFilter", "NameFilters", "Ordering", "Search", "refuse_unknown"]

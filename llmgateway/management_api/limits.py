@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import django_filters
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -57,6 +57,9 @@ class LimitViewSet(Owned[RateLimit]):
     def rows(self, reach: Reach) -> QuerySet[RateLimit]:
         limits = RateLimit.objects.select_related("key__team", "team", "provider", "deployment", "alias")
         return self.within_teams(limits, reach)
+
+    def matching(self, word: str) -> Q:
+        return super().matching(word) | Q(model__icontains=word) & ~Q(model="")
 
     def make(self, columns: dict[str, Any]) -> RateLimit:
         return services.limit_create(**columns)

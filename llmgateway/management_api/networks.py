@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from rest_framework import serializers
 
 from llmgateway import services
@@ -12,7 +13,7 @@ from llmgateway.management_api.fields import Saved
 from llmgateway.management_api.filters import NameFilters
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Removable, worded
-from llmgateway.models import NetworkList
+from llmgateway.models import KeyNetwork, NetworkList
 
 
 class NetworkSerializer(Saved[NetworkList]):
@@ -49,4 +50,6 @@ class NetworkViewSet(Removable[NetworkList]):
     volatile = ("keys",)
 
     def rows(self, reach: Reach) -> QuerySet[NetworkList]:
-        return NetworkList.objects.annotate(key_count=Count("key_networks"))
+        keys = KeyNetwork.objects.filter(network_list=OuterRef("pk")).order_by().values("network_list")
+        # Asked for each list of a page by itself: joined, the keys of all lists would be counted.
+        return NetworkList.objects.annotate(key_count=Coalesce(Subquery(keys.values(keys=Count("pk"))), 0))

@@ -16,7 +16,8 @@ from llmgateway.limit_terms import OWNERS
 from llmgateway.management_api.fields import NameField, StrictModel, TeamField, within, writable
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Readable, writes
-from llmgateway.models import ApiKey
+from llmgateway.models import ApiKey, Team
+from llmgateway.searches import of_teams, owned_by_named
 from providers.models import Deployment, ModelAlias, Provider
 
 M = TypeVar("M", bound=Model)
@@ -73,7 +74,7 @@ class OwnedFilters(django_filters.FilterSet):  # type: ignore[misc]  # the libra
     enabled = django_filters.BooleanFilter("enabled")
 
     def of_team_or_its_keys(self, rows: QuerySet[Any], _name: str, team: str) -> QuerySet[Any]:
-        return rows.filter(Q(team__name=team) | Q(key__team__name=team))
+        return rows.filter(of_teams(list(Team.objects.filter(name=team)), ApiKey.objects.all()))
 
     def of_scope(self, rows: QuerySet[Any], _name: str, scope: str) -> QuerySet[Any]:
         if scope == GLOBAL:
@@ -94,6 +95,10 @@ class Owned(Readable[M]):
         if reach is None:
             return rows
         return rows.filter(Q(team__in=reach) | Q(key__team__in=reach))
+
+    def matching(self, word: str) -> Q:
+        """Rows whose owner's name has this word in it."""
+        return owned_by_named(self.get_queryset().model, "name__icontains", word)
 
     def get_serializer_class(self) -> type[serializers.BaseSerializer[Any]]:
         return self.new_serializer_class if self.action == "create" else super().get_serializer_class()

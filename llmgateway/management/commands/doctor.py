@@ -22,6 +22,7 @@ from llmgateway.development import BROWSERS
 from llmgateway.key_secrets import pepper_fingerprint
 from llmgateway.management.preparation import check_database
 from llmgateway.models import ApiKey
+from llmgateway.search_indexes import EXTENSION, missing_indexes
 from llmgateway.supervisor import StartError, check_data_folder
 from llmgateway.triggers import missing_triggers
 from providers.models import Credential
@@ -65,7 +66,7 @@ def examine() -> list[Finding]:
     if findings[-1].level == OK:
         findings.append(migrations())
         if findings[-1].level == OK:
-            findings += [triggers(), credentials(), peppers()]
+            findings += [triggers(), searches(), credentials(), peppers()]
     return [*findings, port(), worker(), browser()]
 
 
@@ -123,6 +124,15 @@ def triggers() -> Finding:
             "triggers", ERROR, f"{len(missing)} missing", "run `python manage.py migrate`, which puts them back"
         )
     return Finding("triggers", OK, "all in place")
+
+
+def searches() -> Finding:
+    """Without their indexes, searches among very many names take longer."""
+    missing = missing_indexes(connection)
+    if missing:
+        advice = f"create the extension {EXTENSION} in the database; the next start makes the indexes"
+        return Finding("search indexes", WARNING, f"{len(missing)} missing: searches read all names", advice)
+    return Finding("search indexes", OK, "all in place")
 
 
 def credentials() -> Finding:

@@ -271,7 +271,7 @@ def test_a_long_list_costs_as_many_queries_as_a_short_one(
     ApiKey.objects.bulk_create(keys)
     operator.get("/keys")  # notes the use of the token
 
-    with django_assert_num_queries(5):  # token, count, page, network lists, tenants
+    with django_assert_num_queries(6):  # token, search, count, page, network lists, tenants
         page = operator.get("/keys?page_size=1000&search=k0").json()
 
     assert (page["count"], len(page["results"])) == (300, 300)
