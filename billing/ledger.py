@@ -204,8 +204,10 @@ class JournalDrain:
             return
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA synchronous=FULL")
-            # It writes at the ends of tables and reads little: a large cache would only be memory.
-            cursor.execute("PRAGMA cache_size=-4000")
+            # It writes at the ends of tables and reads little: a large cache would only be memory. So would be what it maps
+            # of the file, which becomes more as the ledger grows.
+            cursor.execute("PRAGMA cache_size=-1000")
+            cursor.execute("PRAGMA mmap_size=0")
             # Pages that several batches change are copied into the database once for all of them.
             cursor.execute("PRAGMA wal_autocheckpoint=4000")
         self._prepared = connection.connection

@@ -7,6 +7,3 @@ class ManagementApiConfig(AppConfig):
     name = "llmgateway.management_api"
     label = "management_api"
     verbose_name = "Management API"
-
-    def ready(self) -> None:
-        from llmgateway.management_api import schema  # noqa: F401  # registers how tokens stand in the schema

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection
+from django.test.utils import CaptureQueriesContext
 
 from billing import ledger, usage_table
 from billing.journal import Journal
@@ -255,6 +256,16 @@ def test_the_commit_is_durable(journal: Journal) -> None:
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA synchronous")
         assert cursor.fetchone() == (2,)
+
+
+def test_the_drain_keeps_a_megabyte_of_pages_and_maps_none(journal: Journal) -> None:
+    write(journal, "a")
+
+    # A database in memory has nothing to map, so what is said to it must tell.
+    with CaptureQueriesContext(connection) as said:
+        drain(journal)
+
+    assert {"PRAGMA cache_size=-1000", "PRAGMA mmap_size=0"} <= {query["sql"] for query in said}
 
 
 def test_the_thread_stores_rows_as_they_come_and_tells_who_listens(journal: Journal) -> None:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-UNUSED = ("aiohttp", "cel", "psycopg", "pygments", "redis", "requests", "rich", "twisted")
+UNUSED = (
+    "aiohttp", "cel", "django.test", "drf_spectacular.plumbing", "psycopg", "pygments", "redis", "requests", "rich", "twisted",
+)  # fmt: skip
 
 
 def test_a_worker_on_sqlite_loads_none_of_the_large_libraries_that_it_may_never_use(tmp_path: Path) -> None:
