@@ -20,7 +20,7 @@ from tests.api.test_http_protocol import Parsed, Wire
 from tests.fakes import ScriptedUpstream
 from tests.gateways import SECRET, House, alias, deployment, snapshot
 from tests.pipeline.test_streams import DONE, USAGE, event
-from tests.pipeline.transports.contract import CHUNKED, chunk
+from tests.pipeline.transports.contract_scene import CHUNKED, chunk
 from tests.pipeline.transports.scripted import Peer, Script, Upstream, upstream
 
 EVENTS = (event("Hel"), event("lo"), event(" you"), event(usage=USAGE), DONE)

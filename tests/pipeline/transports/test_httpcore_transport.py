@@ -10,7 +10,8 @@ from llmgateway.http import httpx
 from llmgateway.pipeline.httpcore_transport import HttpcoreTransport
 from llmgateway.pipeline.upstream import classified
 from tests.pipeline.transports.certificates import Authority
-from tests.pipeline.transports.contract import BROKEN, CHUNKED, TransportContract, chunk, send, through
+from tests.pipeline.transports.contract import TransportContract
+from tests.pipeline.transports.contract_scene import BROKEN, CHUNKED, chunk, send, through
 from tests.pipeline.transports.scripted import OK, Peer, answering, relaying, upstream
 
 

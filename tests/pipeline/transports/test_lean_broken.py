@@ -10,10 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmgateway.pipeline.lean_transport import LeanTransport
-from tests.pipeline.transports.contract import (
-    BROKEN,
-    send,
-)
+from tests.pipeline.transports.contract_scene import BROKEN, send
 from tests.pipeline.transports.lean_scene import TLS, open_places
 from tests.pipeline.transports.scripted import Peer, upstream
 

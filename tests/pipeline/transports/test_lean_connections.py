@@ -10,13 +10,7 @@ import pytest
 from llmgateway.http import httpx
 from llmgateway.pipeline.departure import StaleConnectionError
 from llmgateway.pipeline.lean_transport import LeanTransport
-from tests.pipeline.transports.contract import (
-    CHUNKED,
-    chunk,
-    read,
-    request_to,
-    send,
-)
+from tests.pipeline.transports.contract_scene import CHUNKED, chunk, read, request_to, send
 from tests.pipeline.transports.lean_scene import open_places, pool_of
 from tests.pipeline.transports.scripted import OK, Peer, answering, upstream
 

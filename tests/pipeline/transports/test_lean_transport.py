@@ -11,13 +11,8 @@ from yarl import URL
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.lean_transport import LeanTransport
-from tests.pipeline.transports.contract import (
-    CHUNKED,
-    TransportContract,
-    chunk,
-    request_to,
-    send,
-)
+from tests.pipeline.transports.contract import TransportContract
+from tests.pipeline.transports.contract_scene import CHUNKED, chunk, request_to, send
 from tests.pipeline.transports.lean_scene import open_places
 from tests.pipeline.transports.scripted import OK, Peer, answering, answering_once, upstream
 

@@ -14,13 +14,7 @@ from llmgateway.pipeline.lean_connection import Connection
 from llmgateway.pipeline.lean_transport import LeanTransport
 from llmgateway.pipeline.proxies import Proxies
 from tests.pipeline.transports.certificates import Authority
-from tests.pipeline.transports.contract import (
-    BROKEN,
-    CHUNKED,
-    chunk,
-    request_to,
-    send,
-)
+from tests.pipeline.transports.contract_scene import BROKEN, CHUNKED, chunk, request_to, send
 from tests.pipeline.transports.lean_scene import TLS, open_places, pool_of
 from tests.pipeline.transports.scripted import OK, Peer, Script, answering, answering_once, relaying, upstream
 

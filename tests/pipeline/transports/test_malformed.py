@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llmgateway.pipeline.httpcore_transport import HttpcoreTransport
 from llmgateway.pipeline.lean_transport import LeanTransport
 from llmgateway.pipeline.transport import PooledTransport
-from tests.pipeline.transports.contract import BROKEN, chunk, send
+from tests.pipeline.transports.contract_scene import BROKEN, chunk, send
 from tests.pipeline.transports.scripted import Peer, upstream
 
 _TLS = ssl.create_default_context()  # Takes longer than everything else here together.

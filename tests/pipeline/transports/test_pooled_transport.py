@@ -6,7 +6,8 @@ import pytest
 
 from llmgateway.http import httpx
 from llmgateway.pipeline.transport import PooledTransport
-from tests.pipeline.transports.contract import TransportContract, send
+from tests.pipeline.transports.contract import TransportContract
+from tests.pipeline.transports.contract_scene import send
 from tests.pipeline.transports.scripted import OK, answering, upstream
 
 
