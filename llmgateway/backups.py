@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -30,6 +31,12 @@ MANIFEST = "manifest.json"
 ATTEMPTS = 10
 NOT_DATA = frozenset({"gateway.lock", "static", "broker", "install.log"})
 """What a data folder may hold without holding data."""
+
+LEFT_TO_STARTS = re.compile(
+    r"^.* (?:EXTENSION -|COMMENT - EXTENSION) pg_trgm .*|^.* INDEX \S+ search_\w+ .*", re.MULTILINE
+)
+"""In the list of what a dump holds: the extension for searches, which not every server has, and the indexes that each
+start makes, see `llmgateway.search_indexes`."""
 
 
 class BackupError(Exception):
@@ -238,11 +245,14 @@ def _restore_postgresql(unpacked: Path, *, force: bool) -> None:
     if not url:
         raise BackupError("it is a backup of PostgreSQL: set DATABASE_URL to the database that shall take it.")
     replace = ["--clean", "--if-exists"] if force else []
-    dump = unpacked / DUMP_NAME
+    dump, wanted = unpacked / DUMP_NAME, unpacked / "wanted"
+    wanted.write_text(LEFT_TO_STARTS.sub("", _run_tool("pg_restore", "--list", str(dump))))
     _run_tool(
-        "pg_restore", "--no-owner", "--exit-on-error", "--single-transaction", *replace, f"--dbname={url}", str(dump)
-    )
+        "pg_restore", "--no-owner", "--exit-on-error", "--single-transaction", f"--use-list={wanted}", *replace,
+        f"--dbname={url}", str(dump),
+    )  # fmt: skip
     dump.unlink()
+    wanted.unlink()
 
 
 def _replace(data_dir: Path, unpacked: Path) -> None:
@@ -253,7 +263,7 @@ def _replace(data_dir: Path, unpacked: Path) -> None:
         entry.rename(data_dir / entry.name)
 
 
-def _run_tool(name: str, *arguments: str) -> None:
+def _run_tool(name: str, *arguments: str) -> str:
     tool = shutil.which(name)
     if tool is None:
         raise BackupError(f"{name} is needed and not installed (for example: apt install postgresql-client).")
@@ -262,6 +272,7 @@ def _run_tool(name: str, *arguments: str) -> None:
         # The second line often says what the first is about, such as the versions that do not fit.
         lines = [line.removeprefix(f"{name}:").strip() for line in done.stderr.splitlines() if line.strip()]
         raise BackupError(f"{name} failed: {' '.join(lines[:2]) or 'no reason was given'}")
+    return done.stdout
 
 
 def _secrets_elsewhere(conf: Conf) -> list[str]:

