@@ -12,7 +12,16 @@ from django.db.models import Model
 
 from providers.adapters.registry import adapter_names, get_adapter
 from providers.alias_models import refuse_canaries_beyond_all
-from providers.models import AliasFallback, AliasRule, AliasTarget, Credential, Deployment, ModelAlias, Provider
+from providers.models import (
+    AliasFallback,
+    AliasRule,
+    AliasTarget,
+    CatalogueEntry,
+    Credential,
+    Deployment,
+    ModelAlias,
+    Provider,
+)
 
 _PARTS: dict[str, tuple[type[Model], tuple[str, ...]]] = {
     "targets": (AliasTarget, ("deployment_id", "target_alias_id")),
@@ -105,6 +114,21 @@ def deployment_save(deployment: Deployment, changes: Mapping[str, Any]) -> None:
         setattr(deployment, name, value)
     deployment.full_clean()
     deployment.save()
+
+
+def catalogue_entry_save(entry: CatalogueEntry, changes: Mapping[str, Any]) -> None:
+    """Set the columns that `changes` names, of a new entry or of one that is there.
+
+    What somebody has written is theirs: no update of the catalogue goes over it.
+
+    Raises:
+        ValidationError: by field; nothing is saved.
+    """
+    for name, value in changes.items():
+        setattr(entry, name, value)
+    entry.source = ""
+    entry.full_clean()
+    entry.save()
 
 
 @transaction.atomic

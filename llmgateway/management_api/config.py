@@ -52,5 +52,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "ENUM_NAME_OVERRIDES": {
         "LimitEach": "llmgateway.models.RateLimit.Each",
         "BudgetEach": "billing.models.Budget.Each",
+        "KindEnum": "billing.reporters.models.UsageReporter.Kind",
+        "SourceKind": "llmgateway.models.AuthSource.Kind",
     },
 }

@@ -41,6 +41,14 @@ _ALL = (
         frozenset(),
         in_one_team=False,
     ),
+    Scope("memberships:read", "see who is in which team", ("llmgateway.view_membership",), frozenset({MANAGER})),
+    Scope(
+        "memberships:write",
+        "take people into teams and out of them, and change their roles",
+        ("llmgateway.add_membership", "llmgateway.change_membership", "llmgateway.delete_membership"),
+        frozenset(),
+        in_one_team=False,
+    ),
     Scope("limits:read", "see rate limits", ("llmgateway.view_ratelimit",)),
     Scope(
         "limits:write",
@@ -115,6 +123,30 @@ _ALL = (
         "networks:write",
         "create, change and delete network lists",
         ("llmgateway.add_networklist", "llmgateway.change_networklist", "llmgateway.delete_networklist"),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope(
+        "sources:read", "see where keys are looked up", ("llmgateway.view_authsource",), frozenset(), in_one_team=False
+    ),
+    Scope(
+        "sources:write",
+        "say where keys are looked up",
+        ("llmgateway.add_authsource", "llmgateway.change_authsource", "llmgateway.delete_authsource"),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope(
+        "catalogue:read",
+        "see what models can do",
+        ("providers.view_catalogueentry",),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope(
+        "catalogue:write",
+        "say what models can do",
+        ("providers.add_catalogueentry", "providers.change_catalogueentry", "providers.delete_catalogueentry"),
         frozenset(),
         in_one_team=False,
     ),

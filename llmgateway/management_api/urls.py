@@ -7,6 +7,7 @@ from rest_framework.routers import SimpleRouter
 
 from llmgateway.management_api.aliases import ModelViewSet
 from llmgateway.management_api.budgets import BudgetViewSet
+from llmgateway.management_api.catalogue import CatalogueViewSet
 from llmgateway.management_api.credentials import CredentialViewSet
 from llmgateway.management_api.deployments import DeploymentViewSet
 from llmgateway.management_api.explain import ExplainView
@@ -14,18 +15,21 @@ from llmgateway.management_api.health import HealthViewSet
 from llmgateway.management_api.keys import KeyViewSet
 from llmgateway.management_api.limits import LimitViewSet
 from llmgateway.management_api.live_settings import SettingsViewSet
+from llmgateway.management_api.memberships import MembershipViewSet
 from llmgateway.management_api.mirrors import MirrorsView
 from llmgateway.management_api.networks import NetworkViewSet
 from llmgateway.management_api.pages import DocsView, NotFoundView, SchemaView
 from llmgateway.management_api.prices import PriceViewSet
 from llmgateway.management_api.providers import ProviderViewSet
 from llmgateway.management_api.reporters import ReporterViewSet
+from llmgateway.management_api.sources import SourceViewSet
 from llmgateway.management_api.teams import TeamViewSet
 from llmgateway.management_api.usage import UsageViewSet
 
 router = SimpleRouter(trailing_slash=False)
 router.register("keys", KeyViewSet, "management-key")
 router.register("teams", TeamViewSet, "management-team")
+router.register("memberships", MembershipViewSet, "management-membership")
 router.register("limits", LimitViewSet, "management-limit")
 router.register("budgets", BudgetViewSet, "management-budget")
 router.register("prices", PriceViewSet, "management-price")
@@ -36,6 +40,8 @@ router.register("deployments", DeploymentViewSet, "management-deployment")
 router.register("providers", ProviderViewSet, "management-provider")
 router.register("credentials", CredentialViewSet, "management-credential")
 router.register("networks", NetworkViewSet, "management-network")
+router.register("sources", SourceViewSet, "management-source")
+router.register("catalogue", CatalogueViewSet, "management-catalogue")
 router.register("health", HealthViewSet, "management-health")
 
 urlpatterns = [

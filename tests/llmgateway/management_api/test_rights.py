@@ -105,6 +105,12 @@ def test_a_key_can_be_neither_made_in_nor_moved_to_another_team(foreigner: Calle
         ("PATCH", "/credentials/1", "credentials:write"),
         ("GET", "/networks", "networks:read"),
         ("DELETE", "/networks/1", "networks:write"),
+        ("GET", "/memberships", "memberships:read"),
+        ("DELETE", "/memberships/1", "memberships:write"),
+        ("GET", "/sources", "sources:read"),
+        ("POST", "/sources", "sources:write"),
+        ("GET", "/catalogue", "catalogue:read"),
+        ("PATCH", "/catalogue/1", "catalogue:write"),
         ("GET", "/settings", "settings:read"),
         ("PATCH", "/settings", "settings:write"),
     ],
@@ -118,7 +124,9 @@ def test_the_missing_scope_is_named(caller: Callers, method: str, path: str, sco
     assert response.json()["error"]["message"] == f"The token token-0 lacks the scope {scope}."
 
 
-@pytest.mark.parametrize("kind", ["providers", "credentials", "networks", "settings", "deployments", "reporters"])
+@pytest.mark.parametrize(
+    "kind", ["providers", "credentials", "networks", "sources", "catalogue", "settings", "deployments", "reporters"]
+)
 def test_what_concerns_everybody_no_token_of_a_team_has(world: World, kind: str) -> None:
     for scope in (f"{kind}:read", f"{kind}:write"):
         with pytest.raises(ValidationError, match="concerns every team"):

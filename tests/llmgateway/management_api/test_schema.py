@@ -73,7 +73,7 @@ def test_secrets_are_in_the_answers_that_make_them_alone(schema: dict[str, Any])
 def test_answers_are_as_the_schema_says(operator: Caller, schema: dict[str, Any], world: World) -> None:
     for path, name in (("keys", "Key"), ("limits", "Limit"), ("budgets", "Budget"), ("prices", "Price"),
                        ("usage", "UsageRow"), ("teams", "Team"), ("models", "Model"), ("reporters", "Reporter"), ("providers", "Provider"),
-                       ("credentials", "Credential"), ("networks", "Network"), ("deployments", "Deployment")):  # fmt: skip
+                       ("credentials", "Credential"), ("networks", "Network"), ("deployments", "Deployment"), ("memberships", "Membership"), ("sources", "Source")):  # fmt: skip
         [row, *_] = operator.get(f"/{path}").json()["results"]
 
         assert row.keys() == schema["components"]["schemas"][name]["properties"].keys(), name
