@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import gc
 import logging
 import os
 import ssl
@@ -26,6 +25,7 @@ from billing.response_shelf import DatabaseShelf
 from billing.standing import used_up_to
 from billing.windows import load_zone
 from llmgateway import conf as conf_module
+from llmgateway import memory
 from llmgateway.answer_keeping import AnswerKeeping
 from llmgateway.api.app import DataPlane
 from llmgateway.api.connections import Connections
@@ -70,8 +70,6 @@ SWEEP_S = 60.0
 SHARED_COUNTERS_S = 3.0
 """A worker waits so long for Redis before it listens; without it, it starts all the same."""
 SEED_AGAIN_S = 0.5
-GC_THRESHOLDS = (50_000, 20, 100)
-"""Requests make few cycles; looking for them at the default pace costs more than it frees."""
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that moves rows or writes lines may keep the interpreter while the event loop waits for it. With
 a thread at work for 30 of every 100 ms, the loop woke up to 5.3 ms late (p99) at Python's own 5 ms, and 0.8 ms at this."""
@@ -145,6 +143,7 @@ class Runtime:
         self.drain = Drain(self.journal, on_adopted=None if self._shared is None else self._on_adopted)
         self._store: RedisStore | MemoryStore = self._shared or _own_counters(self._clock, seeded)
         self._webhooks = BacklogWatch()
+        self._returning = memory.Returning()
         proxies, tls = way_out(conf)
         self._upstream = Upstream(upstream_transport(conf), SocketOpener(tls=tls, proxies=proxies))
         self.gateway = Gateway(
@@ -189,6 +188,7 @@ class Runtime:
         self.drain.start()
         self.follower.start()
         self._webhooks.start()
+        self._returning.start()
         self.counter_check.start()
         if self._shared is not None:
             self._shared.start()
@@ -266,6 +266,7 @@ class Runtime:
             await self._shared.stop()
         await asyncio.to_thread(self.drain.stop)
         await asyncio.to_thread(self._webhooks.stop)
+        await asyncio.to_thread(self._returning.stop)
         await asyncio.to_thread(self.journal.stop)
         await self._upstream.aclose()
         await asyncio.to_thread(self._access_log.close)
@@ -467,14 +468,13 @@ async def start() -> Runtime:
     global _runtime  # noqa: PLW0603  # One per process is what this module is for.
     async with _starting:
         if _runtime is None:
+            memory.use_one_heap()
             conf = conf_module.conf
             snapshot, seeded, adopted = await asyncio.to_thread(_prepare, conf)
             runtime = Runtime(conf, snapshot, seeded)
             runtime.settle_orphans(adopted)
             await runtime.run()
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*GC_THRESHOLDS)
+            memory.expect_few_cycles()
             runtime.gateway.telemetry.figures.connections = _connections
             if _connections is not None:
                 _connections.express = runtime.data_plane.express

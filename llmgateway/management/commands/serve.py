@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, cast
 
 import uvicorn
+from django.apps import apps
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
@@ -24,6 +25,7 @@ from llmgateway.management.preparation import (
     create_first_admin,
     migrate_if_needed,
 )
+from llmgateway.memory import forget_modules
 from llmgateway.setting_sources import changed_settings
 
 UNSENT_BYTES = 128 * 1024
@@ -111,6 +113,9 @@ class Command(BaseCommand):
         print_first_admin(create_first_admin())
         if config_file:
             call_command("import_config", config_file)
+        for app in apps.get_app_configs():
+            # They were loaded to see whether the tables are up to date.
+            forget_modules(f"{app.name}.migrations")
 
     def _ready(self, options: dict[str, Any]) -> None:
         if not options["prepared"]:
