@@ -11,7 +11,7 @@ import pytest
 
 from billing.pricing import PriceVersion, UnitPrice
 from llmgateway.key_secrets import digest
-from llmgateway.pipeline.snapshot import Deployment, KeyDigest
+from llmgateway.pipeline.snapshot import BudgetRule, Deployment, KeyDigest
 from providers.adapters.registry import get_adapter
 from tests.fakes import Reply, ScriptedUpstream
 from tests.gateways import PEPPER, PRICE, House, alias, deployment, key, snapshot
@@ -286,6 +286,18 @@ async def test_batches_of_messages_are_charged_when_their_results_are_fetched() 
     assert charged(of) == [20 * 1 + 8 * 5]
     row = of.ledger.closed[2]
     assert (row["input"], row["cache_read"], row["output"], row["price_id"]) == (20, 6, 8, 8)
+
+
+async def test_a_budget_pays_for_them() -> None:
+    day = BudgetRule(1, "day", "key", "1", "day", 10**12, "UTC")
+    made = kept_at("anthropic", "claude-sonnet-4-5", batch_prices=(HALF,))
+    mine = snapshot(alias("it", made), who=key(budgets=(day,)), deployments=(made,))
+    of = House(ScriptedUpstream(content({"custom_id": "1", "result": {"type": "succeeded", "message": MESSAGE}})), mine)
+
+    await of.get(f"/acme/v1/messages/batches/{BATCH_ID}/results")
+
+    assert of.row["cost_pico_usd"] == 10 * 1 + 4 * 5
+    assert (await of.store.state(day)).settled_pico_usd == 30
 
 
 GENERATED = {
