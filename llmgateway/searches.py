@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from django.db import connections
-from django.db.models import F, Lookup, Model, Q, QuerySet
+from django.db import connection, connections
+from django.db.models import F, Lookup, Model, Q, QuerySet, Value
+from django.db.models.functions import StrIndex, Upper
+from django.db.models.lookups import GreaterThan
 from django.utils.text import smart_split, unescape_string_literal
 
 from llmgateway.limit_terms import OWNERS
@@ -18,6 +21,8 @@ M = TypeVar("M", bound=Model)
 
 MOST_LISTED = 10_000
 """Ids that one query hands to the next. Of what is found more often, the first rows are found soon."""
+PART_OF_NAME, WHOLE_NAME = "name__icontains", "name__iexact"
+_INDEXED = re.compile(r"\w{3}|\W\w")
 MOST_IN = 400
 """Ids that stand in a query one by one, for which every database has room."""
 
@@ -28,6 +33,14 @@ def words_of(search: str) -> list[str]:
         unescape_string_literal(word) if word[0] in "\"'" and word[0] == word[-1] else word
         for word in smart_split(search)
     ]
+
+
+def part_of(field: str, word: str) -> Q:
+    """Rows in whose `field` there is `word`, whatever its case."""
+    if connection.vendor != "postgresql" or _INDEXED.search(word):
+        return Q(**{f"{field}__icontains": word})
+    # Without three letters in a row an index of such has every row looked at, and that twice: so it is hidden here.
+    return Q(GreaterThan(StrIndex(Upper(field), Upper(Value(word))), 0))
 
 
 def of_found(found: QuerySet[M], within: QuerySet[M]) -> QuerySet[M]:
@@ -49,7 +62,8 @@ def owned_by_named(rules: type[Model], lookup: str, term: str, **lookups: str) -
     for owner in OWNERS:
         named = lookups.get(owner, lookup)
         owners = rules._meta.get_field(owner).related_model._default_manager  # type: ignore[union-attr]  # noqa: SLF001
-        ids = _few_ids(owners.filter(**{named: term}))
+        is_part = named == PART_OF_NAME
+        ids = _few_ids(owners.filter(part_of("name", term) if is_part else Q(**{named: term})))
         found |= Q(**{f"{owner}__{named}": term}) if ids is None else _among(f"{owner}_id", ids)
     return found
 
@@ -84,4 +98,4 @@ def _few_ids(rows: QuerySet[Any]) -> list[Any] | None:
     return ids if len(ids) <= most else None
 
 
-__all__ = ["MOST_LISTED", "of_found", "of_teams", "owned_by_named", "words_of"]
+__all__ = ["MOST_LISTED", "PART_OF_NAME", "WHOLE_NAME", "of_found", "of_teams", "owned_by_named", "part_of", "words_of"]

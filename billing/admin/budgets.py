@@ -9,7 +9,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
@@ -23,7 +23,7 @@ from billing.money import MAX_LIMIT_USD, PICO_PER_USD, format_usd, pico_from_usd
 from llmgateway.admin_base import AmountField, DistinctFormSet, GatewayAdmin, GatewayInline, badge
 from llmgateway.admin_rules import ScopeFilter, StartField, applies_to
 from llmgateway.limit_terms import OWNERS
-from llmgateway.searches import of_found, owned_by_named, words_of
+from llmgateway.searches import WHOLE_NAME, of_found, owned_by_named, part_of, words_of
 from llmgateway.validators import validate_percents
 
 
@@ -237,7 +237,7 @@ class BudgetAdmin(ReachedDisplay, SpendingDisplay, GatewayAdmin):
     ) -> tuple[QuerySet[Budget], bool]:
         found = queryset
         for word in words_of(search_term):
-            found = found.filter(Q(name__icontains=word) | owned_by_named(Budget, "name__iexact", word))
+            found = found.filter(part_of("name", word) | owned_by_named(Budget, WHOLE_NAME, word))
         return (queryset if found is queryset else of_found(found, queryset)), False
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:

@@ -25,7 +25,7 @@ from llmgateway.admin.limits import KeyLimitInline
 from llmgateway.admin_base import GatewayAdmin, badge, errors_of
 from llmgateway.key_secrets import shown_id
 from llmgateway.models import ApiKey, Team
-from llmgateway.searches import of_found, words_of
+from llmgateway.searches import of_found, part_of, words_of
 
 STATE_TONES = {
     "active": "good",
@@ -91,7 +91,7 @@ class ApiKeyAdmin(KeyPages, GatewayAdmin):
         for word in words_of(search_term):
             # Joined, the names of teams would keep indexes of keys from being used.
             teams = list(Team.objects.filter(name__iexact=word))
-            named = Q(name__icontains=word) | Q(user_id__iexact=word) | Q(team__in=teams)
+            named = part_of("name", word) | Q(user_id__iexact=word) | Q(team__in=teams)
             found = found.filter(named | Q(public_id__iexact=shown_id(word)))
         return (queryset if found is queryset else of_found(found, queryset)), False
 

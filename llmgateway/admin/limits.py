@@ -18,7 +18,7 @@ from llmgateway.admin_base import DistinctFormSet, GatewayAdmin, GatewayInline, 
 from llmgateway.admin_rules import ScopeFilter, StartField, applies_to
 from llmgateway.limit_terms import OWNERS, reset_seconds, reset_text
 from llmgateway.models import RateLimit
-from llmgateway.searches import of_found, owned_by_named
+from llmgateway.searches import WHOLE_NAME, of_found, owned_by_named
 from providers.models import ModelAlias
 
 
@@ -134,7 +134,7 @@ class RateLimitAdmin(GatewayAdmin):
         if not term:
             return queryset, False
         # Of keys there may be hundreds of thousands, with an index of names as they are written.
-        found = owned_by_named(RateLimit, "name__iexact", term, key="name")
+        found = owned_by_named(RateLimit, WHOLE_NAME, term, key="name")
         if ModelAlias.objects.filter(name__iexact=term).exists():
             found |= Q(model__iexact=term) & ~Q(model="")
         return of_found(queryset.filter(found), queryset), False

@@ -24,6 +24,7 @@ from llmgateway.management_api.owned import NewOwned, Owned, OwnedFilters, Owned
 from llmgateway.management_api.pagination import Pages
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import writes
+from llmgateway.searches import part_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ class BudgetViewSet(Owned[Budget]):
         return self.within_teams(budgets.prefetch_related("credits"), reach)
 
     def matching(self, word: str) -> Q:
-        return super().matching(word) | Q(name__icontains=word)
+        return super().matching(word) | part_of("name", word)
 
     def paginate_queryset(self, queryset: Any) -> Any:
         page = super().paginate_queryset(queryset)

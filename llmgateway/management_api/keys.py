@@ -20,7 +20,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from llmgateway import selectors, services
-from llmgateway.key_secrets import digest
+from llmgateway.key_secrets import digest, shown_id
 from llmgateway.management_api.errors import IdempotencyKeyReused
 from llmgateway.management_api.fields import NameField, Strict, StrictModel, TeamField, within, writable
 from llmgateway.management_api.filters import IdFilter
@@ -28,6 +28,7 @@ from llmgateway.management_api.models import KeyCreation
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Readable, writes
 from llmgateway.models import ApiKey, NetworkList
+from llmgateway.searches import part_of
 from providers.models import ModelAlias
 
 Value = TypeVar("Value", int, bool)
@@ -167,6 +168,10 @@ class KeyViewSet(Readable[ApiKey]):
     def rows(self, reach: Reach) -> QuerySet[ApiKey]:
         keys = ApiKey.objects.select_related("team").prefetch_related("networks", "tenants")
         return within(keys, "team", reach)
+
+    def matching(self, word: str) -> Q:
+        """Keys whose name has this word in it, or whose public id or owner it is."""
+        return part_of("name", word) | Q(public_id__iexact=shown_id(word)) | Q(user_id__iexact=word)
 
     def unshown(self, row: ApiKey) -> str:
         return hashlib.sha256(f"state:{row.digest}".encode()).hexdigest()

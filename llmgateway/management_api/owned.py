@@ -17,7 +17,7 @@ from llmgateway.management_api.fields import NameField, StrictModel, TeamField, 
 from llmgateway.management_api.principals import Reach
 from llmgateway.management_api.resource import Readable, writes
 from llmgateway.models import ApiKey, Team
-from llmgateway.searches import of_teams, owned_by_named
+from llmgateway.searches import PART_OF_NAME, of_teams, owned_by_named
 from providers.models import Deployment, ModelAlias, Provider
 
 M = TypeVar("M", bound=Model)
@@ -98,7 +98,7 @@ class Owned(Readable[M]):
 
     def matching(self, word: str) -> Q:
         """Rows whose owner's name has this word in it."""
-        return owned_by_named(self.get_queryset().model, "name__icontains", word)
+        return owned_by_named(self.get_queryset().model, PART_OF_NAME, word)
 
     def get_serializer_class(self) -> type[serializers.BaseSerializer[Any]]:
         return self.new_serializer_class if self.action == "create" else super().get_serializer_class()

@@ -15,7 +15,9 @@ from llmgateway import search_indexes
 from llmgateway.management.commands import doctor
 from llmgateway.management.preparation import migrate_if_needed
 from llmgateway.management_api.tokens import token_create
+from llmgateway.models import ApiKey
 from llmgateway.search_indexes import ensure_indexes, missing_indexes
+from llmgateway.searches import part_of
 from tests.cast import create_cast
 from tests.llmgateway.admin.world import World, create_world
 
@@ -120,3 +122,16 @@ def test_searches_use_them(owner: Client, path: str, used: set[str]) -> None:
             plans += "\n".join(line for (line,) in cursor.fetchall())
     assert {name for name in used if name not in plans} == set()
     assert re.findall(r"Seq Scan on (\w*(?:apikey|ratelimit|budget))\b", plans) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "indexed"), [("zz", False), ("z-", False), ("-z", True), ("zzz", True), ("äöü", True)]
+)
+def test_what_has_no_three_letters_is_read_through_at_once(word: str, indexed: bool) -> None:
+    """An index of three letters would have every row looked at, and then again."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SET enable_seqscan = off")
+
+    plan = ApiKey.objects.filter(part_of("name", word)).explain()
+
+    assert ("search_key_name" in plan) is indexed
