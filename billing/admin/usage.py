@@ -132,7 +132,7 @@ class UsageRecordAdmin(MirrorPage):
     actions = ("mark_as_reviewed",)
     fieldsets = (
         (None, {"fields": ("id", "started_at", "outcome", "http_status", "error_type", "operation", "path", "stream")}),
-        ("Who", {"fields": ("key_name", "own_key", "team_name", "end_user", "client_request_id", "client_ip")}),
+        ("Who", {"fields": ("whose_key", "own_account", "team_name", "end_user", "client_request_id", "client_ip")}),
         (
             "What",
             {"fields": ("alias", "via", "provider", "deployment", "model", "response_model", "cache", "mirror_of")},
@@ -181,6 +181,14 @@ class UsageRecordAdmin(MirrorPage):
     @display(description="Status")  # type: ignore[untyped-decorator]
     def outcome(self, record: UsageRecord) -> SafeString:
         return badge(record.get_status_display().lower(), STATUS_TONES.get(record.status, "neutral"))
+
+    @display(description="Key name")  # type: ignore[untyped-decorator]
+    def whose_key(self, record: UsageRecord) -> SafeString:
+        return _breaking(record.key_name)
+
+    @display(description="Own key", empty_value="–")  # type: ignore[untyped-decorator]
+    def own_account(self, record: UsageRecord) -> SafeString | None:
+        return _breaking(record.own_key) if record.own_key else None
 
     @display(description="Tokens in / out")  # type: ignore[untyped-decorator]
     def tokens(self, record: UsageRecord) -> str:
@@ -235,6 +243,11 @@ class UsageRecordAdmin(MirrorPage):
     @display(description="Usage as the provider sent it")  # type: ignore[untyped-decorator]
     def raw_usage(self, record: UsageRecord) -> SafeString | str:
         return _pretty(record.usage_raw) if record.usage_raw else "none"
+
+
+def _breaking(text: str) -> SafeString:
+    """A digest is wider than a phone."""
+    return format_html('<span class="gw-breaking">{}</span>', text)
 
 
 def _pretty(value: Any) -> SafeString:

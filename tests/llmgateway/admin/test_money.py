@@ -88,6 +88,14 @@ def test_a_row_shows_its_units_and_what_the_provider_says_it_cost(owner: Client,
     assert "$0.0123" in page.text
 
 
+def test_a_row_names_the_key_of_its_own_that_paid(owner: Client, world: World) -> None:
+    create_record(world.cast.platform_key, record_id="req_own", own_key="ab" * 32, cost_pico_usd=0)
+
+    page = owner.get(reverse("admin:billing_usagerecord_change", args=["req_own"])).content.decode()
+
+    assert f'<span class="gw-breaking">{"ab" * 32}</span>' in page
+
+
 def test_a_price_of_nothing_is_a_price(owner: Client, world: World) -> None:
     owner.post(ADD_PRICE, _price(world, input="0", output=""))
 
