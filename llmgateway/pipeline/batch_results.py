@@ -89,13 +89,14 @@ class _Metadata(msgspec.Struct):
 
 
 class _Job(msgspec.Struct):
-    """A batch with its results in it, as Mistral's and Google's APIs have them."""
+    """A batch with its results in it: `outputs`, `results`, or within an operation's `metadata`."""
 
     id: str = ""
     name: str = ""
     model: str | None = None
     output_file: str | None = None
     outputs: list[msgspec.Raw] | None = None
+    results: list[msgspec.Raw] | None = None
     metadata: _Metadata | None = None
 
 
@@ -155,12 +156,7 @@ def merged(bills: Sequence[Bill]) -> Bill | None:
             models[model] = models.get(model, 0) + requests
     total = bills[0].metered
     for each in (bill.metered for bill in bills[1:]):
-        total = msgspec.structs.replace(
-            total,
-            usage=_sum(total.usage, each.usage),
-            source=_less_certain(total.source, each.source),
-            cost_pico_usd=total.cost_pico_usd + each.cost_pico_usd,
-        )
+        total = _added(total, each)
     total = msgspec.structs.replace(total, raw=_counted(models))
     is_priced = all(bill.price is not None for bill in bills)
     return Bill(total, bills[-1].deployment, bills[-1].price if is_priced else None)
@@ -185,7 +181,7 @@ def _job_of(answer: bytes | msgspec.Raw) -> Job | None:
     said = job.metadata or _Metadata()
     output = said.output or _Output()
     listed = output.inlined_responses or output.inlined_embed_content_responses or _Listed()
-    lines = job.outputs or listed.inlined_responses
+    lines = job.outputs or job.results or listed.inlined_responses
     own_id = job.id or job.name.rpartition("/")[2]
     if not lines or not own_id:
         return None
@@ -202,13 +198,8 @@ class _Count:
         self._metered = Metered()
 
     def add(self, one: Metered) -> None:
-        before = self._metered
         self._requests += 1
-        self._metered = Metered(
-            _sum(before.usage, one.usage),
-            _less_certain(before.source, one.source),
-            cost_pico_usd=before.cost_pico_usd + one.cost_pico_usd,
-        )
+        self._metered = _added(self._metered, one)
 
     def bill(self) -> Bill:
         raw = _counted({self._model: self._requests})
@@ -270,6 +261,17 @@ def _completed(answer: bytes, shape: _Shape) -> bytes:
         return answer
     tokens = int(shape.token_count) if str(shape.token_count).isdecimal() else None
     return msgspec.json.encode({"usageMetadata": {"promptTokenCount": tokens}})
+
+
+def _added(one: Metered, other: Metered) -> Metered:
+    said = [each.reported_pico_usd for each in (one, other) if each.reported_pico_usd is not None]
+    return msgspec.structs.replace(
+        one,
+        usage=_sum(one.usage, other.usage),
+        source=_less_certain(one.source, other.source),
+        cost_pico_usd=one.cost_pico_usd + other.cost_pico_usd,
+        reported_pico_usd=sum(said) if said else None,
+    )
 
 
 def _less_certain(one: str, other: str) -> str:

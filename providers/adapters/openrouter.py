@@ -10,6 +10,7 @@ from providers.adapters.types import ErrorKind, JSONObject, Operation
 
 class OpenRouter(OpenAICompatible):
     name = "openrouter"
+    keeps_natively = frozenset({"batches"})
     base_url = "https://openrouter.ai/api/v1"
     extensions = frozenset({"cache_control", "reasoning_details", "top_k"})
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})

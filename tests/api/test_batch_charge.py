@@ -288,6 +288,24 @@ async def test_batches_of_messages_are_charged_when_their_results_are_fetched() 
     assert (row["input"], row["cache_read"], row["output"], row["price_id"]) == (20, 6, 8, 8)
 
 
+async def test_a_batch_that_shows_its_results_when_it_is_done_is_charged_and_its_team_s() -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14, "cost": 0.000002}
+    said = {"id": "gen-1", "object": "chat.completion", "model": "acme/m", "choices": [], "usage": usage}
+    begun = {"id": "batch_0123456789abcdef", "object": "batch", "model": "acme/m", "status": "validating"}
+    done = Reply.json({**begun, "status": "completed", "results": [answered(1, said), answered(2, said)]})
+    made = kept_at("openrouter", "acme/m", batch_prices=(HALF,))
+    of = house(made, Reply.json({**begun, "results": None}), Reply.json({**begun, "results": None}), done, done)
+    await of.post("/acme/api/v1/batches", {"endpoint": "/v1/chat/completions", "requests": []})
+    path = "/acme/api/v1/batches/batch_0123456789abcdef"
+
+    answers = [await of.get(path) for _ in range(3)]
+    foreign = await of.request("GET", path, b"", {"authorization": f"Bearer {BOBS}"})
+
+    assert ([each.status_code for each in answers], foreign.status_code) == ([200] * 3, 404)
+    assert charged(of) == [2 * (10 + 4 * 5)]
+    assert of.ledger.closed[2]["reported_cost_pico_usd"] == 4 * 10**6
+
+
 async def test_a_budget_pays_for_them() -> None:
     day = BudgetRule(1, "day", "key", "1", "day", 10**12, "UTC")
     made = kept_at("anthropic", "claude-sonnet-4-5", batch_prices=(HALF,))
