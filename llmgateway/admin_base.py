@@ -27,13 +27,13 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from llmgateway import change_log
 from llmgateway.references import referrer_of, whole_of, with_wholes
-from llmgateway.searches import of_found
+from llmgateway.searches import counted_at_most, of_found
 
 RECENT_CHANGES = 5
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Pages of the first rows. Counting stops there, for an exact count reads a large table from end to end."""
+    """Pages of the first rows."""
 
     counted_rows = 10_000
 
@@ -41,7 +41,7 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the st
     def count(self) -> int:
         rows = self.object_list
         if isinstance(rows, QuerySet):
-            return rows.order_by()[: self.counted_rows].count()
+            return counted_at_most(rows, self.counted_rows)
         return len(rows)
 
 

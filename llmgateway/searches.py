@@ -50,7 +50,16 @@ def of_found(found: QuerySet[M], within: QuerySet[M]) -> QuerySet[M]:
     table by the index of what they are sorted by.
     """
     ids = _few_ids(found)
-    return found if ids is None else within.filter(_among("pk", ids))
+    if ids is not None:
+        return within.filter(_among("pk", ids))
+    found.at_least = _most(found) + 1  # type: ignore[attr-defined]  # for `counted_at_most`, of this very query alone
+    return found
+
+
+def counted_at_most(rows: QuerySet[Any], most: int) -> int:
+    """How many there are. Counting stops at `most`, for an exact count reads a large table from end to end."""
+    known: int = getattr(rows, "at_least", 0)
+    return most if known >= most else rows.order_by()[:most].count()
 
 
 def owned_by_named(rules: type[Model], lookup: str, term: str, **lookups: str) -> Q:
@@ -91,11 +100,25 @@ def _among(column: str, ids: list[Any]) -> Q:
     return Q(**{f"{column}__in": ids}) if len(ids) <= MOST_IN else Q(_AnyOf(F(column), ids))
 
 
+def _most(rows: QuerySet[Any]) -> int:
+    return MOST_LISTED if connections[rows.db].vendor == "postgresql" else MOST_IN
+
+
 def _few_ids(rows: QuerySet[Any]) -> list[Any] | None:
     """None: there are more than can be listed."""
-    most = MOST_LISTED if connections[rows.db].vendor == "postgresql" else MOST_IN
+    most = _most(rows)
     ids = list(rows.order_by().values_list("pk", flat=True)[: most + 1])
     return ids if len(ids) <= most else None
 
 
-__all__ = ["MOST_LISTED", "PART_OF_NAME", "WHOLE_NAME", "of_found", "of_teams", "owned_by_named", "part_of", "words_of"]
+__all__ = [
+    "MOST_LISTED",
+    "PART_OF_NAME",
+    "WHOLE_NAME",
+    "counted_at_most",
+    "of_found",
+    "of_teams",
+    "owned_by_named",
+    "part_of",
+    "words_of",
+]

@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from billing.models import Budget
 from llmgateway import searches
 from llmgateway.admin.teams import TeamAdmin
+from llmgateway.admin_base import CappedPaginator
 from llmgateway.management_api.tokens import token_create
 from llmgateway.models import ApiKey, KeyNetwork, Membership, NetworkList, RateLimit, Team
 from llmgateway.searches import of_found, words_of
@@ -194,3 +195,17 @@ def test_a_page_of_the_api_joins_for_its_own_rows_alone(browser: Client) -> None
     sorting = [query["sql"] for query in asked.captured_queries if "OFFSET" in query["sql"]]
     assert len(sorting) == 1
     assert "JOIN" not in sorting[0]
+
+
+def test_what_is_found_too_often_to_be_listed_is_not_counted_again(
+    browser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MOST_LISTED", "MOST_IN"):
+        monkeypatch.setattr(searches, name, 2)
+    monkeypatch.setattr(CappedPaginator, "counted_rows", 2)
+
+    with CaptureQueriesContext(connection) as asked:
+        page = browser.get(KEYS_PAGE, {"q": "mail"})
+
+    assert page.context["cl"].result_count == 2
+    assert [query["sql"] for query in asked.captured_queries if "COUNT(" in query["sql"]] == []
