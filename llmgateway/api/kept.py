@@ -29,6 +29,7 @@ from llmgateway.pipeline.errors import BadRequestError, NotFoundError, Permissio
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.protocols import ObjectBook, Owner
 from llmgateway.pipeline.requests import Verbatim
+from llmgateway.pipeline.response_state import owner_of
 from llmgateway.pipeline.snapshot import Deployment, ForeignKey, Key, Snapshot
 from providers.adapters.dialects.registry import get_dialect
 
@@ -92,7 +93,7 @@ class KeptEndpoint:
             key = exchange.key = await with_own_key(gateway, inbound, key, self._provider)
         limit = gateway.snapshot.request_body_limit
         body = inbound.body = await read_body(exchange.receive, inbound, limit, timeout_s=exchange.body_timeout_s)
-        mine = Owner(self._provider, key.team_id, key.id)
+        mine = owner_of(key, self._provider)
         known = await self._book.owners([*_ids_in_path(self._path), *_references(body)])
         self._check(mine, known, body)
         self._check_models(key, exchange.method)
@@ -100,7 +101,7 @@ class KeptEndpoint:
             await self._check_address(known)
         provider = self._provider or (key.provider if isinstance(key, ForeignKey) else "")
         provider = provider or self._provider_for(gateway, key, inbound.model, known)
-        mine = Owner(provider, key.team_id, key.id)
+        mine = owner_of(key, provider)
         family = _family(self._path)
         inbound.forwarded = for_all_of_it(inbound.forwarded)
         query = forwarded_query(exchange.query)

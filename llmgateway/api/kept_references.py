@@ -12,6 +12,7 @@ from llmgateway.api.native_kept import family_of, name_in_book
 from llmgateway.pipeline.errors import NotFoundError
 from llmgateway.pipeline.gateway import Gateway
 from llmgateway.pipeline.protocols import Owner
+from llmgateway.pipeline.response_state import owner_of
 from llmgateway.pipeline.snapshot import ForeignKey, Key, Snapshot
 from providers.adapters.references import ids_in, paths_in
 
@@ -33,7 +34,7 @@ async def check_references(gateway: Gateway, key: Key, body: bytes) -> None:
         named = await asyncio.to_thread(_named, body, families)
     else:
         named = _named(body, families)
-    await refuse_foreign(gateway, Owner("", key.team_id, key.id), named)
+    await refuse_foreign(gateway, owner_of(key), named)
 
 
 async def refuse_foreign(gateway: Gateway, mine: Owner, named: dict[str, str]) -> None:

@@ -20,8 +20,8 @@ from llmgateway.api.own_keys import with_own_key
 from llmgateway.api.routes import Route
 from llmgateway.pipeline.errors import NotFoundError, PermissionDeniedError
 from llmgateway.pipeline.gateway import Gateway
-from llmgateway.pipeline.protocols import Owner
 from llmgateway.pipeline.requests import Verbatim
+from llmgateway.pipeline.response_state import owner_of
 from llmgateway.pipeline.snapshot import Deployment, ForeignKey, Snapshot
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.dialects.registry import get_dialect
@@ -164,7 +164,7 @@ class _Endpoint:
         target = quote(path, safe=string.punctuation) + forwarded_query(exchange.query)
         kept = None
         if self._family is not None:
-            mine = Owner(self._provider, key.team_id, key.id)
+            mine = owner_of(key, self._provider)
             kept = NativeObjects(gateway, mine, self._family, exchange.method)
             inbound.forwarded = for_all_of_it(inbound.forwarded)
             if not (isinstance(key, ForeignKey) and key.is_stranger):

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 from llmgateway.api.exchange import HttpExchange
 from llmgateway.api.kept import KeptEndpoint, stored_response
 from llmgateway.api.native import plain_path
+from llmgateway.api.own_keys import with_own_key
 from llmgateway.api.routes import Route
 from llmgateway.pipeline.errors import BadRequestError
 from llmgateway.pipeline.gateway import Gateway
@@ -49,7 +50,10 @@ class _Endpoint:
         self._at_provider = otherwise
 
     async def __call__(self, gateway: Gateway, exchange: HttpExchange) -> None:
-        key = exchange.key = await gateway.authenticate(exchange.inbound.secret, client_ip=exchange.client_ip)
+        inbound = exchange.inbound
+        key = exchange.key = await gateway.authenticate(inbound.secret, client_ip=exchange.client_ip)
+        if inbound.provider_key:
+            key = exchange.key = await with_own_key(gateway, inbound, key, "")
         found = await gateway.responses.find(self._id)
         if found is None or not found.owner.shares_with(owner_of(key)):
             raise not_found(self._id, param=None)

@@ -232,6 +232,12 @@ def held(routed: Routed, request: ModelRequest) -> Routed:
 
 
 def owner_of(key: Key, provider: str = "") -> Owner:
+    """Who has what `key` makes. What a caller's own key makes is in another account: it belongs to that key, whoever brings it.
+
+    Were it the team's, a name taken there would open what another team has under that name in the gateway's account.
+    """
+    if isinstance(key, ForeignKey):
+        return Owner(provider, 0, key.digest)
     return Owner(provider, key.team_id, key.id)
 
 

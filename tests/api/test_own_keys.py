@@ -374,18 +374,50 @@ def own_headers(own: str) -> dict[str, str]:
     return {"x_gateway_provider_key": own, "x_gateway_provider": "acme"} if own else {}
 
 
-async def test_what_it_has_made_is_its_team_s_alone() -> None:
-    place = house(Reply.json({"id": "file-mine", "object": "file"}), Reply.json({"id": "file-mine"}))
+async def test_what_it_has_made_is_its_own_alone() -> None:
+    place = house(Reply.json({"id": "file-mine", "object": "file"}), Reply.json({"id": "file-mine"}), who=key())
+    naming = [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-mine"}}]}]
 
     made = await ask(place, "/v1/files")
-    foreign = await ask(place, "/v1/files/file-mine", secret=BOBS, own=f"{OWN}-of-bob")
-    named = await ask(
-        place, secret=BOBS, messages=[{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-mine"}}]}]
-    )
+    others = [
+        await ask(place, "/v1/files/file-mine", secret=BOBS, own=f"{OWN}-of-bob"),
+        await ask(place, secret=BOBS, own=f"{OWN}-of-bob", messages=naming),
+        await place.get("/v1/files/file-mine"),
+        await place.get("/acme/v1/files/file-mine"),
+    ]
     mine = await place.get("/v1/files/file-mine", x_gateway_provider_key=OWN, x_gateway_provider="acme")
 
-    assert [made.status_code, foreign.status_code, named.status_code, mine.status_code] == [200, 404, 404, 200]
+    assert [answer.status_code for answer in (made, *others, mine)] == [200, 404, 404, 404, 404, 200]
     assert [sent.headers["authorization"] for sent in place.upstream.requests] == [f"Bearer {OWN}"] * 2
+
+
+async def test_a_response_that_it_has_made_is_found_with_it_alone() -> None:
+    answer = {"id": "resp_1", "object": "response", "status": "completed", "model": "m", "output": []}
+    place = house(Reply.json(answer), Reply.json(answer), who=key())
+    known = replace(MAIN, adapter=get_adapter("openai"))
+    change(place, aliases={"gpt": alias("gpt", known)}, deployments=(known,))
+    await place.post("/v1/responses", {"model": "gpt", "input": "Hi"}, **own_headers(OWN))
+
+    without = await place.get("/v1/responses/resp_1")
+    other = await place.get("/v1/responses/resp_1", **own_headers(f"{OWN}-another"))
+    mine = await place.get("/v1/responses/resp_1", **own_headers(OWN))
+
+    assert [each.status_code for each in (without, other, mine)] == [404, 404, 200]
+    assert [sent.headers["authorization"] for sent in place.upstream.requests] == [f"Bearer {OWN}"] * 2
+
+
+async def test_a_name_taken_with_it_opens_nothing_in_the_gateway_s_account() -> None:
+    google = deployment(
+        "google", 5, provider="google", adapter=get_adapter("gemini"), base_url="http://google.test/v1beta"
+    )
+    place = house(Reply.json({"name": "cachedContents/shared"}), who=key())
+    change(place, deployments=(google,), aliases={"flash": alias("flash", google)})
+    made = await ask(place, "/google/v1beta/cachedContents", at="google", model="flash")
+
+    taken = await place.get("/google/v1beta/cachedContents/shared")
+
+    assert (made.status_code, taken.status_code) == (200, 404)
+    assert len(place.upstream.requests) == 1
 
 
 async def test_what_another_team_has_made_is_not_reached_with_it() -> None:
