@@ -17,6 +17,8 @@ from providers.adapters.dialects._multipart import Form
 from providers.adapters.errors import MalformedBodyError
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
+_HIDDEN_NAME = re.compile(rb'"[^"\n]{0,40}\\u[^"\n]{0,40}"\s*:')
+"""JSON can write any letter of a field's name as an escape."""
 _PARTS = frozenset({b"range", b"if-range"})
 
 
@@ -72,5 +74,7 @@ def model_of_requests(upload: bytes) -> str:
         purpose = Form(upload).values().get("purpose")
     except MalformedBodyError:
         return ""
-    named = set(_MODEL.findall(upload)) if purpose == "batch" else set()
+    if purpose != "batch" or _HIDDEN_NAME.search(upload):
+        return ""
+    named = set(_MODEL.findall(upload))
     return named.pop().decode("utf-8", "replace") if len(named) == 1 else ""

@@ -35,7 +35,7 @@ _BARE: _Shapes = (
     (("embedding",), "gemini.embed_content"),
     (("candidates", "usage_metadata"), "gemini.generate_content"),
 )
-"""The same for results without a `custom_id`."""
+"""The same for answers that nothing is around."""
 _BUCKETS = (
     "input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_input", "image_input", "output", "reasoning",
     "audio_output",
@@ -49,7 +49,6 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 class _Line(msgspec.Struct):
     """One result, in any provider's form: `response.body`, `result.message`, or the `response` itself."""
 
-    custom_id: Any = None
     response: msgspec.Raw = _ABSENT
     result: msgspec.Raw = _ABSENT
 
@@ -84,26 +83,29 @@ class _Output(msgspec.Struct, rename="camel"):
 
 
 class _Metadata(msgspec.Struct):
-    model: str = ""
+    """Of an operation; elsewhere callers write into it what they like."""
+
+    model: Any = None
     output: _Output | None = None
 
 
 class _Job(msgspec.Struct):
     """A batch with its results in it: `outputs`, `results`, or within an operation's `metadata`."""
 
-    id: str = ""
-    name: str = ""
-    model: str | None = None
-    output_file: str | None = None
-    outputs: list[msgspec.Raw] | None = None
-    results: list[msgspec.Raw] | None = None
-    metadata: _Metadata | None = None
+    id: Any = None
+    name: Any = None
+    model: Any = None
+    output_file: Any = None
+    outputs: msgspec.Raw = _ABSENT
+    results: msgspec.Raw = _ABSENT
+    metadata: msgspec.Raw = _ABSENT
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_wrapped = msgspec.json.Decoder(_Wrapped).decode
 _decode_shape = msgspec.json.Decoder(_Shape).decode
 _decode_job = msgspec.json.Decoder(_Job).decode
+_decode_metadata = msgspec.json.Decoder(_Metadata).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -167,10 +169,10 @@ def jobs_of(answer: bytes) -> list[Job]:
     if job := _job_of(answer):
         return [job]
     try:
-        lists = [_decode_list(value) for value in _decode_fields(answer).values() if bytes(value)[:1] == b"["]
+        fields = _decode_fields(answer)
     except _UNREADABLE:
         return []
-    return [job for listed in lists for each in listed if (job := _job_of(each))]
+    return [job for value in fields.values() for each in _list(value) if (job := _job_of(each))]
 
 
 def _job_of(answer: bytes | msgspec.Raw) -> Job | None:
@@ -178,14 +180,29 @@ def _job_of(answer: bytes | msgspec.Raw) -> Job | None:
         job = _decode_job(answer)
     except _UNREADABLE:
         return None
-    said = job.metadata or _Metadata()
+    own_id = _text(job.id) or _text(job.name).rpartition("/")[2]
+    said = _operation(job.metadata)
     output = said.output or _Output()
     listed = output.inlined_responses or output.inlined_embed_content_responses or _Listed()
-    lines = job.outputs or job.results or listed.inlined_responses
-    own_id = job.id or job.name.rpartition("/")[2]
+    lines = _list(job.outputs) or _list(job.results) or listed.inlined_responses
     if not lines or not own_id:
         return None
-    return Job(own_id, job.output_file or "", job.model or said.model.removeprefix("models/"), lines)
+    return Job(own_id, _text(job.output_file), _text(job.model) or _text(said.model).removeprefix("models/"), lines)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _list(value: msgspec.Raw) -> list[msgspec.Raw]:
+    return _decode_list(value) if bytes(value)[:1] == b"[" else []
+
+
+def _operation(metadata: msgspec.Raw) -> _Metadata:
+    try:
+        return _decode_metadata(metadata)
+    except _UNREADABLE:
+        return _Metadata()
 
 
 class _Count:
@@ -231,21 +248,20 @@ def _metered(body: bytes, dialect: Dialect, raw: dict[str, Any] | None, count: _
 def _answers(lines: Iterable[bytes | msgspec.Raw]) -> Iterator[tuple[bytes, Dialect]]:
     for line in lines:
         try:
-            result = _decode_line(line)
-            answer = _answer(result)
+            answer, shapes = _answer(_decode_line(line))
             shape = _decode_shape(answer)
         except _UNREADABLE:
             continue  # Any file may be asked for.
-        name = _dialect_of(shape, _SHAPES if isinstance(result.custom_id, str) else _BARE)
+        name = _dialect_of(shape, shapes)
         if name:
             yield _completed(bytes(answer), shape), get_dialect(name)
 
 
-def _answer(result: _Line) -> msgspec.Raw:
-    if not isinstance(result.custom_id, str):
-        return result.response
+def _answer(result: _Line) -> tuple[msgspec.Raw, _Shapes]:
+    """What a model has answered, and what it may be."""
     within = _decode_wrapped(result.response if result.response != _ABSENT else result.result)
-    return within.body if within.body != _ABSENT else within.message
+    wrapped = next((each for each in (within.body, within.message) if each != _ABSENT), None)
+    return (result.response, _BARE) if wrapped is None else (wrapped, _SHAPES)
 
 
 def _dialect_of(shape: _Shape, shapes: _Shapes) -> str:

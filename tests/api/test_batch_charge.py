@@ -117,8 +117,9 @@ async def test_pages_of_batches_have_a_price_of_their_own_if_one_is_given() -> N
     assert (of.ledger.closed[-1]["cost_pico_usd"], of.ledger.closed[-1]["price_id"]) == (10 * 5 * 10**8, 9)
 
 
-async def test_results_that_the_job_shows_are_those_of_its_file() -> None:
-    shown = {**DONE, "outputs": list(RESULTS)}
+@pytest.mark.parametrize("metadata", [None, {}, {"model": 7, "output": "of mine"}, {"output": {"inlinedResponses": 1}}])
+async def test_results_that_the_job_shows_are_those_of_its_file(metadata: Any) -> None:
+    shown = {**DONE, "outputs": list(RESULTS), "name": None, "metadata": metadata}
     of = await with_job(Reply.json(shown), Reply.json(shown), Reply.json({"data": [shown]}), content(*RESULTS))
 
     for path in (f"/v1/batch/jobs/{JOB_ID}?inline=true", f"/acme/v1/batch/jobs/{JOB_ID}?inline=true", "/v1/batch/jobs"):
@@ -170,6 +171,15 @@ async def test_the_address_of_results_is_not_handed_out() -> None:
     assert f"/v1/files/{OUT}/content" in results.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("custom_id", [{}, {"custom_id": None}, {"custom_id": 7}])
+async def test_a_result_that_nobody_gave_an_id_is_charged_too(custom_id: dict[str, Any]) -> None:
+    of = await with_job(content({"response": {"status_code": 200, "body": read(2)}, **custom_id}))
+
+    await of.get(f"/v1/files/{OUT}/content")
+
+    assert charged(of) == [2 * 10**9]
+
+
 # ── whatever else batches answer, in OpenAI's form ──
 
 VECTORS = {"object": "list", "data": [], "model": "m-2025-01-01", "usage": {"prompt_tokens": 7, "total_tokens": 7}}
@@ -218,8 +228,13 @@ async def test_every_kind_is_charged_by_what_it_is_billed_by(
 
 @pytest.mark.parametrize(
     ("asked", "model"),
-    [((b'{"model": "m"}', b'{"model": "m"}'), "m"), ((b'{"model": "m"}', b'{"model": "n"}'), "")],
-    ids=["one model", "several"],
+    [
+        ((b'{"model": "m"}', b'{"model": "m"}'), "m"),
+        ((b'{"model": "m"}', b'{"model": "n"}'), ""),
+        ((rb'{"model": "m", "prompt": "\u00e4\u00f6"}',), "m"),
+        ((rb'{"model": "m", "mod\u0065l": "n"}',), ""),
+    ],
+    ids=["one model", "several", "escapes in texts", "one in disguise"],
 )
 async def test_a_model_that_neither_result_nor_batch_names_is_that_of_the_requests(
     asked: tuple[bytes, ...], model: str
