@@ -216,7 +216,7 @@ class ExpressRequest:
             elif connection.body_length > MOST_BYTES:
                 self.hand_over()
             elif connection.is_complete:
-                connection.watcher = None
+                connection.leave()
                 self._answer(200, *self._door.lane.settle(call, connection))
                 self._end()
         except Exception:
@@ -251,11 +251,12 @@ class ExpressRequest:
                 return
             onward = b""
             self._server.start_express(200, stream.headers, stream.lines() + self._always(), first)
+            connection.onward = self._pass_on
         last = stream.settle_what_is_over()
         if onward:
             self._server.send_express(onward)
         if connection.is_complete:
-            connection.watcher = None
+            connection.leave()
             if last:
                 self._server.send_express(last)
             self._server.end_express()
@@ -264,10 +265,29 @@ class ExpressRequest:
         elif connection.error is not None:
             self.hand_over()
 
+    def _pass_on(self, piece: bytes, framed: bytes) -> bool:
+        """Nearly all there is to do for a piece of a stream that flows."""
+        stream, server = self._stream, self._server
+        assert stream is not None
+        if server.flow.write_paused:
+            return False
+        try:
+            onward = stream.read_piece(piece)
+        except Exception:
+            logger.exception("a stream failed inside the gateway", extra={"request_id": self.call.request.id})
+            assert self.call.sent is not None
+            self._fail(self.call.sent.connection)
+            return True
+        if onward is piece:
+            server.pass_on(framed)
+        elif onward:
+            server.send_express(onward)
+        return True
+
     def _fail(self, connection: Connection) -> None:
         """The gateway itself has a fault."""
         call, stream = self.call, self._stream
-        connection.watcher = None
+        connection.leave()
         try:
             self._door.lane.fail(call, connection)
         except Exception:
@@ -304,7 +324,7 @@ class ExpressRequest:
             return
         call, stream = self.call, self._stream
         if call.sent is not None:
-            call.sent.connection.watcher = None
+            call.sent.connection.leave()
         if stream is not None and stream.flows:
             call.begun = stream.answer()
         elif stream is not None:

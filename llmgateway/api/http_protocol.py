@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
 
@@ -71,6 +71,8 @@ class GatewayProtocol(HttpToolsProtocol):
     _answering: RequestResponseCycle | None = None
     """The request that is being answered; `cycle` is the one that came last."""
     _departing: Departing
+    pass_on: Callable[[bytes], None]
+    """Writes a piece of a stream, framing and all, while the client takes answers."""
     _stage = _NOTHING
     _upgrades = False
     """The present request becomes a WebSocket."""
@@ -100,6 +102,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         self._departing = Departing(transport)
+        self.pass_on = self._departing.pass_on
         super().connection_made(cast("asyncio.Transport", self._departing))
         self._address = self.client[0] if self.client else ""
         self._verdict = self._connections.enter(self, self._address)

@@ -101,6 +101,15 @@ class ExpressStream:
         call.exchange.waiting_since = call.now()
         return self._scanner.feed(connection.take())
 
+    def read_piece(self, piece: bytes) -> bytes:
+        """What the client gets of a piece that nobody else has seen. What it ends is settled by then."""
+        call, scanner = self._call, self._scanner
+        call.exchange.waiting_since = call.now()
+        onward = scanner.feed(piece)
+        if scanner.done:
+            settle_stream(call, scanner, "")
+        return onward
+
     def settle_what_is_over(self) -> bytes:
         """Settle the call if the stream has said its last; what the client gets behind all the rest."""
         is_complete = self._connection.is_complete

@@ -27,6 +27,19 @@ SLICE_BYTES = 65_536
 _RESETS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 
 
+_SIZES = {form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")}
+"""Of chunks, as they are written. Larger ones, and other ways to write a size, are for the parser."""
+
+
+def whole_chunk(data: bytes) -> bytes | None:
+    """What is in it, if `data` is one chunk of a body, no more and no less."""
+    end = data.find(b"\r\n", 0, 5)
+    size = _SIZES.get(data[:end])
+    if size is None or len(data) != end + size + 4 or not data.endswith(b"\r\n"):
+        return None
+    return data[end + 2 : -2]
+
+
 class _HeadIsAllError(Exception):
     """Ends the parsing of the answer to HEAD, whose framing headers speak of a body that does not follow."""
 
@@ -39,10 +52,10 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_is_head", "_is_reading_paused", "_is_writing_paused", "_loop", "_on_closed", "_outbox",
+        "_is_between", "_is_head", "_is_reading_paused", "_is_writing_paused", "_loop", "_on_closed", "_outbox",
         "_overhead", "_parser", "_pieces", "_transport", "_unsent", "_unsent_from", "_waiter", "_wants_close", "body_length", "error", "has_begun",
-        "has_head", "headers", "idle_since", "is_busy", "is_closed", "is_complete", "is_reusable", "is_stale", "served",
-        "status", "tap", "watcher",
+        "has_head", "headers", "idle_since", "is_busy", "is_closed", "is_complete", "is_reusable", "is_stale", "onward",
+        "served", "status", "tap", "watcher",
     )  # fmt: skip
 
     def __init__(self, on_closed: Callable[[Connection], None]) -> None:
@@ -64,6 +77,11 @@ class Connection(asyncio.Protocol):
         """Called when pieces of the body have come, in place of waking the reader; it is woken when this returns False."""
         self.watcher: Callable[[], None] | None = None
         """Called whenever something has changed, in place of a reader that waits."""
+        self.onward: Callable[[bytes, bytes], bool] | None = None
+        """Called with a piece of the body, and with its framing, where one whole chunk arrived by itself, as most streams send
+        them: neither the parser nor the watcher is troubled with it. False: they are."""
+        self._is_between = False
+        """The parser has come to the end of a chunk, and nothing of the next one has been seen."""
         self.idle_since = 0.0
         self._reset()
 
@@ -71,7 +89,7 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.error: httpx.TransportError | None = None
-        self.has_begun = self.has_head = self.is_complete = self.is_reusable = self.is_stale = False
+        self.has_begun = self.has_head = self.is_complete = self.is_reusable = self.is_stale = self._is_between = False
 
     # The exchange, as its caller sees it.
 
@@ -133,6 +151,10 @@ class Connection(asyncio.Protocol):
         self._pieces[:0] = pieces
         self.body_length += sum(map(len, pieces))
 
+    def leave(self) -> None:
+        """Nobody is called any more."""
+        self.watcher = self.onward = None
+
     def abandon(self, error: httpx.TransportError) -> None:
         """Close, and let whoever still reads know why."""
         if not self.is_complete and self.error is None:
@@ -173,10 +195,25 @@ class Connection(asyncio.Protocol):
             if not self.is_busy:
                 self.close()
             return
+        piece = None
+        if self.onward is not None:
+            piece = whole_chunk(data)
+            if piece is not None and self._is_between and self.onward(piece, data):
+                return
+        self._parse(self._parser, data)
+        self._is_between = piece is not None and self._pieces == [piece]
+        tap = self.tap
+        if tap is not None and self._pieces and not self.is_complete and self.error is None:
+            if tap():
+                return
+            self.tap = None
+        self._wake()
+
+    def _parse(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
         self.has_begun = True
         self._overhead += len(data)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._on_unparsable(error)
         else:
@@ -185,12 +222,6 @@ class Connection(asyncio.Protocol):
             elif self.body_length > MAX_BUFFERED_BYTES and not self.is_complete and not self._is_reading_paused:
                 self._is_reading_paused = True
                 self._transport.pause_reading()
-        tap = self.tap
-        if tap is not None and self._pieces and not self.is_complete and self.error is None:
-            if tap():
-                return
-            self.tap = None
-        self._wake()
 
     def eof_received(self) -> None:
         self._end(None)

@@ -34,6 +34,10 @@ class Outbox:
             found = _outboxes[loop] = Outbox(loop)
         return found
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._waiting
+
     def put(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         waiting = self._waiting
         waiting.append((transport, data))
@@ -65,6 +69,14 @@ class Departing:
 
     def write(self, data: bytes) -> None:
         self._outbox.put(self._transport, data)
+
+    def pass_on(self, data: bytes) -> None:
+        """`write` of a little that comes alone, as pieces of a stream do: nothing would wait with it."""
+        outbox = self._outbox
+        if outbox.is_empty:
+            self._transport.write(data)
+        else:
+            outbox.put(self._transport, data)
 
     def close(self) -> None:
         self._outbox.flush()
