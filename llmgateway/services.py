@@ -20,6 +20,7 @@ from llmgateway.key_secrets import MIN_CHOSEN_LENGTH, digest, new_public_id, new
 from llmgateway.models import (
     ApiKey,
     AuthSource,
+    BannedKey,
     GatewaySettings,
     KeyNetwork,
     KeyTenant,
@@ -276,6 +277,29 @@ def team_save(team: Team, changes: Mapping[str, Any]) -> None:
         setattr(team, name, value)
     team.full_clean()
     team.save()
+
+
+def own_key_digest(key: str) -> str:
+    """By which a caller's own key at a provider is banned, and known in usage rows."""
+    return digest(key.encode(), bytes.fromhex(conf_module.conf.key_peppers[0])).hex()
+
+
+def ban_save(ban: BannedKey, changes: Mapping[str, Any]) -> None:
+    """Set the columns that `changes` names; `key` stands for its digest, and is not kept.
+
+    Raises:
+        ValidationError: by field; nothing is saved.
+    """
+    columns = dict(changes)
+    key = columns.pop("key", "").strip()
+    if key and "digest" in columns:
+        raise ValidationError({"key": "Give either the digest or the key itself."})
+    if key:
+        columns["digest"] = own_key_digest(key)
+    for name, value in columns.items():
+        setattr(ban, name, value)
+    ban.full_clean()
+    ban.save()
 
 
 def membership_set(team: Team, user: User, role: str = Membership.Role.MEMBER) -> Membership:

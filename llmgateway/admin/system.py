@@ -17,7 +17,7 @@ from unfold.widgets import UnfoldAdminPasswordToggleWidget
 
 from billing.money import pico_from_usd, pico_per_token, plain, usd, usd_per_million
 from llmgateway import conf as conf_module
-from llmgateway import key_secrets, services
+from llmgateway import services
 from llmgateway.admin_base import AmountField, GatewayAdmin, ObjectField
 from llmgateway.models import AuthSource, BannedKey, GatewaySettings
 from llmgateway.settings_model import overriding_variables
@@ -86,8 +86,7 @@ class BannedKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in th
         if bool(key) == bool(said.get("digest")) and "digest" not in self.errors:
             raise forms.ValidationError("Give either the digest or the key itself.")
         if key:
-            pepper = bytes.fromhex(conf_module.conf.key_peppers[0])
-            said["digest"] = key_secrets.digest(key.encode(), pepper).hex()
+            said["digest"] = services.own_key_digest(key)
         return said
 
 

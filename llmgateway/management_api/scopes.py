@@ -137,6 +137,20 @@ _ALL = (
         in_one_team=False,
     ),
     Scope(
+        "bans:read",
+        "see which keys of callers' own are banned",
+        ("llmgateway.view_bannedkey",),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope(
+        "bans:write",
+        "ban keys of callers' own, and let them in again",
+        ("llmgateway.add_bannedkey", "llmgateway.change_bannedkey", "llmgateway.delete_bannedkey"),
+        frozenset(),
+        in_one_team=False,
+    ),
+    Scope(
         "catalogue:read",
         "see what models can do",
         ("providers.view_catalogueentry",),

@@ -6,6 +6,7 @@ from django.urls import include, path, re_path
 from rest_framework.routers import SimpleRouter
 
 from llmgateway.management_api.aliases import ModelViewSet
+from llmgateway.management_api.bans import BanViewSet
 from llmgateway.management_api.budgets import BudgetViewSet
 from llmgateway.management_api.catalogue import CatalogueViewSet
 from llmgateway.management_api.credentials import CredentialViewSet
@@ -41,6 +42,7 @@ router.register("providers", ProviderViewSet, "management-provider")
 router.register("credentials", CredentialViewSet, "management-credential")
 router.register("networks", NetworkViewSet, "management-network")
 router.register("sources", SourceViewSet, "management-source")
+router.register("bans", BanViewSet, "management-ban")
 router.register("catalogue", CatalogueViewSet, "management-catalogue")
 router.register("health", HealthViewSet, "management-health")
 

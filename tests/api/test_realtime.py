@@ -88,6 +88,16 @@ async def test_a_refusal_says_why() -> None:
     assert (place.log.lines[0]["status"], place.log.lines[0]["error_type"]) == ("refused", "model_not_found")
 
 
+async def test_a_caller_s_own_key_is_of_no_use_and_the_gateway_s_does_not_pay_in_its_place() -> None:
+    own = [(b"x-gateway-provider-key", b"sk-own-key-of-carol-0123456789"), (b"x-gateway-provider", b"acme")]
+    browser = Browser(headers=own)
+
+    await browser.call(Side())
+
+    assert browser.error == (400, "invalid_value")
+    assert browser.opener.asked == []
+
+
 async def test_there_are_no_other_sockets() -> None:
     browser = Browser(path="/acme/v1/elsewhere")
 

@@ -109,6 +109,8 @@ def test_a_key_can_be_neither_made_in_nor_moved_to_another_team(foreigner: Calle
         ("DELETE", "/memberships/1", "memberships:write"),
         ("GET", "/sources", "sources:read"),
         ("POST", "/sources", "sources:write"),
+        ("GET", "/bans", "bans:read"),
+        ("POST", "/bans", "bans:write"),
         ("GET", "/catalogue", "catalogue:read"),
         ("PATCH", "/catalogue/1", "catalogue:write"),
         ("GET", "/settings", "settings:read"),
@@ -125,7 +127,8 @@ def test_the_missing_scope_is_named(caller: Callers, method: str, path: str, sco
 
 
 @pytest.mark.parametrize(
-    "kind", ["providers", "credentials", "networks", "sources", "catalogue", "settings", "deployments", "reporters"]
+    "kind",
+    ["providers", "credentials", "networks", "sources", "bans", "catalogue", "settings", "deployments", "reporters"],
 )
 def test_what_concerns_everybody_no_token_of_a_team_has(world: World, kind: str) -> None:
     for scope in (f"{kind}:read", f"{kind}:write"):
