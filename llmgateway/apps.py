@@ -4,14 +4,27 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 from django.apps import AppConfig
 from django.db.models.signals import post_migrate, pre_migrate
 
 GREEDY = ("rest_framework.compat", "unfold.overrides")
 """Modules of others that load whatever is installed, for what is not done here."""
-UNUSED = ("requests", "markdown", "pygments", "coreapi", "django.contrib.postgres.fields")
+UNUSED = ("requests", "markdown", "pygments", "coreapi", "django.contrib.postgres.fields", "yaml")
 """What they would load. Together it takes 20 MB of every process."""
+
+
+class _NoCommandLine(ModuleType):
+    """In place of `uvicorn.main`, which uvicorn always loads, and which takes 2 MB with what it loads itself."""
+
+    main = run = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "Server":
+            raise AttributeError(name)
+        return importlib.import_module("uvicorn.server").Server
 
 
 @contextmanager
@@ -35,6 +48,7 @@ class LlmGatewayConfig(AppConfig):
         with _hidden(*UNUSED):
             for name in GREEDY:
                 importlib.import_module(name)
+        sys.modules.setdefault("uvicorn.main", _NoCommandLine("uvicorn.main"))
         super().import_models()
 
     def ready(self) -> None:

@@ -7,13 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import uvicorn.server
+
+from llmgateway.management.commands.serve import GatewayServer
+
 UNUSED = (
-    "aiohttp", "cel", "django.test", "drf_spectacular.plumbing", "psycopg", "pygments", "redis", "requests", "rich", "twisted",
+    "aiohttp", "cel", "click", "django.test", "drf_spectacular.plumbing", "psycopg", "pygments", "redis", "requests", "rich", "twisted", "yaml",
 )  # fmt: skip
 
 
 def test_a_worker_on_sqlite_loads_none_of_the_large_libraries_that_it_may_never_use(tmp_path: Path) -> None:
-    code = f"import sys, llmgateway.asgi; print(*[name for name in {UNUSED!r} if name in sys.modules])"
+    code = f"import sys, llmgateway.asgi, llmgateway.management.commands.serve; print(*[name for name in {UNUSED!r} if name in sys.modules])"
     env = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
 
     loaded = subprocess.run(
@@ -26,3 +30,8 @@ def test_a_worker_on_sqlite_loads_none_of_the_large_libraries_that_it_may_never_
     )
 
     assert loaded.stdout.split() == []
+
+
+def test_uvicorn_has_its_server_without_its_command_line() -> None:
+    assert uvicorn.Server is uvicorn.server.Server
+    assert issubclass(GatewayServer, uvicorn.server.Server)
