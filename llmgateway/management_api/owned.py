@@ -94,6 +94,8 @@ class Owned(Readable[M]):
     def within_teams(self, rows: QuerySet[M], reach: Reach) -> QuerySet[M]:
         if reach is None:
             return rows
+        if self.action == "list":
+            return rows.filter(of_teams(list(reach), ApiKey.objects.all()))
         return rows.filter(Q(team__in=reach) | Q(key__team__in=reach))
 
     def matching(self, word: str) -> Q:

@@ -209,3 +209,18 @@ def test_what_is_found_too_often_to_be_listed_is_not_counted_again(
 
     assert page.context["cl"].result_count == 2
     assert [query["sql"] for query in asked.captured_queries if "COUNT(" in query["sql"]] == []
+
+
+def test_a_list_of_one_team_joins_no_keys_to_be_counted(browser: Client, most: None) -> None:
+    office = Team.objects.get(name="office")
+    RateLimit.objects.create(key=ApiKey.objects.get(name="research-key"), amount=1)
+    _, secret = token_create(name="office", scopes=["limits:read", "budgets:read"], team=office)
+    program = Client(headers={"Authorization": f"Bearer {secret}"})
+
+    with CaptureQueriesContext(connection) as asked:
+        counts = [program.get(f"/manage/api/v1/{path}").json()["count"] for path in ("limits", "budgets")]
+
+    assert counts == [4, 4]
+    if searches.MOST_LISTED:
+        counting = [query["sql"] for query in asked.captured_queries if "COUNT(" in query["sql"]]
+        assert [sql for sql in counting if "JOIN" in sql] == []
