@@ -18,6 +18,8 @@ _M_ARENA_MAX = -8
 EVERY_S = 10.0
 WORTH_BYTES = 2 * 2**20
 """Growth from which on the heap is looked through: giving back takes one to two milliseconds."""
+LOOKS = 6
+"""So many after the last, it is looked through in any case: what a peak had in use then may be free now."""
 JOIN_S = 5.0
 GC_THRESHOLDS = (50_000, 20, 100)
 """Requests make few cycles; looking for them at the default pace costs more than it frees."""
@@ -70,6 +72,8 @@ class Returning:
         self._give_back = give_back or _give_back
         self._least = 0
         """Resident bytes that are known to be needed."""
+        self._looks = 0
+        """Since something was given back."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory-return", daemon=True)
 
@@ -90,9 +94,11 @@ class Returning:
     def look(self) -> None:
         """Give back what is free if there may be enough of it."""
         resident = self._resident()
-        if resident >= self._least + WORTH_BYTES:
+        self._looks += 1
+        if resident >= self._least + WORTH_BYTES or self._looks == LOOKS:
             self._give_back()
             self._least = self._resident()
+            self._looks = 0
         else:
             self._least = min(self._least, resident)
 

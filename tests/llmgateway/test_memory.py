@@ -15,7 +15,7 @@ from django.apps import AppConfig, apps
 
 from llmgateway import memory
 from llmgateway.management.commands import serve
-from llmgateway.memory import WORTH_BYTES, Returning, forget_modules
+from llmgateway.memory import LOOKS, WORTH_BYTES, Returning, forget_modules
 
 GLIBC = pytest.mark.skipif(not hasattr(memory._LIBC, "malloc_trim"), reason="only glibc is told to give memory back")
 NEEDED = 100 * 2**20
@@ -64,10 +64,23 @@ def test_what_is_needed_now_is_not_searched_again() -> None:
     returning = process.watched()
 
     process.needed = process.resident = NEEDED + 10 * WORTH_BYTES
-    for _ in range(5):
+    for _ in range(LOOKS):
         returning.look()
 
     assert process.asked == 1
+
+
+def test_what_was_in_use_at_the_peak_is_given_back_a_minute_later() -> None:
+    process = Process(NEEDED)
+    returning = process.watched()
+    process.needed = process.resident = NEEDED + 10 * WORTH_BYTES
+    returning.look()
+
+    process.needed = NEEDED
+    for _ in range(LOOKS):
+        returning.look()
+
+    assert (process.asked, process.resident) == (2, NEEDED)
 
 
 def test_growth_counts_from_the_least_there_was() -> None:
