@@ -217,7 +217,7 @@ class ExpressRequest:
                 self.hand_over()
             elif connection.is_complete:
                 connection.leave()
-                self._answer(200, *self._door.lane.settle(call, connection))
+                self._door.lane.settle(call, connection, self._answer_well)
                 self._end()
         except Exception:
             logger.exception("a request failed inside the gateway", extra={"request_id": call.request.id})
@@ -279,7 +279,7 @@ class ExpressRequest:
             self._fail(self.call.sent.connection)
             return True
         if onward is piece:
-            server.pass_on(framed)
+            server.write_alone(framed)
         elif onward:
             server.send_express(onward)
         return True
@@ -294,7 +294,7 @@ class ExpressRequest:
             logger.exception("a request could not be settled", extra={"request_id": call.request.id})
         if stream is not None and stream.flows:
             self._server.break_express()
-        else:
+        elif self._server.express is self:  # Else its answer has left.
             error = GatewayError("Something went wrong inside the gateway. Try again.")
             wire = WireError(error.status, error.message, error.type, error.code, error.param)
             self._answer(error.status, [JSON], b"", call.request.dialect.error_body(wire))
@@ -304,9 +304,12 @@ class ExpressRequest:
         """The call holds this object: without the cycle nothing waits for the garbage collector."""
         del self.call, self._stream
 
+    def _answer_well(self, headers: RawHeaders, lines: HeaderLines, body: bytes) -> None:
+        self._answer(200, headers, lines, body)
+
     def _answer(self, status: int, headers: RawHeaders, lines: HeaderLines, body: bytes) -> None:
         own = b"%bcontent-length: %d\r\n%b" % (lines, len(body), self._always())
-        self._server.answer_express(status, headers, own, body)
+        self._server.answer_express(status, headers, own, body, at_once=self._door.lane.is_quiet)
 
     def _always(self) -> HeaderLines:
         """What every answer says, as `Responder` has it."""

@@ -71,8 +71,8 @@ class GatewayProtocol(HttpToolsProtocol):
     _answering: RequestResponseCycle | None = None
     """The request that is being answered; `cycle` is the one that came last."""
     _departing: Departing
-    pass_on: Callable[[bytes], None]
-    """Writes a piece of a stream, framing and all, while the client takes answers."""
+    write_alone: Callable[[bytes], None]
+    """To the client, while it takes answers, and without waiting for what others write in this turn of the event loop."""
     _stage = _NOTHING
     _upgrades = False
     """The present request becomes a WebSocket."""
@@ -102,7 +102,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         self._departing = Departing(transport)
-        self.pass_on = self._departing.pass_on
+        self.write_alone = self._departing.write_alone
         super().connection_made(cast("asyncio.Transport", self._departing))
         self._address = self.client[0] if self.client else ""
         self._verdict = self._connections.enter(self, self._address)
@@ -284,11 +284,18 @@ class GatewayProtocol(HttpToolsProtocol):
         self._stage = _WHOLE
 
     def answer_express(
-        self, status: int, headers: Sequence[tuple[bytes, bytes]], own: HeaderLines, body: bytes
+        self,
+        status: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        own: HeaderLines,
+        body: bytes,
+        *,
+        at_once: bool = False,
     ) -> None:
         """The whole answer to it; `own` lines say its length. Only while `takes_answers`."""
         self.express = None
-        self.transport.write(b"%b\r\n%b\r\n%b" % (answer_head(status, headers), own, body))
+        write = self.write_alone if at_once else self.transport.write
+        write(b"%b\r\n%b\r\n%b" % (answer_head(status, headers), own, body))
         self.server_state.total_requests += 1
         self._rest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -405,10 +405,18 @@ class Call:
             return msgspec.structs.replace(spent, cost_pico_usd=granted)
         return spent
 
-    def settle(self, status: str, *, error_type: str = "", refund_limits: bool = False) -> None:
+    def settle(
+        self,
+        status: str,
+        *,
+        error_type: str = "",
+        refund_limits: bool = False,
+        written: Callable[[], None] | None = None,
+    ) -> None:
         """Write the ledger row, give back the hold, book the cost. Never waits, so no cancellation can come between.
 
-        `refund_limits` gives back what rate limits took: no provider did any work for this request.
+        `refund_limits` gives back what rate limits took: no provider did any work for this request. `written` is called
+        once the row is: an answer need not wait for the rest.
         """
         if self.settled:
             return
@@ -441,6 +449,8 @@ class Call:
             row |= self._way(progress.deployment)
         try:
             gateway.ledger.close(row)
+            if written is not None:
+                written()
         finally:  # Whatever becomes of the row, the hold must not stay.
             self._give_back(cost, None if refund_limits else Tokens(usage.input_tokens, usage.output_tokens))
         if status == "completed" and self.outcome.source == "provider" and progress.deployment is not None:

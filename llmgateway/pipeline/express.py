@@ -304,14 +304,15 @@ class Express:
         if cap is not None:
             fields = deployment.adapter.output_cap_fields(request.dialect)
             body = request.dialect.with_output_cap(body, fields, cap)
-        head = request.head
-        if head.stream and not head.asked_for_usage and deployment.inject_usage:
-            body = request.dialect.with_usage_requested(body, head)
+        said = request.head
+        if said.stream and not said.asked_for_usage and deployment.inject_usage:
+            body = request.dialect.with_usage_requested(body, said)
         body = deployment.adapter.adapted(request.dialect, body)
         connection = self._gateway.upstream.idle_connection(posting.endpoint)
         if connection is None:
             return None
-        connection.send(b"%b%d\r\n\r\n" % (posting.start, len(body)), body, is_head=False, wants_close=False)
+        head = b"%b%d\r\n\r\n" % (posting.start, len(body))
+        connection.send(head, body, is_head=False, wants_close=False, at_once=self.is_quiet)
         return Sent(connection, posting.endpoint)
 
     @staticmethod
@@ -327,8 +328,13 @@ class Express:
         """The stream of events that an ordinary answer to `call` is; None: it has another end than its last event."""
         return None if call.progress.target.drain_s else ExpressStream(self._gateway, call, connection)
 
-    def settle(self, call: Call, connection: Connection) -> tuple[RawHeaders, HeaderLines, bytes]:
-        """Meter and settle an answer that is complete and ordinary: its headers for the client, our own, and its body."""
+    def settle(
+        self, call: Call, connection: Connection, answer: Callable[[RawHeaders, HeaderLines, bytes], None]
+    ) -> None:
+        """Meter and settle an answer that is complete and ordinary.
+
+        `answer` is told of its headers for the client, our own, and its body, as soon as its row is written.
+        """
         gateway, progress, dialect = self._gateway, call.progress, call.request.dialect
         headers, body = headers_for_client(connection.headers), connection.take()
         gateway.upstream.release(connection)
@@ -337,9 +343,8 @@ class Express:
         gateway.health.record(progress.target, ok=True)
         raw, response_model = dialect.answer_usage(body)
         call.meter(raw, output_estimate=estimated_answer(call, body, raw, dialect), response_model=response_model)
-        call.settle("completed")
+        call.settle("completed", written=lambda: answer(headers, gateway_lines(call) + usage_lines(call), body))
         self.end(call)
-        return headers, gateway_lines(call) + usage_lines(call), body
 
     def release(self, call: Call, connection: Connection) -> None:
         """The stream is over, and settled."""
@@ -363,6 +368,11 @@ class Express:
             call.settle_cancelled("client_left")
         finally:
             self.end(call)
+
+    @property
+    def is_quiet(self) -> bool:
+        """No other request is on its way, so that nothing is gained by writing what leaves together."""
+        return len(self._gateway.exchanges) <= 1
 
     def end(self, call: Call) -> None:
         """It is settled, and nothing of it is left."""

@@ -93,14 +93,19 @@ class Connection(asyncio.Protocol):
 
     # The exchange, as its caller sees it.
 
-    def send(self, head: bytes, body: bytes, *, is_head: bool, wants_close: bool) -> None:
-        """Begin an exchange. Somebody must wait for `head_arrived`, or be its `watcher`."""
+    def send(self, head: bytes, body: bytes, *, is_head: bool, wants_close: bool, at_once: bool = False) -> None:
+        """Begin an exchange. Somebody must wait for `head_arrived`, or be its `watcher`.
+
+        `at_once`: it does not wait for what others write in this turn of the event loop.
+        """
         if self.served:
             self._reset()
         self.is_busy = True
         self._is_head = is_head
         self._wants_close = wants_close
-        if len(body) <= SLICE_BYTES:
+        if at_once:
+            self._outbox.put_alone(self._transport, head + body)
+        elif len(body) <= SLICE_BYTES:
             self._outbox.put(self._transport, head + body)
         else:
             self._transport.write(head)

@@ -34,10 +34,6 @@ class Outbox:
             found = _outboxes[loop] = Outbox(loop)
         return found
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._waiting
-
     def put(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         waiting = self._waiting
         waiting.append((transport, data))
@@ -45,6 +41,13 @@ class Outbox:
             self._loop.call_soon(self.flush)
         elif len(waiting) == MOST:
             self.flush()
+
+    def put_alone(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        """The same where nothing else is expected: it leaves at once, unless something waits before it."""
+        if self._waiting:
+            self.put(transport, data)
+        else:
+            transport.write(data)
 
     def flush(self) -> None:
         """Send everything now. What is meant for a connection that has ended meanwhile is dropped."""
@@ -70,13 +73,9 @@ class Departing:
     def write(self, data: bytes) -> None:
         self._outbox.put(self._transport, data)
 
-    def pass_on(self, data: bytes) -> None:
-        """`write` of a little that comes alone, as pieces of a stream do: nothing would wait with it."""
-        outbox = self._outbox
-        if outbox.is_empty:
-            self._transport.write(data)
-        else:
-            outbox.put(self._transport, data)
+    def write_alone(self, data: bytes) -> None:
+        """`write` where nothing would wait with it."""
+        self._outbox.put_alone(self._transport, data)
 
     def close(self) -> None:
         self._outbox.flush()

@@ -13,7 +13,7 @@ from llmgateway.pipeline.snapshot import Timeouts
 from providers.adapters.openai_compatible import GenericOpenAICompatible
 from tests.api.express_scene import EVENTS, HANG, OK, ROLE, Scene, answer, chunked, opened, until
 from tests.api.test_express import long_way, settled, strict_budget, timeless
-from tests.gateways import key
+from tests.gateways import CHAT, key
 
 
 def half_open(scene: Scene) -> Any:
@@ -127,3 +127,18 @@ async def test_a_second_fault_while_a_first_is_settled_leaves_nothing_taken(monk
         assert told.status_code == 500
         assert scene.house.gateway.turns.taken == 0
         assert not len(scene.house.gateway.exchanges)
+
+
+async def test_what_fails_after_the_answer_has_left_is_no_second_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened() as scene:
+
+        def fails(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as broken:
+            broken.setattr(scene.house.telemetry, "finished", fails)
+            assert (await scene.ask()).status_code == 200
+        assert (await scene.ask()).json() == CHAT
+
+        assert len(scene.express) == 2, "the connection is as good as ever"
+        assert len(await settled(scene, 2)) == 2
