@@ -43,6 +43,9 @@ INDEXES = (
     SearchIndex("search_key_owner", "llmgateway_apikey", "user_id"),
     SearchIndex("search_limit_model", "llmgateway_ratelimit", "model", condition="model <> ''"),
     SearchIndex("search_budget_name", "billing_budget", "name", parts=True),
+    SearchIndex("search_alert_subject", "billing_alert", "subject"),
+    SearchIndex("search_change_name", "auditlog_logentry", "object_repr", parts=True),
+    SearchIndex("search_change_id", "auditlog_logentry", "object_pk"),
 )
 
 

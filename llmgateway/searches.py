@@ -70,11 +70,16 @@ def owned_by_named(rules: type[Model], lookup: str, term: str, **lookups: str) -
     found = Q(pk__in=[])
     for owner in OWNERS:
         named = lookups.get(owner, lookup)
-        owners = rules._meta.get_field(owner).related_model._default_manager  # type: ignore[union-attr]  # noqa: SLF001
-        is_part = named == PART_OF_NAME
-        ids = _few_ids(owners.filter(part_of("name", term) if is_part else Q(**{named: term})))
-        found |= Q(**{f"{owner}__{named}": term}) if ids is None else _among(f"{owner}_id", ids)
+        owners = rules._meta.get_field(owner).related_model._default_manager.all()  # type: ignore[union-attr]  # noqa: SLF001
+        found |= through(owner, owners, named, term)
     return found
+
+
+def through(relation: str, others: QuerySet[Any], lookup: str, term: str) -> Q:
+    """Rows whose `relation` leads to one of `others` that is found so."""
+    column = lookup.removesuffix("__icontains")
+    ids = _few_ids(others.filter(Q(**{lookup: term}) if column == lookup else part_of(column, term)))
+    return Q(**{f"{relation}__{lookup}": term}) if ids is None else _among(f"{relation}_id", ids)
 
 
 def of_teams(teams: Sequence[Any], keys: QuerySet[Any]) -> Q:
@@ -120,5 +125,6 @@ __all__ = [
     "of_teams",
     "owned_by_named",
     "part_of",
+    "through",
     "words_of",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
 from django.utils import formats, timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
@@ -14,6 +16,7 @@ from unfold.decorators import display
 from billing.models import Alert, Budget
 from billing.money import format_usd
 from llmgateway.admin_base import ReadOnlyAdmin
+from llmgateway.searches import PART_OF_NAME, of_found, through, words_of
 
 SHOWN = 10
 
@@ -48,10 +51,20 @@ class AlertAdmin(ReadOnlyAdmin):
     list_filter = (("budget", AutocompleteSelectFilter), "threshold")
     search_fields = ("budget__name", "=subject")
     sortable_by = ()
+    # They are written as they happen, and their ids have an index.
+    ordering = ("-pk",)
     fields = (
         "at", "budget", "subject", "reached", "settled", "limit", "window_start", "notified_at", "notice_error",
     )  # fmt: skip
     readonly_fields = fields
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Alert], search_term: str
+    ) -> tuple[QuerySet[Alert], bool]:
+        found = queryset
+        for word in words_of(search_term):
+            found = found.filter(through("budget", Budget.objects.all(), PART_OF_NAME, word) | Q(subject__iexact=word))
+        return (queryset if found is queryset else of_found(found, queryset)), False
 
     @display(description="Reached")  # type: ignore[untyped-decorator]
     def reached(self, alert: Alert) -> str:

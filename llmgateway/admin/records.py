@@ -8,8 +8,9 @@ from auditlog import get_logentry_model
 from auditlog.models import LogEntry
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib import admin
+from django.contrib.auth import get_user_model
 from django.contrib.contenttypes.models import ContentType
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString, mark_safe
@@ -19,6 +20,7 @@ from unfold.decorators import display
 from llmgateway import change_log
 from llmgateway.admin_base import GatewayAdmin, ReadOnlyAdmin, badge
 from llmgateway.audit import CONFIGURATION
+from llmgateway.searches import of_found, part_of, through, words_of
 
 TONES = {"Created": "good", "Changed": "neutral", "Deleted": "bad", "Read": "neutral"}
 
@@ -52,6 +54,15 @@ class ChangeAdmin(ReadOnlyAdmin):
     search_help_text = "Part of an object's name, its id, or a user name."
     fields = ("timestamp", "who", "source", "remote_addr", "subject", "what")
     readonly_fields = fields
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[LogEntry], search_term: str
+    ) -> tuple[QuerySet[LogEntry], bool]:
+        found = queryset
+        for word in words_of(search_term):
+            by = through("actor", get_user_model().objects.all(), "username__iexact", word)
+            found = found.filter(part_of("object_repr", word) | Q(object_pk__iexact=word) | by)
+        return (queryset if found is queryset else of_found(found, queryset)), False
 
     @display(description="Change", ordering="action")  # type: ignore[untyped-decorator]
     def verb(self, entry: LogEntry) -> SafeString:

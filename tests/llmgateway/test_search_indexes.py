@@ -22,7 +22,7 @@ from tests.cast import create_cast
 from tests.llmgateway.admin.world import World, create_world
 
 pytestmark = [pytest.mark.postgres, pytest.mark.usefixtures("_on_postgres")]
-OF_PARTS = ["search_key_name", "search_budget_name"]
+OF_PARTS = ["search_key_name", "search_budget_name", "search_change_name"]
 
 
 def execute(statement: str) -> None:
@@ -75,7 +75,7 @@ def test_without_the_extension_the_others_are_made(no_extension: None, monkeypat
 
     assert missing() == OF_PARTS
     finding = doctor.searches()
-    assert (finding.level, finding.found) == (doctor.WARNING, "2 missing: searches read all names")
+    assert (finding.level, finding.found) == (doctor.WARNING, "3 missing: searches read all names")
 
 
 @pytest.fixture
@@ -105,8 +105,10 @@ def test_who_may_not_make_them_starts_all_the_same(
         ("/admin/billing/budget/?q=platform", {"search_key_name", "search_budget_name"}),
         ("/manage/api/v1/budgets?search=platform", {"search_key_name", "search_budget_name"}),
         ("/manage/api/v1/limits?search=platform", {"search_key_name", "search_limit_model", "limit_per_key"}),
+        ("/admin/billing/alert/?q=platform", {"search_budget_name", "search_alert_subject"}),
+        ("/admin/auditlog/logentry/?q=platform", {"search_change_name", "search_change_id"}),
     ],
-    ids=["keys", "keys by API", "budgets", "budgets by API", "limits by API"],
+    ids=["keys", "keys by API", "budgets", "budgets by API", "limits by API", "alerts", "changes"],
 )
 def test_searches_use_them(owner: Client, path: str, used: set[str]) -> None:
     with CaptureQueriesContext(connection) as asked:
@@ -121,7 +123,7 @@ def test_searches_use_them(owner: Client, path: str, used: set[str]) -> None:
             cursor.execute(f"EXPLAIN {statement}")
             plans += "\n".join(line for (line,) in cursor.fetchall())
     assert {name for name in used if name not in plans} == set()
-    assert re.findall(r"Seq Scan on (\w*(?:apikey|ratelimit|budget))\b", plans) == []
+    assert re.findall(r"Seq Scan on (\w*(?:apikey|ratelimit|budget|alert|logentry))\b", plans) == []
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from auditlog.models import LogEntry
+from django.contrib.auth import get_user_model
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
-from billing.models import Budget
+from billing.models import Alert, Budget
 from llmgateway import searches
 from llmgateway.admin.teams import TeamAdmin
 from llmgateway.admin_base import CappedPaginator
+from llmgateway.audit import acting_as
 from llmgateway.management_api.tokens import token_create
 from llmgateway.models import ApiKey, KeyNetwork, Membership, NetworkList, RateLimit, Team
 from llmgateway.searches import of_found, words_of
@@ -20,6 +24,7 @@ from providers.models import Provider
 from tests.cast import create_cast
 
 KEYS = [("mail-one", "aa11", "ana"), ("mail-two", "bb22", ""), ("Chat", "mail", "mail-one")]
+CHANGES_PAGE = "/admin/auditlog/logentry/"
 KEYS_PAGE, BUDGETS_PAGE, LIMITS_PAGE = (
     "/admin/llmgateway/apikey/", "/admin/billing/budget/", "/admin/llmgateway/ratelimit/",
 )  # fmt: skip
@@ -224,3 +229,37 @@ def test_a_list_of_one_team_joins_no_keys_to_be_counted(browser: Client, most: N
     if searches.MOST_LISTED:
         counting = [query["sql"] for query in asked.captured_queries if "COUNT(" in query["sql"]]
         assert [sql for sql in counting if "JOIN" in sql] == []
+
+
+def test_an_alert_is_found_by_its_budget_or_whom_it_is_of(browser: Client, most: None) -> None:
+    for budget, subject in (
+        (Budget.objects.filter(name="day")[0], "ana"),
+        (Budget.objects.get(team__name="office"), "bo"),
+    ):
+        Alert.objects.create(
+            budget=budget, subject=subject, window_start=timezone.now(), threshold=80, settled_pico_usd=1, limit_pico_usd=1
+        )  # fmt: skip
+    found = {"DA": ["ana"], "MAIL-MON": ["bo"], "ANA": ["ana"], "an": [], "month bo": ["bo"], "day bo": []}
+
+    pages = {search: browser.get("/admin/billing/alert/", {"q": search}).context["cl"].result_list for search in found}
+
+    assert {search: [alert.subject for alert in rows] for search, rows in pages.items()} == found
+
+
+def test_a_change_is_found_by_its_object_or_who_made_it(browser: Client, most: None) -> None:
+    LogEntry.objects.all().delete()
+    alice = get_user_model().objects.get(username="alice")
+    with acting_as(alice, "admin"):
+        ApiKey.objects.get(name="mail-two").delete()
+    with acting_as(None, "import"):
+        ApiKey.objects.filter(name="Chat").get().delete()
+    number = LogEntry.objects.get(object_repr="mail-two").object_pk
+    found = {"AIL": ["mail-two"], "ch": ["Chat"], "ALICE": ["mail-two"], number: ["mail-two"], "mail chat": []}
+
+    pages = {search: browser.get(CHANGES_PAGE, {"q": search}).context["cl"].result_list for search in found}
+
+    whole = {
+        search: [row.object_repr for row in rows if row.object_repr in ("mail-two", "Chat")]
+        for search, rows in pages.items()
+    }
+    assert whole == found
