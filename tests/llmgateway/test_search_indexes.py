@@ -131,9 +131,6 @@ def test_searches_use_them(owner: Client, path: str, used: set[str]) -> None:
 )
 def test_what_has_no_three_letters_is_read_through_at_once(word: str, indexed: bool) -> None:
     """An index of three letters would have every row looked at, and then again."""
-    with connections["default"].cursor() as cursor:
-        cursor.execute("SET enable_seqscan = off")
+    asked = str(ApiKey.objects.filter(part_of("name", word)).query)
 
-    plan = ApiKey.objects.filter(part_of("name", word)).explain()
-
-    assert ("search_key_name" in plan) is indexed
+    assert ("LIKE" in asked) is indexed
