@@ -1,7 +1,7 @@
 """Indexes of PostgreSQL for searches in large tables: parts of names, and what is compared without regard to case.
 
 They are made after migrations and at each start, and not by migrations, for those of parts of names need the extension
-`pg_trgm`. Without it every search reads all names, which takes a second or less with hundreds of thousands.
+`pg_trgm`. Without it every search reads all names, which takes some tenths of a second with hundreds of thousands.
 """
 
 from __future__ import annotations
