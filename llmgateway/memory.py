@@ -15,10 +15,10 @@ from pathlib import Path
 
 _M_ARENA_MAX = -8
 """From `malloc.h`."""
-EVERY_S = 10.0
+EVERY_S = 5.0
 WORTH_BYTES = 2 * 2**20
-"""Growth from which on the heap is looked through: giving back takes one to two milliseconds."""
-LOOKS = 6
+"""Growth from which on the heap is looked through: one to two milliseconds, in which no thread can allocate."""
+LOOKS = 3
 """So many after the last, it is looked through in any case: what a peak had in use then may be free now."""
 JOIN_S = 5.0
 GC_THRESHOLDS = (50_000, 20, 100)

@@ -70,7 +70,7 @@ def test_what_is_needed_now_is_not_searched_again() -> None:
     assert process.asked == 1
 
 
-def test_what_was_in_use_at_the_peak_is_given_back_a_minute_later() -> None:
+def test_what_was_in_use_at_the_peak_is_given_back_when_it_is_free() -> None:
     process = Process(NEEDED)
     returning = process.watched()
     process.needed = process.resident = NEEDED + 10 * WORTH_BYTES
