@@ -141,7 +141,7 @@ class ExpressRequest:
         self._asking: Asking | None = asking
         """Until it is admitted."""
         self._decision: asyncio.Future[Reservation | None] | None = None
-        """What its task waits for, if it has got one before it was admitted."""
+        """What its task waits for, if it has got one before it was admitted, until that takes it."""
         self._stream: ExpressStream | None = None
         """Of its answer, once that has begun."""
         self.client_left = False
@@ -166,7 +166,7 @@ class ExpressRequest:
         asking, lane = self._asking, self._door.lane
         assert asking is not None
         if self._decision is not None:
-            if self._decision.done():  # Its task was cancelled meanwhile.
+            if self._decision.done():  # Its task was cancelled meanwhile, perhaps before it began.
                 lane.withdraw(reservation)
             else:
                 self._decision.set_result(reservation)
@@ -323,7 +323,9 @@ class ExpressRequest:
         self._is_handed_over = True
         if self._asking is not None:
             self._decision = asyncio.get_running_loop().create_future()
-            self._server.begin_known(self._known, self._asking.request.body, self._begin_decided)
+            begun = self._server.begin_known(self._known, self._asking.request.body, self._begin_decided)
+            assert begun.task is not None
+            begun.task.add_done_callback(self._withdraw_untaken)
             return
         call, stream = self.call, self._stream
         if call.sent is not None:
@@ -343,10 +345,18 @@ class ExpressRequest:
         asking, decision = self._asking, self._decision
         assert asking is not None
         assert decision is not None
-        call = self._begun(asking, await decision)
+        reservation = await decision
+        self._decision = None
+        call = self._begun(asking, reservation)
         if call is None:
             await self._door.data_plane(scope, receive, send)
         elif self._server.transport.is_closing():
             self._door.lane.leave(call)
         else:
             await self._door.data_plane.resume(scope, receive, send, call)
+
+    def _withdraw_untaken(self, _: asyncio.Task[None]) -> None:
+        """A task that was cancelled before it began, or just when the counters had answered, has taken nothing on."""
+        decision = self._decision
+        if decision is not None and not decision.cancel() and not decision.cancelled():
+            self._door.lane.withdraw(decision.result())

@@ -293,9 +293,10 @@ class GatewayProtocol(HttpToolsProtocol):
         at_once: bool = False,
     ) -> None:
         """The whole answer to it; `own` lines say its length. Only while `takes_answers`."""
-        self.express = None
+        answer = b"%b\r\n%b\r\n%b" % (answer_head(status, headers), own, body)
+        self.express = None  # From here on it has left; what cannot be said has raised before.
         write = self.write_alone if at_once else self.transport.write
-        write(b"%b\r\n%b\r\n%b" % (answer_head(status, headers), own, body))
+        write(answer)
         self.server_state.total_requests += 1
         self._rest()
 

@@ -198,9 +198,13 @@ class Express:
         if self._at_once is None:
             return self.begin(asking, None, presence)
         ask, rules = asking.ask, asking.way.rules
-        reservation = self._at_once.admit_at_once(
-            asking.request.id, demand=ask.demand, limits=rules.limits, budgets=rules.budgets, terms=ask.targets[0]
-        )
+        try:
+            reservation = self._at_once.admit_at_once(
+                asking.request.id, demand=ask.demand, limits=rules.limits, budgets=rules.budgets, terms=ask.targets[0]
+            )
+        except BaseException:
+            self.withdraw(None)
+            raise
         return self.begin(asking, reservation, presence)
 
     def admit_soon(self, asking: Asking, decided: Callable[[Reservation | None], None]) -> bool:
@@ -211,14 +215,18 @@ class Express:
         if self._soon is None:
             return False
         ask, rules = asking.ask, asking.way.rules
-        self._soon.admit_soon(
-            asking.request.id,
-            demand=ask.demand,
-            limits=rules.limits,
-            budgets=rules.budgets,
-            terms=ask.targets[0],
-            decided=decided,
-        )
+        try:
+            self._soon.admit_soon(
+                asking.request.id,
+                demand=ask.demand,
+                limits=rules.limits,
+                budgets=rules.budgets,
+                terms=ask.targets[0],
+                decided=decided,
+            )
+        except BaseException:
+            self.withdraw(None)
+            raise
         return True
 
     def begin(self, asking: Asking, reservation: Reservation | None, presence: Presence) -> Call | None:

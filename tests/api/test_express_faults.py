@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from llmgateway.api.http_exchange import answer_head
 from llmgateway.api.http_protocol import GatewayProtocol
 from llmgateway.pipeline.lean_transport import LeanTransport
 from llmgateway.pipeline.snapshot import Timeouts
@@ -142,3 +143,21 @@ async def test_what_fails_after_the_answer_has_left_is_no_second_answer(monkeypa
 
         assert len(scene.express) == 2, "the connection is as good as ever"
         assert len(await settled(scene, 2)) == 2
+
+
+async def test_an_answer_whose_head_cannot_be_said_is_an_error_and_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened() as scene:
+
+        def refused(status: int, headers: Any) -> bytes:
+            if status == 200:
+                raise RuntimeError("a header of the answer holds a line break or a NUL")
+            return answer_head(status, headers)
+
+        with monkeypatch.context() as broken:
+            broken.setattr("llmgateway.api.http_protocol.answer_head", refused)
+            async with asyncio.timeout(2):
+                assert (await scene.ask()).status_code == 500
+        assert (await scene.ask()).json() == CHAT
+
+        assert len(scene.express) == 2
+        assert scene.house.gateway.turns.taken == 0

@@ -152,6 +152,36 @@ async def test_what_is_taken_for_a_task_that_was_stopped_is_given_back() -> None
         assert not scene.house.ledger.opened
 
 
+@pytest.mark.parametrize("when", ["before_it_begins", "as_the_counters_answer"])
+async def test_a_task_that_is_stopped_at_a_bad_moment_leaves_nothing_taken(when: str) -> None:
+    budget = strict_budget(10**12)
+    async with asking(limits=(SLOTS,), budgets=(budget,)) as (scene, store, _):
+        server = server_of(scene)
+        assert server.express is not None
+        server.express.hand_over()
+        (task,) = scene.state.tasks
+        if when == "as_the_counters_answer":
+            await asyncio.sleep(0)
+            store.go_on()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if when == "before_it_begins":
+            store.go_on()
+
+        await nothing_is_held(scene, budget)
+        assert not scene.house.ledger.opened
+
+
+async def test_counters_with_a_fault_of_their_own_keep_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(counters=Elsewhere) as scene:
+        monkeypatch.setattr(scene.house.store, "admit_soon", lambda *_, **__: 1 / 0)
+
+        assert (await scene.ask()).status_code == 200
+
+        assert not scene.express
+        await nothing_is_held(scene)
+
+
 async def test_a_refusal_is_told_by_the_long_way() -> None:
     async with opened(who=key(limits=(PER_MINUTE,)), counters=Elsewhere) as scene:
         assert (await scene.ask()).status_code == 200
