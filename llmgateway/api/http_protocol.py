@@ -112,6 +112,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """The event loop closes the connection next; what was said before must be on its way."""
+        if self.express is not None:
+            self.express.hand_over()  # What it said next would be lost in part: the outbox drops it, `write_alone` does not.
         self._departing.laid_off()
 
     def handle_websocket_upgrade(self) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import socket
+from collections import deque
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmgateway.api.http_protocol import GatewayProtocol
 from llmgateway.pipeline.snapshot import Timeouts
-from tests.api.express_scene import EVENTS, HANG, OK, QUESTION, ROLE, STREAM, chunked, opened
+from tests.api.express_scene import EVENTS, HANG, OK, QUESTION, ROLE, STREAM, chunked, opened, until
 from tests.api.test_express import long_way, settled, timeless
+from tests.gateways import SECRET
 
 ERROR = b'data: {"error":{"message":"too much","code":503}}\n\n'
 
@@ -126,3 +132,49 @@ async def test_a_slow_reader_gets_all_of_a_long_stream() -> None:
         assert size == 60 * len(event) + len(EVENTS) - len(EVENTS.split(b"\n\n")[2]) - 2
         (row,) = await settled(scene)
         assert (row["status"], row["output"]) == ("completed", 5)
+
+
+async def test_a_client_that_says_no_more_and_reads_slowly_gets_no_stream_with_a_hole_in_it() -> None:
+    """What still waits for it keeps the connection for a while, in which nothing, or all, may follow."""
+    events = [b'data: {"choices":[{"delta":{"content":"%03d%b"}}]}\n\n' % (n, b"x" * 3000) for n in range(60)]
+    pieces = [part for event in events for part in (event, b": and ", b"so on\n\n")]
+    async with opened(chunked(*pieces), pause_s=0.002) as scene:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, scene.address)
+            await until(lambda: len(scene.state.connections) == 2)
+            all_of_them = [each for each in scene.state.connections if isinstance(each, GatewayProtocol)]
+            (server,) = [each for each in all_of_them if each.client == client.getsockname()]
+            server.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            said, scene.upstream.script = scene.upstream.script, deque()
+            for _ in range(2):
+                await loop.sock_sendall(client, raw_request(QUESTION))
+                while not (await loop.sock_recv(client, 65_536)).endswith(b"}"):
+                    pass
+            scene.upstream.script = said
+            await loop.sock_sendall(client, raw_request({**QUESTION, "stream": True}))
+            await until(lambda: server.unread > 15_000)
+            assert server.express is not None
+
+            client.shutdown(socket.SHUT_WR)
+            await until(server.transport.is_closing)
+            await asyncio.sleep(0.05)
+            heard = b""
+            while piece := await loop.sock_recv(client, 65_536):
+                heard += piece
+
+        numbers = [int(number) for number in re.findall(rb'"content":"(\d+)', heard)]
+        assert numbers == list(range(len(numbers)))
+        assert heard.count(b": and so on") in {len(numbers), len(numbers) - 1}
+        await until(lambda: scene.house.gateway.turns.taken == 0)
+
+
+def raw_request(question: dict[str, Any]) -> bytes:
+    body = json.dumps(question).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {SECRET}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
