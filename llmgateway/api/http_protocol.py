@@ -16,12 +16,14 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, service_unavailable
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl, service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llmgateway.api import early_refusals
@@ -65,45 +67,73 @@ class _Nowhere(list[tuple[bytes, bytes]]):
 _nowhere = _Nowhere()
 
 
-class GatewayProtocol(HttpToolsProtocol):
-    """A client's connection."""
+_NOBODY: Any = ()
+"""Requests that wait behind the one that is answered. Few connections ever have any."""
 
-    _answering: RequestResponseCycle | None = None
-    """The request that is being answered; `cycle` is the one that came last."""
-    _departing: Departing
-    write_alone: Callable[[bytes], None]
-    """To the client, while it takes answers, and without waiting for what others write in this turn of the event loop."""
-    _stage = _NOTHING
-    _upgrades = False
-    """The present request becomes a WebSocket."""
-    _is_idle = True
-    _is_slow = False
-    """It stands among the connections whose head has not come yet."""
-    _has_slow_body = False
-    """The same of those whose body has not."""
-    _arrival = _first = 0
-    """Bytes that came together, now and when the present request began."""
-    _came = 0
-    """Bytes that came since, whoseever those of its first arrival are."""
-    _body_came = 0
-    _verdict = Verdict.WELCOME
-    _is_welcome = True
-    _address = ""
-    _known: weakref.ref[KnownHead] | None = None
-    """The head of the latest request that came whole, if it is still remembered."""
-    express: ExpressRequest | None = None
-    """The request that is being answered, if it has no task."""
-    _new_heads = 0
-    """How many came one after the other that were not the one before."""
+
+class _Flow(FlowControl):
+    """uvicorn's, with an event only where somebody waits."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.read_paused = self.write_paused = False
+
+    @cached_property
+    def _is_writable_event(self) -> asyncio.Event:  # type: ignore[override]  # made when it is first asked for
+        event = asyncio.Event()
+        if not self.write_paused:
+            event.set()
+        return event
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """A client's connection. What it has beside uvicorn's stands in slots: an object of more than 30 attributes takes
+    another kilobyte for their names, and there may be thousands.
+    """
+
+    __slots__ = (
+        "_address", "_answering", "_arrival", "_body_came", "_came", "_connections", "_departing", "_first",
+        "_has_slow_body", "_is_idle", "_is_slow", "_is_welcome", "_known", "_new_heads", "_stage", "_upgrades", "_verdict",
+        "express", "write_alone",
+    )  # fmt: skip
 
     def __init__(self, *arguments: Any, connections: Connections | None = None, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.pipeline = _NOBODY
         self._connections = connections or Connections(Bounds(keep_alive_s=self.timeout_keep_alive))
+        self._answering: RequestResponseCycle | None = None
+        """The request that is being answered; `cycle` is the one that came last."""
+        self._departing: Departing
+        self.write_alone: Callable[[bytes], None]
+        """To the client, while it takes answers, and without waiting for what others write in this turn of the event loop."""
+        self._stage = _NOTHING
+        self._upgrades = False
+        """The present request becomes a WebSocket."""
+        self._is_idle = True
+        self._is_slow = False
+        """It stands among the connections whose head has not come yet."""
+        self._has_slow_body = False
+        """The same of those whose body has not."""
+        self._arrival = self._first = 0
+        """Bytes that came together, now and when the present request began."""
+        self._came = 0
+        """Bytes that came since, whoseever those of its first arrival are."""
+        self._body_came = 0
+        self._verdict = Verdict.WELCOME
+        self._is_welcome = True
+        self._address = ""
+        self._known: weakref.ref[KnownHead] | None = None
+        """The head of the latest request that came whole, if it is still remembered."""
+        self.express: ExpressRequest | None = None
+        """The request that is being answered, if it has no task."""
+        self._new_heads = 0
+        """How many came one after the other that were not the one before."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         self._departing = Departing(transport)
         self.write_alone = self._departing.write_alone
         super().connection_made(cast("asyncio.Transport", self._departing))
+        self.flow = _Flow(self.transport)
         self._address = self.client[0] if self.client else ""
         self._verdict = self._connections.enter(self, self._address)
         self._is_welcome = self._verdict is Verdict.WELCOME
@@ -172,6 +202,7 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             # A client that does not wait for the answer before its next request.
             self.flow.pause_reading()
+            self.pipeline = self.pipeline or deque()
             self.pipeline.appendleft((self.cycle, cast("Any", app)))
 
     def _app_for(self, path: str) -> Any:
