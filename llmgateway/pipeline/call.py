@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,7 +23,7 @@ from llmgateway.pipeline.metering import (
 )
 from llmgateway.pipeline.protocols import Record, Reservation, Tokens
 from llmgateway.pipeline.requests import ModelRequest, Presence
-from llmgateway.pipeline.route_rules import HedgeRule, Patience
+from llmgateway.pipeline.route_rules import HedgeRule, with_patience
 from llmgateway.pipeline.rules import NO_VIA
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Timeouts
 from llmgateway.pipeline.upstream import has_reached_provider
@@ -127,7 +125,7 @@ class Call:
             return deployment.timeouts
         for alias in self.deciding(deployment):
             if alias.patience is not None:
-                return _with_patience(deployment.timeouts, alias.patience)
+                return with_patience(deployment.timeouts, alias.patience)
         return deployment.timeouts
 
     def deciding(self, deployment: Deployment) -> Sequence[Alias]:
@@ -494,14 +492,3 @@ class Rival(msgspec.Struct):
 
     reservation: Reservation
     held_pico_usd: int
-
-
-@lru_cache(maxsize=4096)
-def _with_patience(timeouts: Timeouts, patience: Patience) -> Timeouts:
-    """`timeouts` of a deployment, in whose place an alias has others."""
-    own = {
-        "first_token_s": patience.first_token_s,
-        "idle_s": patience.idle_s,
-        "total_s": patience.total_s,
-    }
-    return replace(timeouts, **{name: value for name, value in own.items() if value is not None})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmgateway.cel import Program
+    from llmgateway.pipeline.snapshot import Timeouts
 
 
 class FallbackCause(enum.StrEnum):
@@ -61,6 +63,13 @@ class Patience:
     first_token_s: float | None = None
     idle_s: float | None = None
     total_s: float | None = None
+
+
+@lru_cache(maxsize=4096)
+def with_patience(timeouts: Timeouts, patience: Patience) -> Timeouts:
+    """`timeouts` of a deployment, in whose place an alias has others."""
+    own = {"first_token_s": patience.first_token_s, "idle_s": patience.idle_s, "total_s": patience.total_s}
+    return replace(timeouts, **{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)
