@@ -24,8 +24,10 @@ class ExpressStream:
     __slots__ = (
         "_call",
         "_connection",
+        "_exchange",
         "_gateway",
         "_held",
+        "_now",
         "_outgoing",
         "_raw",
         "_scanner",
@@ -39,6 +41,8 @@ class ExpressStream:
         self._gateway = gateway
         self._call = call
         self._connection = connection
+        self._exchange = call.exchange
+        self._now = gateway.clock.monotonic
         strips = deployment.inject_usage and not head.asked_for_usage
         self._outgoing = Outgoing(call.request.dialect, b"", (), strip_usage=strips)
         scanner = self._outgoing.scanner()
@@ -103,11 +107,11 @@ class ExpressStream:
 
     def read_piece(self, piece: bytes) -> bytes:
         """What the client gets of a piece that nobody else has seen. What it ends is settled by then."""
-        call, scanner = self._call, self._scanner
-        call.exchange.waiting_since = call.now()
+        scanner = self._scanner
+        self._exchange.waiting_since = self._now()
         onward = scanner.feed(piece)
         if scanner.done:
-            settle_stream(call, scanner, "")
+            settle_stream(self._call, scanner, "")
         return onward
 
     def settle_what_is_over(self) -> bytes:

@@ -20,11 +20,12 @@ class Outbox:
     Whoever writes to a transport beside it, or closes it, calls `flush` before; a `Departing` transport does.
     """
 
-    __slots__ = ("_loop", "_waiting")
+    __slots__ = ("_loop", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self.waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
+        """Nobody else changes it."""
 
     @staticmethod
     def of(loop: asyncio.AbstractEventLoop) -> Outbox:
@@ -35,7 +36,7 @@ class Outbox:
         return found
 
     def put(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        waiting = self._waiting
+        waiting = self.waiting
         waiting.append((transport, data))
         if len(waiting) == 1:
             self._loop.call_soon(self.flush)
@@ -44,14 +45,14 @@ class Outbox:
 
     def put_alone(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         """The same where nothing else is expected: it leaves at once, unless something waits before it."""
-        if self._waiting:
+        if self.waiting:
             self.put(transport, data)
         else:
             transport.write(data)
 
     def flush(self) -> None:
         """Send everything now. What is meant for a connection that has ended meanwhile is dropped."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         for transport, data in waiting:
             if not transport.is_closing():
                 transport.write(data)
@@ -75,7 +76,11 @@ class Departing:
 
     def write_alone(self, data: bytes) -> None:
         """`write` where nothing would wait with it."""
-        self._outbox.put_alone(self._transport, data)
+        outbox = self._outbox
+        if outbox.waiting:
+            outbox.put(self._transport, data)
+        else:
+            self._transport.write(data)
 
     def close(self) -> None:
         self._outbox.flush()
