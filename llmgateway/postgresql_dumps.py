@@ -122,7 +122,7 @@ def restore_dump(url: str, file: Path, *, replace: bool) -> None:
         _replay(url, _make_room(wanted, replace=replace), f"--use-list={listed.name}", str(file))
 
 
-_PSQL = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1")
+_PSQL = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--set=SHOW_CONTEXT=never")
 _SCHEMAS = "SELECT nspname FROM pg_namespace"
 _PATIENCE = "SET LOCAL client_min_messages = error; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s';"
 """Whoever still uses the tables is waited for, and not for ever."""
@@ -182,13 +182,9 @@ def _tool(name: str) -> str:
 
 
 def _reason(name: str, said: IO[str]) -> str:
-    """What a tool wrote when it failed, in one line, but for where in our own block that was."""
+    """What a tool wrote when it failed, in one line."""
     said.seek(0)
-    lines = [
-        re.sub(rf"^{name}:(?:<stdin>:\d+:)?", "", line).strip()
-        for line in said
-        if line.strip() and "CONTEXT: " not in line
-    ]
+    lines = [re.sub(rf"^{name}:(?:<stdin>:\d+:)?", "", line).strip() for line in said if line.strip()]
     # The second line often says what the first is about: the versions that do not fit, or what depends on a table.
     return f"{name} failed: {' '.join(lines[:2]) or 'no reason was given'}"
 
