@@ -84,7 +84,7 @@ def request_of(
         headers=inbound.forwarded,
         client_ip=exchange.client_ip,
         client_request_id=inbound.client_request_id,
-        end_user=inbound.end_user or (head.user or "")[:200],
+        end_user=inbound.end_user or head.end_user,
         started_at=exchange.started_at,
         received=exchange.received,
         authenticated=authenticated,

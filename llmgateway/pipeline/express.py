@@ -173,7 +173,7 @@ class Express:
             headers=asker.headers,
             client_ip=asker.client_ip,
             client_request_id=asker.client_request_id,
-            end_user=asker.end_user or (head.user or "")[:200],
+            end_user=asker.end_user or head.end_user,
             started_at=now,
             received=received,
             authenticated=authenticated,

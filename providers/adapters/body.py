@@ -45,6 +45,8 @@ class RequestHead(msgspec.Struct, frozen=True):
     thinking: JSONObject | None = None
     n: Annotated[int, msgspec.Meta(le=MAX_CHOICES)] | None = None
     user: str | None = None
+    safety_identifier: str | None = None
+    """What OpenAI puts in the place of `user`."""
     messages: msgspec.Raw = msgspec.Raw(b"")
     """As it stands in the body, as do the next two; empty if absent."""
     input: msgspec.Raw = msgspec.Raw(b"")
@@ -55,6 +57,11 @@ class RequestHead(msgspec.Struct, frozen=True):
         """The caller wants the usage chunk in the stream; otherwise it must not see one."""
         # "false" and the like are true in Python alone: whoever sends them gets usage asked for as if they had not.
         return (self.stream_options or {}).get("include_usage") is True
+
+    @property
+    def end_user(self) -> str:
+        """The person behind the request, as far as its body says; may be empty."""
+        return (self.user or self.safety_identifier or "")[:200]
 
     @property
     def choices(self) -> int:

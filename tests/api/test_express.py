@@ -411,3 +411,21 @@ async def left_behind(ask: Callable[[], Awaitable[object]]) -> set[str]:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("said", "who"),
+    [
+        pytest.param({"safety_identifier": "p1"}, "p1", id="safety_identifier"),
+        pytest.param({"user": "u1", "safety_identifier": "p1"}, "u1", id="both"),
+        pytest.param({"safety_identifier": None}, "", id="null"),
+        pytest.param({"safety_identifier": "x" * 300}, "x" * 200, id="long"),
+    ],
+)
+async def test_the_person_behind_a_request_is_in_its_row_on_both_ways(said: dict[str, Any], who: str) -> None:
+    async with opened() as scene:
+        await scene.ask(**said)
+        await long_way(scene, **said)
+
+        assert scene.express == ["taken"]
+        assert [row["end_user"] for row in await settled(scene, 2)] == [who, who]
