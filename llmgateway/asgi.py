@@ -10,7 +10,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmgateway.settings")
 
 from django.core.asgi import get_asgi_application
 
-django_application: Any = get_asgi_application()
+_django: Any = get_asgi_application()
 
 # These need Django to be set up.
 from channels.auth import AuthMiddlewareStack  # noqa: E402
@@ -21,9 +21,11 @@ from dashboard.routing import websocket_urlpatterns  # noqa: E402
 from llmgateway import wiring  # noqa: E402
 from llmgateway.api.app import is_data_plane, is_ours  # noqa: E402
 from llmgateway.api.asgi_types import Receive, Scope, Send  # noqa: E402
+from llmgateway.page_turns import PageTurns  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
+django_application = PageTurns(_django)
 routes: Any = websocket_urlpatterns
 websocket_application: Any = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routes)))
 
