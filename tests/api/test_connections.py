@@ -464,6 +464,8 @@ class TestNumbers:
 
 
 class TestMemory:
+    # It collects garbage, that of tests before it included: what those left open is not its business.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     async def test_nothing_of_a_request_is_kept_while_the_client_is_silent(self, connections: Connections) -> None:
         class Marker(bytes):
             pass
