@@ -109,7 +109,12 @@ def test_the_thread_looks_by_itself_and_ends_when_told() -> None:
 
 
 def test_one_that_was_not_started_can_be_stopped() -> None:
-    Returning().stop()
+    returning = Returning()
+
+    returning.stop()
+
+    assert returning._stopping.is_set()
+    assert not returning._thread.is_alive()
 
 
 @GLIBC
