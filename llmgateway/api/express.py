@@ -251,7 +251,7 @@ class ExpressRequest:
                 return
             onward = b""
             self._server.start_express(200, stream.headers, stream.lines() + self._always(), first)
-            connection.onward = self._pass_on
+            connection.onward = stream.passer(self._server.flow, self._server.write_alone, self._fail_amid_stream)
         last = stream.settle_what_is_over()
         if onward:
             self._server.send_express(onward)
@@ -265,24 +265,9 @@ class ExpressRequest:
         elif connection.error is not None:
             self.hand_over()
 
-    def _pass_on(self, piece: bytes, framed: bytes) -> bool:
-        """Nearly all there is to do for a piece of a stream that flows."""
-        stream, server = self._stream, self._server
-        assert stream is not None
-        if server.flow.write_paused:
-            return False
-        try:
-            onward = stream.read_piece(piece)
-        except Exception:
-            logger.exception("a stream failed inside the gateway", extra={"request_id": self.call.request.id})
-            assert self.call.sent is not None
-            self._fail(self.call.sent.connection)
-            return True
-        if onward is piece:
-            server.write_alone(framed)
-        elif onward:
-            server.send_express(onward)
-        return True
+    def _fail_amid_stream(self) -> None:
+        assert self.call.sent is not None
+        self._fail(self.call.sent.connection)
 
     def _fail(self, connection: Connection) -> None:
         """The gateway itself has a fault."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from llmgateway.pipeline.obtaining import HELD_BACK_BYTES
 from llmgateway.pipeline.own_headers import STREAM_LINES, gateway_lines
 from llmgateway.pipeline.streaming import Answer, settle_stream, stream_output
 from llmgateway.pipeline.translation import Outgoing
 from llmgateway.pipeline.upstream import UpstreamAnswer, headers_for_client
+from providers.adapters.dialects.base import PassesChunks
 
 if TYPE_CHECKING:
     from llmgateway.pipeline.call import Call
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
     from llmgateway.pipeline.header_lines import HeaderLines
     from llmgateway.pipeline.lean_connection import Connection
     from llmgateway.pipeline.upstream import RawHeaders
+
+logger = logging.getLogger(__name__)
+
+
+class Flow(Protocol):
+    """Of what goes to the client."""
+
+    write_paused: bool
 
 
 class ExpressStream:
@@ -105,14 +116,41 @@ class ExpressStream:
         call.exchange.waiting_since = call.now()
         return self._scanner.feed(connection.take())
 
-    def read_piece(self, piece: bytes) -> bytes:
-        """What the client gets of a piece that nobody else has seen. What it ends is settled by then."""
-        scanner = self._scanner
-        self._exchange.waiting_since = self._now()
-        onward = scanner.feed(piece)
-        if scanner.done:
-            settle_stream(self._call, scanner, "")
-        return onward
+    def passer(
+        self, flow: Flow, write: Callable[[bytes], None], failed: Callable[[], None]
+    ) -> Callable[[bytes, int], bool]:
+        """For chunks that nobody else has seen: nearly all there is to do for a piece of a stream that flows.
+
+        What is looked up for each of them is looked up once. `failed` is called where the gateway has a fault.
+        """
+        exchange, now, scanner = self._exchange, self._now, self._scanner
+        passes = scanner.passes if isinstance(scanner, PassesChunks) else None
+
+        def pass_on(chunk: bytes, size: int) -> bool:
+            if flow.write_paused:
+                return False
+            try:
+                exchange.waiting_since = now()
+                if passes is not None and passes(chunk, size):
+                    write(chunk)
+                elif onward := self._read_chunk(chunk, size):
+                    write(onward)
+            except Exception:
+                logger.exception("a stream failed inside the gateway", extra={"request_id": self._call.request.id})
+                failed()
+            return True
+
+        return pass_on
+
+    def _read_chunk(self, chunk: bytes, size: int) -> bytes:
+        """What the client gets, framed. What it ends is settled by then."""
+        piece = chunk[-2 - size : -2]
+        onward = self._scanner.feed(piece)
+        if self._scanner.done:
+            settle_stream(self._call, self._scanner, "")
+        if onward is piece:
+            return chunk
+        return b"%x\r\n%b\r\n" % (len(onward), onward) if onward else b""
 
     def settle_what_is_over(self) -> bytes:
         """Settle the call if the stream has said its last; what the client gets behind all the rest."""

@@ -27,17 +27,26 @@ SLICE_BYTES = 65_536
 _RESETS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 
 
-_SIZES = {form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")}
-"""Of chunks, as they are written. Larger ones, and other ways to write a size, are for the parser."""
+def _beginnings(length: int) -> tuple[tuple[bytes, ...], int]:
+    """How a chunk of `length` bytes can begin, and how many of them are its content."""
+    for digits in range(1, 4):
+        size = length - digits - len(b"\r\n\r\n")
+        if size > 0 and len(b"%x" % size) == digits:
+            return (b"%x\r\n" % size, b"%X\r\n" % size), size
+    return (), 0
 
 
-def whole_chunk(data: bytes) -> bytes | None:
-    """What is in it, if `data` is one chunk of a body, no more and no less."""
-    end = data.find(b"\r\n", 0, 5)
-    size = _SIZES.get(data[:end])
-    if size is None or len(data) != end + size + 4 or not data.endswith(b"\r\n"):
-        return None
-    return data[end + 2 : -2]
+LARGEST_CHUNK = 4096
+"""With its framing. Larger ones, and other ways to write a size, are for the parser."""
+_BEGINNINGS = [_beginnings(length) for length in range(LARGEST_CHUNK)]
+
+
+def whole_chunk(data: bytes) -> int:
+    """The size of what is in it, if `data` is one chunk of a body, no more and no less; else 0."""
+    if len(data) >= LARGEST_CHUNK:
+        return 0
+    beginnings, size = _BEGINNINGS[len(data)]
+    return size if data.startswith(beginnings) and data.endswith(b"\r\n") else 0
 
 
 class _HeadIsAllError(Exception):
@@ -77,11 +86,11 @@ class Connection(asyncio.Protocol):
         """Called when pieces of the body have come, in place of waking the reader; it is woken when this returns False."""
         self.watcher: Callable[[], None] | None = None
         """Called whenever something has changed, in place of a reader that waits."""
-        self.onward: Callable[[bytes, bytes], bool] | None = None
-        """Called with a piece of the body, and with its framing, where one whole chunk arrived by itself, as most streams send
-        them: neither the parser nor the watcher is troubled with it. False: they are."""
+        self.onward: Callable[[bytes, int], bool] | None = None
+        """Called with a chunk of the body and the size of its content, where one whole chunk arrived by itself, as most
+        streams send them: neither the parser nor the watcher is troubled with it. False: they are."""
         self._is_between = False
-        """The parser has come to the end of a chunk, and nothing of the next one has been seen."""
+        """An exchange is running, the parser has come to the end of a chunk, and nothing of the next one has been seen."""
         self.idle_since = 0.0
         self._reset()
 
@@ -172,6 +181,7 @@ class Connection(asyncio.Protocol):
         if self.is_closed:
             return
         self.is_closed = True
+        self._is_between = False
         self._unsent = None
         self._transport.abort()
         self._on_closed(self)
@@ -194,25 +204,30 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_between and self.onward is not None and len(data) < LARGEST_CHUNK:
+            # As `whole_chunk`; this runs for every piece of every stream.
+            beginnings, size = _BEGINNINGS[len(data)]
+            if data.startswith(beginnings) and data.endswith(b"\r\n") and self.onward(data, size):
+                return
         if not self.is_busy or self.is_complete or self.is_closed or self._parser is None:
             # Nobody asked for this: whatever it is, it must not become the next request's answer.
             self.is_reusable = False
             if not self.is_busy:
                 self.close()
             return
-        piece = None
-        if self.onward is not None:
-            piece = whole_chunk(data)
-            if piece is not None and self._is_between and self.onward(piece, data):
-                return
         self._parse(self._parser, data)
-        self._is_between = piece is not None and self._pieces == [piece]
+        if self.onward is not None:
+            self._is_between = self._has_parsed_whole(data)
         tap = self.tap
         if tap is not None and self._pieces and not self.is_complete and self.error is None:
             if tap():
                 return
             self.tap = None
         self._wake()
+
+    def _has_parsed_whole(self, data: bytes) -> bool:
+        size = whole_chunk(data)
+        return bool(size) and self._pieces == [data[-2 - size : -2]] and not self.is_complete and not self.is_closed
 
     def _parse(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
         self.has_begun = True

@@ -45,11 +45,15 @@ class Seen:
     done: bool
     output_chunks: int
     first_token: bool
+    received: int
 
 
 def scan(chunks: list[bytes], *, strip: bool) -> Seen:
     scanner = UsageScanner(strip)
-    forwarded = b"".join([*map(scanner.feed, chunks), scanner.finish()])
+    return seen(scanner, b"".join([*map(scanner.feed, chunks), scanner.finish()]))
+
+
+def seen(scanner: UsageScanner, forwarded: bytes) -> Seen:
     return Seen(
         forwarded,
         scanner.usage_raw,
@@ -58,6 +62,7 @@ def scan(chunks: list[bytes], *, strip: bool) -> Seen:
         scanner.done,
         scanner.output_chunks,
         scanner.first_token,
+        scanner.received,
     )
 
 
@@ -138,6 +143,43 @@ lines = st.sampled_from(
 @example(b"\r\r\n" + event(USAGE_CHUNK, "\r\r"), [1, 2], True)
 def test_any_chunking_of_any_bytes_gives_the_same(stream: bytes, at: list[int], strip: bool) -> None:
     assert scan(cut(stream, at), strip=strip) == scan([stream], strip=strip)
+
+
+def scan_chunks(chunks: list[bytes], *, strip: bool) -> tuple[Seen, int]:
+    """As `scan`, each asked first whether it passes in its frame; how many did."""
+    scanner = UsageScanner(strip)
+    forwarded = bytearray()
+    passed = 0
+    for chunk in chunks:
+        if chunk and scanner.passes(b"%x\r\n%b\r\n" % (len(chunk), chunk), len(chunk)):
+            forwarded += chunk
+            passed += 1
+        else:
+            forwarded += scanner.feed(chunk)
+    return seen(scanner, bytes(forwarded) + scanner.finish()), passed
+
+
+@pytest.mark.parametrize("strip", [True, False])
+@pytest.mark.parametrize("name", STREAMS)
+def test_chunks_that_pass_in_their_frames_teach_the_same(name: str, strip: bool) -> None:
+    stream = STREAMS[name]
+    ends = [at + 1 for at in range(len(stream)) if stream[at : at + 1] == b"\n"]
+
+    assert scan_chunks(cut(stream, ends), strip=strip)[0] == scan([stream], strip=strip)
+    assert scan_chunks(cut(stream, ends[1::2]), strip=strip)[0] == scan([stream], strip=strip)
+
+
+def test_plain_events_pass_from_the_second_on() -> None:
+    told, passed = scan_chunks([event(delta())] * 4 + [event(delta(usage=None)), event(USAGE_CHUNK), DONE], strip=True)
+
+    assert passed == 4
+    assert told == scan([event(delta()) * 4 + event(delta(usage=None)) + event(USAGE_CHUNK) + DONE], strip=True)
+
+
+@given(st.lists(lines, max_size=14).map(b"".join), st.lists(st.integers(0, 10_000), max_size=12), st.booleans())
+@example(event(delta()) + b"\n" + event(USAGE_CHUNK), [len(event(delta())), len(event(delta())) + 1], True)
+def test_any_chunking_in_frames_gives_the_same(stream: bytes, at: list[int], strip: bool) -> None:
+    assert scan_chunks(cut(stream, at), strip=strip)[0] == scan([stream], strip=strip)
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=8))

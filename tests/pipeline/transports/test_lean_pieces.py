@@ -9,14 +9,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmgateway.pipeline.lean_connection import Connection, whole_chunk
+from llmgateway.pipeline.lean_connection import LARGEST_CHUNK, Connection, whole_chunk
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CHUNKS = st.sampled_from(
     [
         b"5\r\nhello\r\n", b"A\r\n0123456789\r\n", b"a\r\n5\r\nhello\r\n\r\n", b"1\r\n\n\r\n", b"3\r\n1\r\n\r\n", b"05\r\nhello\r\n", b"5;x=y\r\nhello\r\n",
         b"0\r\n\r\n", b"4\r\nhello\r\n", b"6\r\nhello\r\n", b"+5\r\nhello\r\n", b"0x5\r\nhello\r\n", b" 5\r\nhello\r\n", b"5\r\nhel", b"lo\r\n", b"\r\n", b"5\r\n", b"1e\r\n",
-        b"%x\r\n%b\r\n" % (4095, b"x" * 4095), b"%x\r\n%b\r\n" % (5000, b"y" * 5000),
+        b"%x\r\n%b\r\n" % (4088, b"x" * 4088), b"%x\r\n%b\r\n" % (4095, b"x" * 4095), b"%x\r\n%b\r\n" % (5000, b"y" * 5000),
     ]
 )  # fmt: skip
 
@@ -54,8 +54,9 @@ async def both(arrivals: list[bytes]) -> tuple[Any, Any, int]:
     body = bytearray()
     gone_on = 0
 
-    def onward(piece: bytes, framed: bytes) -> bool:
+    def onward(framed: bytes, size: int) -> bool:
         nonlocal gone_on
+        piece = framed[-2 - size : -2]
         assert framed == b"%x\r\n%b\r\n" % (len(piece), piece) or framed == b"%X\r\n%b\r\n" % (len(piece), piece)
         body.extend(piece)
         gone_on += 1
@@ -130,4 +131,13 @@ async def test_the_next_answer_on_the_connection_is_read_from_its_beginning() ->
     ],
 )
 def test_what_is_not_one_whole_chunk_is_for_the_parser(data: bytes) -> None:
-    assert whole_chunk(data) is None
+    assert whole_chunk(data) == 0
+
+
+@pytest.mark.parametrize("size", [1, 9, 10, 15, 16, 17, 255, 256, 257, 4000, LARGEST_CHUNK - 8])
+@pytest.mark.parametrize("form", [b"%x", b"%X"])
+def test_one_whole_chunk_is_told_by_its_length(size: int, form: bytes) -> None:
+    chunk = form % size + b"\r\n" + b"x" * size + b"\r\n"
+
+    assert whole_chunk(chunk) == size
+    assert whole_chunk(chunk + b"x") == whole_chunk(chunk[:-1]) == whole_chunk(b"0" + chunk) == 0
