@@ -1,33 +1,26 @@
-"""The ASGI application: data-plane paths go straight to `llmgateway.api`, everything else to Django and Channels."""
+"""The ASGI application: data-plane paths go straight to `llmgateway.api`, everything else to Django and Channels.
+
+`./gateway serve` has the pages made in a process of their own (`llmgateway.pages`); under other servers they are made here.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
-from typing import Any
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmgateway.settings")
+# It sets Django up, which the others need.
+from llmgateway.pages.applications import Pages
 
-from django.core.asgi import get_asgi_application
-
-_django: Any = get_asgi_application()
-
-# These need Django to be set up.
-from channels.auth import AuthMiddlewareStack  # noqa: E402
-from channels.routing import URLRouter  # noqa: E402
-from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
-
-from dashboard.routing import websocket_urlpatterns  # noqa: E402
-from llmgateway import wiring  # noqa: E402
-from llmgateway.api.app import is_data_plane, is_ours  # noqa: E402
-from llmgateway.api.asgi_types import Receive, Scope, Send  # noqa: E402
-from llmgateway.page_turns import PageTurns  # noqa: E402
+# isort: split
+from llmgateway import wiring
+from llmgateway.api.app import is_data_plane, is_ours
+from llmgateway.api.asgi_types import Receive, Scope, Send
+from llmgateway.page_turns import AT_ONCE
+from llmgateway.pages.relay import Relay
 
 logger = logging.getLogger(__name__)
 
-django_application = PageTurns(_django)
-routes: Any = websocket_urlpatterns
-websocket_application: Any = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routes)))
+pages = Relay(Pages(at_once=AT_ONCE))
+"""`serve` gives it a process to make them in."""
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,12 +30,12 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if await _is_for_data_plane(scope["path"]):
             await (await _runtime()).data_plane(scope, receive, send)
         else:
-            await django_application(scope, receive, send)
+            await pages(scope, receive, send)
     elif kind == "websocket":
         if await _is_for_data_plane(scope["path"]):
             await (await _runtime()).data_plane.open_socket(scope, receive, send)
         else:
-            await websocket_application(scope, receive, send)
+            await pages(scope, receive, send)
     elif kind == "lifespan":
         await _lifespan(receive, send)
 
@@ -53,6 +46,14 @@ async def _is_for_data_plane(path: str) -> bool:
 
 async def _runtime() -> wiring.Runtime:
     return wiring.current() or await wiring.start()
+
+
+async def _stop() -> None:
+    if pages.keeper is not None:
+        pages.keeper.begin_end()
+    await wiring.stop()
+    if pages.keeper is not None:
+        await pages.keeper.stop()
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
@@ -67,6 +68,6 @@ async def _lifespan(receive: Receive, send: Send) -> None:
                 return
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
-            await wiring.stop()
+            await _stop()
             await send({"type": "lifespan.shutdown.complete"})
             return

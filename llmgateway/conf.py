@@ -180,6 +180,11 @@ class Conf:
         "WORKERS", at_least_one, 1,
         "Server processes that share the port. More than one needs PostgreSQL and Redis. `--workers N` sets it.",
     )  # fmt: skip
+    pages_process = Setting(
+        "PAGES_PROCESS", one_of("auto", "never"), "auto",
+        "Admin, dashboard and management API are made in a process of their own, which runs while somebody looks; or never, "
+        "which saves its memory and lets pages slow apps' requests.",
+    )  # fmt: skip
     log_level = Setting(
         "LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info",
         "Least severe application log line that is written. Access lines are always written.",

@@ -30,7 +30,7 @@ class Siblings:
     async def start(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._own.unlink(missing_ok=True)
-        with _short(self._own) as path:
+        with short_path(self._own) as path:
             self._server = await asyncio.start_unix_server(self._answer, path)
 
     async def stop(self) -> None:
@@ -54,7 +54,7 @@ class Siblings:
     async def _ask(self, path: Path) -> bytes:
         try:
             async with asyncio.timeout(ANSWER_S):
-                with _short(path) as short:
+                with short_path(path) as short:
                     reader, writer = await asyncio.open_unix_connection(short, limit=LARGEST)
                 try:
                     return await reader.read(-1)
@@ -72,7 +72,7 @@ def _forget(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _short(path: Path) -> Iterator[str]:
+def short_path(path: Path) -> Iterator[str]:
     """`path` as short as sockets want it: through a descriptor of its folder where it is too long."""
     if len(os.fsencode(path)) <= LONGEST_PATH:
         yield str(path)

@@ -300,6 +300,7 @@ class Runtime:
             "workers": 1 if self._shared is None else self._shared.workers,
             "config_revision": self.gateway.snapshot.revision,
             "config_problems": len(self.gateway.problems),
+            "pages": _pages(),
             "webhooks": self._webhooks.facts(),
         }
 
@@ -449,13 +450,14 @@ def _prepare(conf: Conf) -> tuple[Snapshot, Seeds, list[Orphan]]:
 
 _runtime: Runtime | None = None
 _connections: Connections | None = None
+_pages: Callable[[], dict[str, Any]] = dict
 _starting = asyncio.Lock()
 
 
-def watch(connections: Connections) -> None:
-    """Show the figures of the server's connections. To be called before `start`."""
-    global _connections  # noqa: PLW0603  # As above.
-    _connections = connections
+def watch(connections: Connections, pages: Callable[[], dict[str, Any]] = dict) -> None:
+    """Show the figures of the server's connections, and who makes pages. To be called before `start`."""
+    global _connections, _pages  # As above.
+    _connections, _pages = connections, pages
 
 
 def current() -> Runtime | None:

@@ -38,6 +38,7 @@ AGAINST_THE_CLOCK = (
     "tests/e2e/",
     "tests/llmgateway/cli/",
     "tests/llmgateway/live_config/",
+    "tests/llmgateway/pages/",
     "tests/llmgateway/test_question_vectors.py",
     "tests/pipeline/test_token_counts.py",
     "tests/pipeline/transports/",

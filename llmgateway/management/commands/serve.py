@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from argparse import ArgumentParser
@@ -26,6 +27,8 @@ from llmgateway.management.preparation import (
     migrate_if_needed,
 )
 from llmgateway.memory import forget_modules
+from llmgateway.pages.keeper import Keeper
+from llmgateway.pages.place import Place
 from llmgateway.setting_sources import changed_settings
 
 UNSENT_BYTES = 128 * 1024
@@ -34,11 +37,17 @@ UNSENT_BYTES = 128 * 1024
 class GatewayServer(uvicorn.Server):
     """uvicorn that says when it is ready, and turns readiness off before it stops accepting connections."""
 
-    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, on_ready: Callable[[], None], on_stop: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_stop` is called on the event loop when the server has been told to stop."""
         super().__init__(config)
         self._on_ready = on_ready
+        self._on_stop = on_stop
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets=sockets)
         if self.started:
             for server in self.servers:
@@ -51,6 +60,8 @@ class GatewayServer(uvicorn.Server):
 
         if not self.should_exit:
             begin_shutdown()
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._on_stop)
         super().handle_exit(sig, frame)
         # uvicorn raises captured signals again when it is done, which would end us by a signal after a clean stop.
         self._captured_signals.clear()
@@ -78,13 +89,16 @@ class Command(BaseCommand):
         if not options["prepared"]:
             self.prepare(options["config"])
         # Only now: loading it reads the tables.
-        from llmgateway.asgi import application
+        from llmgateway.asgi import application, pages
         from llmgateway.wiring import watch
 
         conf = conf_module.conf
         allow_more_files()
         connections = Connections(Bounds.of(conf))
-        watch(connections)
+        keeper = Keeper(Place(conf.data_dir), grace_s=conf.shutdown_grace_s)
+        if conf.pages_process == "auto":
+            pages.keeper = keeper
+        watch(connections, pages.facts)
         config = uvicorn.Config(
             application,
             host=conf.host,
@@ -103,7 +117,8 @@ class Command(BaseCommand):
             timeout_graceful_shutdown=conf.shutdown_grace_s,
         )
         sockets = [socket.socket(fileno=options["fd"])] if options["fd"] is not None else None
-        GatewayServer(config, on_ready=lambda: self._ready(options)).run(sockets=sockets)
+        server = GatewayServer(config, on_ready=lambda: self._ready(options), on_stop=keeper.begin_end)
+        server.run(sockets=sockets)
 
     def prepare(self, config_file: str | None) -> None:
         """All that must be true before a request is answered."""
