@@ -11,7 +11,6 @@ from llmgateway.pipeline.own_headers import STREAM_LINES, gateway_lines
 from llmgateway.pipeline.streaming import Answer, settle_stream, stream_output
 from llmgateway.pipeline.translation import Outgoing
 from llmgateway.pipeline.upstream import UpstreamAnswer, headers_for_client
-from providers.adapters.dialects.base import PassesChunks
 
 if TYPE_CHECKING:
     from llmgateway.pipeline.call import Call
@@ -21,6 +20,10 @@ if TYPE_CHECKING:
     from llmgateway.pipeline.upstream import RawHeaders
 
 logger = logging.getLogger(__name__)
+
+Passes = Callable[[bytes, int], bool]
+"""Whether the next bytes of a stream, so many of them and framed as a chunk, go on as they are; then they count as fed.
+Scanners may have it as `passes`."""
 
 
 class Flow(Protocol):
@@ -124,7 +127,7 @@ class ExpressStream:
         What is looked up for each of them is looked up once. `failed` is called where the gateway has a fault.
         """
         exchange, now, scanner = self._exchange, self._now, self._scanner
-        passes = scanner.passes if isinstance(scanner, PassesChunks) else None
+        passes: Passes | None = getattr(scanner, "passes", None)
 
         def pass_on(chunk: bytes, size: int) -> bool:
             if flow.write_paused:

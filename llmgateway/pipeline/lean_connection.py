@@ -32,12 +32,13 @@ def _beginnings(length: int) -> tuple[tuple[bytes, ...], int]:
     for digits in range(1, 4):
         size = length - digits - len(b"\r\n\r\n")
         if size > 0 and len(b"%x" % size) == digits:
-            return (b"%x\r\n" % size, b"%X\r\n" % size), size
+            forms = dict.fromkeys((b"%x\r\n" % size, b"%X\r\n" % size))
+            return tuple(forms), size
     return (), 0
 
 
-LARGEST_CHUNK = 4096
-"""With its framing. Larger ones, and other ways to write a size, are for the parser."""
+LARGEST_CHUNK = 2048
+"""With its framing, of those that are told by their bytes. Larger ones, and other ways to write a size, are for the parser."""
 _BEGINNINGS = [_beginnings(length) for length in range(LARGEST_CHUNK)]
 
 

@@ -8,7 +8,7 @@ provider that speaks another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
@@ -39,14 +39,6 @@ class StreamScanner(Protocol):
 
     def estimated_output(self, chars_per_token: float) -> int:
         """Tokens so far, of a stream that did not say."""
-
-
-@runtime_checkable
-class PassesChunks(Protocol):
-    """A scanner that can tell whole chunks of which nothing is to be learnt by their bytes, framed as they came."""
-
-    def passes(self, chunk: bytes, size: int) -> bool:
-        """Whether the next `size` bytes of the stream, framed as `chunk`, go on as they are; then they count as fed."""
 
 
 class StreamReader(Protocol):

@@ -16,7 +16,7 @@ CHUNKS = st.sampled_from(
     [
         b"5\r\nhello\r\n", b"A\r\n0123456789\r\n", b"a\r\n5\r\nhello\r\n\r\n", b"1\r\n\n\r\n", b"3\r\n1\r\n\r\n", b"05\r\nhello\r\n", b"5;x=y\r\nhello\r\n",
         b"0\r\n\r\n", b"4\r\nhello\r\n", b"6\r\nhello\r\n", b"+5\r\nhello\r\n", b"0x5\r\nhello\r\n", b" 5\r\nhello\r\n", b"5\r\nhel", b"lo\r\n", b"\r\n", b"5\r\n", b"1e\r\n",
-        b"%x\r\n%b\r\n" % (4088, b"x" * 4088), b"%x\r\n%b\r\n" % (4095, b"x" * 4095), b"%x\r\n%b\r\n" % (5000, b"y" * 5000),
+        b"%x\r\n%b\r\n" % (2040, b"x" * 2040), b"%x\r\n%b\r\n" % (2047, b"x" * 2047), b"%x\r\n%b\r\n" % (5000, b"y" * 5000),
     ]
 )  # fmt: skip
 
@@ -134,7 +134,7 @@ def test_what_is_not_one_whole_chunk_is_for_the_parser(data: bytes) -> None:
     assert whole_chunk(data) == 0
 
 
-@pytest.mark.parametrize("size", [1, 9, 10, 15, 16, 17, 255, 256, 257, 4000, LARGEST_CHUNK - 8])
+@pytest.mark.parametrize("size", [1, 9, 10, 15, 16, 17, 255, 256, 257, LARGEST_CHUNK - 8])
 @pytest.mark.parametrize("form", [b"%x", b"%X"])
 def test_one_whole_chunk_is_told_by_its_length(size: int, form: bytes) -> None:
     chunk = form % size + b"\r\n" + b"x" * size + b"\r\n"
