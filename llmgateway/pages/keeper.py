@@ -181,7 +181,7 @@ class Keeper:
 
     def _note_failure(self, what: str, advice: str) -> None:
         self._failures += 1
-        delay = min(2.0**self._failures, LONGEST_DELAY_S)
+        delay = min(2.0 ** (self._failures - 2), LONGEST_DELAY_S)
         self._not_before = asyncio.get_running_loop().time() + delay
         if self._failures == TELL_AFTER:
             logger.error(

@@ -411,3 +411,24 @@ async def test_a_stop_lets_every_worker_finish_its_streams(host: Host) -> None:
     assert await stopping == 0
     ids = {answer.headers["x-request-id"] for answer in answers}
     assert {row["status"] for row in host.usage() if row["request_id"] in ids} == {"completed"}
+
+
+async def test_one_process_makes_the_pages_of_all_workers(host: Host) -> None:
+    made = wait_for(lambda: makers(host), "the same process behind every worker", within_s=30, pause_s=0.1)
+    asking = [pid for pid in descendants(host.gateway.process.pid) if b"llmgateway.pages" in command_of(pid)]
+
+    assert asking == made
+
+
+def makers(host: Host) -> list[int]:
+    """The process that made a page for each of so many connections that every worker had some; none while they differ."""
+    found = set()
+    for _ in range(20):
+        with httpx.Client(base_url=host.url, timeout=20) as client:
+            assert client.get("/login/").status_code == 200
+            found.add(client.get("/health").json()["pages"]["pid"])
+    return list(found) if len(found) == 1 and 0 not in found else []
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
