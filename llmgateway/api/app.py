@@ -52,7 +52,7 @@ class DataPlane:
         self._addresses = ClientAddress(tuple(conf.trusted_proxies))
         self._cors = Cors(tuple(conf.cors_origins))
         self.ids = RequestIds()
-        self.express = ExpressDoor(self, gateway, self._addresses)
+        self.express = ExpressDoor(self, gateway, self._reader, self._addresses)
         self._body_timeout_s = conf.request_body_timeout_s
         health_pages = health.HealthPages(status, details=conf.health_details)
         self._kept = kept.KeptSurface(gateway, gateway.responses.book)

@@ -1,6 +1,6 @@
 """Ordinary requests on ordinary connections, answered where their bytes arrive: `pipeline.express` behind HTTP.
 
-A request comes here if its connection has said the same head before. Whatever is not ordinary about it goes the way of
+A request comes here if its head was said before. Whatever is not ordinary about it goes the way of
 all others, by itself or from here: then it gets a task, as if it had just come, and goes on where it stands.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.calls import call_model
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmgateway.api.addresses import ClientAddress
     from llmgateway.api.app import DataPlane
     from llmgateway.api.http_protocol import GatewayProtocol
-    from llmgateway.api.inbound import Inbound
+    from llmgateway.api.inbound import Inbound, InboundReader
     from llmgateway.api.known_heads import KnownHead
     from llmgateway.api.routes import Route
     from llmgateway.pipeline.call import Call
@@ -34,36 +34,38 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_ASKERS = 2000
-"""Pairs of a head and an address that it comes from, of which we remember what follows; then all are looked at again.
-
-With their heads, 4 KB each at most, they take some 30 MB at most.
-"""
+_ODD: Final = object()
+"""In place of who asks: there is something about the head that must be looked at each time."""
 
 
 class ExpressDoor:
     """One per process, used from the event loop alone."""
 
-    def __init__(self, data_plane: DataPlane, gateway: Gateway, addresses: ClientAddress) -> None:
+    def __init__(
+        self, data_plane: DataPlane, gateway: Gateway, reader: InboundReader, addresses: ClientAddress
+    ) -> None:
         self.data_plane = data_plane
         self.lane = Express(gateway)
         self._gateway = gateway
-        self._generation = gateway.generation
+        self._reader = reader
         self._addresses = addresses
-        self._askers: dict[tuple[KnownHead, str], Asker | None] = {}
+
+    def knows(self, head: KnownHead, scope: Scope) -> bool:
+        """Read a new head, which was parsed into `scope`; whether its secret is that of a key."""
+        said = {"headers": scope["headers"], "query_string": scope["query_string"]}
+        head.reading = inbound = self._reader.read(said)
+        return inbound.secret is not None and self._gateway.known_key(inbound.secret) is not None
 
     def begin(self, server: GatewayProtocol, known: KnownHead, body: bytes) -> bool:
         """Take a request on. False: nothing has happened, and it is for the others."""
-        if self._generation != self._gateway.generation:
-            self._generation = self._gateway.generation
-            self._askers.clear()  # They hold what was configured before.
-        address = server.client[0] if server.client else ""
-        try:
-            asker = self._askers[known, address]
-        except KeyError:
-            asker = self._asker(server, known, address)
+        asker = known.asker
         if asker is None:
+            asker = known.asker = self._asker(known)
+        if asker is _ODD:
             return False
+        address = server.client[0] if server.client else ""
+        if asker.address != address:
+            asker.move(address, self._addresses.of({"client": server.client}, known.reading.forwarded_for))
         try:
             asking = self.lane.ask(asker, body, self.data_plane.ids.next())
             if asking is None:
@@ -82,32 +84,25 @@ class ExpressDoor:
         request.send(call)
         return True
 
-    def _asker(self, server: GatewayProtocol, known: KnownHead, address: str) -> Asker | None:
-        """None: it says something that must be looked at each time, or nobody has read it yet."""
+    def _asker(self, known: KnownHead) -> Asker | object:
+        """Of no address yet, or `_ODD`."""
         inbound: Inbound | None = known.reading
-        if inbound is None:
-            return None
-        if len(self._askers) >= MOST_ASKERS:
-            self._askers.clear()
-        asker = None
         route = self.data_plane.fixed_route(known.scope["path"])
-        if route is not None and self.lane.is_open and _is_ordinary(known, route, inbound):
-            dialect = route.dialect
-            if inbound.speaks:
-                dialect = inbound.speaks.get(dialect.name, dialect)
-            asker = Asker(
-                path=route.label,
-                dialect=dialect,
-                secret=inbound.secret or b"",
-                headers=inbound.forwarded,
-                client_ip=self._addresses.of({"client": server.client}, inbound.forwarded_for),
-                client_request_id=inbound.client_request_id,
-                end_user=inbound.end_user,
-                session=inbound.session,
-                task_type=inbound.task_type,
-            )
-        self._askers[known, address] = asker
-        return asker
+        if inbound is None or route is None or not self.lane.is_open or not _is_ordinary(known, route, inbound):
+            return _ODD
+        dialect = route.dialect
+        if inbound.speaks:
+            dialect = inbound.speaks.get(dialect.name, dialect)
+        return Asker(
+            path=route.label,
+            dialect=dialect,
+            secret=inbound.secret or b"",
+            headers=inbound.forwarded,
+            client_request_id=inbound.client_request_id,
+            end_user=inbound.end_user,
+            session=inbound.session,
+            task_type=inbound.task_type,
+        )
 
 
 def _is_ordinary(known: KnownHead, route: Route, inbound: Inbound) -> bool:

@@ -3,7 +3,7 @@
 Requests, upgrades and pipelining stay uvicorn's. What differs:
 
 - Answers go the short way of `http_exchange`.
-- A request whose head this connection has said before is not parsed again (`known_heads`).
+- A request whose head was said before, by this connection or another, is not parsed again (`known_heads`).
 - What several requests say in one turn of the event loop is sent one after the other at its end.
 - A body that arrived whole with its head is handed over in the scope, so that nobody has to wait for it.
 
@@ -50,8 +50,10 @@ OPERATORS = ("/health", "/metrics", "/admin/", "/manage/", "/static/")
 
 HEAD_TOO_LARGE = early_refusals.head_too_large(MAX_HEADERS, MAX_HEAD_BYTES)
 
-MOST_NEW_HEADS = 4
-"""A connection that says so many heads one after the other, each of them new, is not listened to for known ones."""
+MOST_NEW_HEADS = 32
+"""Of a connection that says more heads one after the other, each of them new, few are remembered: they may never come again."""
+NEW_HEADS_EACH = 4
+"""One in so many is: they may also be those of many clients behind a proxy, which all come again."""
 
 _NOTHING, _HEAD, _BODY, _WHOLE = range(4)
 """How much of a request has arrived."""
@@ -123,11 +125,11 @@ class GatewayProtocol(HttpToolsProtocol):
         self._is_welcome = True
         self._address = ""
         self._known: weakref.ref[KnownHead] | None = None
-        """The head of the latest request that came whole, if it is still remembered."""
+        """The head of the latest request that came whole, if it is still remembered. It is the first that is looked for."""
         self.express: ExpressRequest | None = None
         """The request that is being answered, if it has no task."""
         self._new_heads = 0
-        """How many came one after the other that were not the one before."""
+        """How many came one after the other that were not known."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         self._departing = Departing(transport)
@@ -296,7 +298,11 @@ class GatewayProtocol(HttpToolsProtocol):
             self._is_idle = False
             self._connections.idle.pop(self, None)
             known = None if self._known is None else self._known()
-            if known is not None and (body := known.body_in(data)) is not None:
+            body = None if known is None else known.body_in(data)
+            if body is None and (found := self._connections.known_heads.find(data)) is not None:
+                known, body = found
+                self._known = weakref.ref(known)
+            if known is not None and body is not None:
                 express = self._connections.express
                 if express is None or not self._is_welcome or self._is_full() or not express.begin(self, known, body):
                     self.begin_known(known, body)
@@ -387,10 +393,16 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _learn(self, data: bytes) -> None:
         """Whether what has just been parsed was one whole request, as most clients send it. A WebSocket's has no cycle."""
-        if self.cycle is not None and self._new_heads < MOST_NEW_HEADS and self.cycle.keep_alive and not self.pipeline:
+        if self.cycle is not None and self.cycle.keep_alive and not self.pipeline:
             self._new_heads += 1
-            known = self._connections.known_heads.learn(data, cast("Scope", self.scope))
-            self._known = None if known is None else weakref.ref(known)
+            if self._new_heads <= MOST_NEW_HEADS or self._new_heads % NEW_HEADS_EACH == 0:
+                heads, express, scope = (
+                    self._connections.known_heads,
+                    self._connections.express,
+                    cast("Scope", self.scope),
+                )
+                known = heads.learn(data, scope) if express is None else heads.learn(data, scope, express.knows)
+                self._known = None if known is None else weakref.ref(known)
 
     def _look_at_what_came(self) -> None:
         """The present request is incomplete; it may be too much or too slow."""

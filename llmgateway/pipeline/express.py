@@ -56,8 +56,8 @@ class Asker:
     """What the head of a request says, and what follows from it while the configuration is the same."""
 
     __slots__ = (
-        "client_ip", "client_request_id", "dialect", "end_user", "generation", "headers", "key", "path", "secret",
-        "session", "task_type", "valid_from", "valid_until", "ways",
+        "address", "client_ip", "client_request_id", "dialect", "end_user", "generation", "headers", "key", "path",
+        "secret", "session", "task_type", "valid_from", "valid_until", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -67,17 +67,19 @@ class Asker:
         dialect: Dialect,
         secret: bytes,
         headers: RawHeaders,
-        client_ip: str,
         client_request_id: str,
         end_user: str,
         session: str,
         task_type: str,
     ) -> None:
+        self.address: str | None = None
+        """Of the connection that it was said on last; None: it has not been."""
         self.path = path
         self.dialect = dialect
         self.secret = secret
         self.headers = headers
-        self.client_ip = client_ip
+        self.client_ip = ""
+        """What that comes to."""
         self.client_request_id = client_request_id
         self.end_user = end_user
         self.session = session
@@ -90,6 +92,12 @@ class Asker:
         self.valid_until = math.inf
         self.ways: dict[str, Way | None] = {}
         """By the model that is asked for; None: that is not ordinary."""
+
+    def move(self, address: str, client_ip: str) -> None:
+        """The same is said on a connection from elsewhere."""
+        self.address, self.client_ip = address, client_ip
+        if self.key is None or self.key.networks is not None:
+            self.generation = -1
 
 
 class Way(NamedTuple):

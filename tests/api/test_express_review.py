@@ -13,7 +13,7 @@ import pytest
 from providers.adapters.registry import get_adapter
 from tests.api import express_scene
 from tests.api.express_scene import EVENTS, OK, QUESTION, STREAM, RawUpstream, Scene, answer, chunked, opened, until
-from tests.api.test_express import settled, timeless
+from tests.api.test_express import long_way, settled, timeless
 from tests.gateways import CHAT, alias
 
 MOVING = ("x-request-id", "request-id", "server-timing", "x-llm-ttfb-ms", "x-ratelimit-re")
@@ -93,12 +93,10 @@ async def test_in_each_dialect_the_same_is_asked_told_and_booked(
         headers = {**scene.client.headers, **SAID_OF_THE_CALLER}
         answers = []
         async with type(scene.client)(base_url=scene.client.base_url, headers=headers) as client:
-            for _ in range(3):
-                answers.append(await client.post(f"/v1/{path}", json=asked))  # noqa: PERF401
-        async with type(scene.client)(base_url=scene.client.base_url, headers=headers) as stranger:
-            answers.append(await stranger.post(f"/v1/{path}", json=asked))
+            for new in ({"cookie": "1"}, {}, {}, {"cookie": "2"}):
+                answers.append(await client.post(f"/v1/{path}", json=asked, headers=new))  # noqa: PERF401
 
-        assert scene.express == ["taken"], "the head was new at first"
+        assert scene.express == ["taken"], "the head was new but once"
         ours, theirs = answers[-2:]
         assert (ours.status_code, ours.content) == (theirs.status_code, theirs.content)
         assert unmoved(ours.headers) == unmoved(theirs.headers)
@@ -135,8 +133,7 @@ async def test_figures_count_it_once_and_as_on_the_long_way(said: Any, asked: di
         await scene.ask(**asked)
         await settled(scene)
         between = await figures(scene)
-        async with type(scene.client)(base_url=scene.client.base_url, headers=scene.client.headers) as stranger:
-            await stranger.post("/v1/chat/completions", json={**QUESTION, **asked})
+        await long_way(scene, **asked)
         await until(lambda: len(scene.house.ledger.closed) == 2)
         after = await figures(scene)
 

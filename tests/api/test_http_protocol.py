@@ -62,7 +62,9 @@ class Pipe(asyncio.Transport):
 class Wire:
     """One connection to a server that runs `app`."""
 
-    def __init__(self, app: App, kind: type[HttpToolsProtocol] = GatewayProtocol, *, keep_alive_s: int = 5) -> None:
+    def __init__(
+        self, app: App, kind: type[HttpToolsProtocol] = GatewayProtocol, *, keep_alive_s: int = 5, **beside: Any
+    ) -> None:
         config = uvicorn.Config(
             cast("Any", app), http=kind, ws="none", lifespan="off", log_config=None, access_log=False,
             timeout_keep_alive=keep_alive_s,
@@ -70,7 +72,7 @@ class Wire:
         config.load()
         self.state = ServerState()
         self.pipe = Pipe()
-        self.protocol = kind(config=config, server_state=self.state, app_state={})
+        self.protocol = kind(config=config, server_state=self.state, app_state={}, **beside)
         self.protocol.connection_made(self.pipe)
 
     async def send(self, *pieces: bytes) -> bytes:

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llmgateway.api import known_heads
 from llmgateway.api.asgi_types import KNOWN_HEAD, WHOLE_BODY
+from llmgateway.api.http_protocol import MOST_NEW_HEADS, NEW_HEADS_EACH
 from llmgateway.api.inbound import Inbound, InboundReader
 from llmgateway.api.known_heads import LARGEST_HEAD
 from tests.api.test_http_protocol import OK, App, Wire, body
@@ -165,15 +166,19 @@ async def test_what_the_gateway_reads_from_it_is_no_other_requests() -> None:
     assert [each.session for each in read] == ["changed by 1", "changed by 2", "changed by 3"]
 
 
-async def test_a_client_that_says_something_new_each_time_is_not_listened_to() -> None:
+async def test_of_a_client_that_says_something_new_each_time_little_is_remembered() -> None:
     seen: list[tuple[dict[str, Any], bytes]] = []
     wire = Wire(recording(seen))
 
-    for number in range(8):
+    numbers = range(MOST_NEW_HEADS + 2 * NEW_HEADS_EACH)
+    for number in numbers:
         await wire.send(post(b"{}", HEAD.replace(b"one", b"%d" % number)))
-    await wire.send(post(b"{}", HEAD.replace(b"one", b"7")))
-
     assert not any(KNOWN_HEAD in scope["extensions"] for scope, _ in seen)
+    known = wire.protocol._connections.known_heads  # type: ignore[attr-defined]
+
+    found = [known.find(post(b"{}", HEAD.replace(b"one", b"%d" % number))) for number in numbers]
+
+    assert sum(each is not None for each in found) == MOST_NEW_HEADS + 2
 
 
 async def test_a_large_head_is_not_remembered() -> None:
@@ -188,7 +193,7 @@ async def test_a_large_head_is_not_remembered() -> None:
 
 
 async def test_connections_keep_no_head_that_is_not_remembered_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_heads, "MOST_HEADS", 1)
+    monkeypatch.setattr(known_heads, "MOST_BYTES_OF_STRANGERS", 3000)
     seen: list[tuple[dict[str, Any], bytes]] = []
     wire = Wire(recording(seen))
     await wire.send(post(b"{}"))
