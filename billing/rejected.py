@@ -22,7 +22,8 @@ from billing.journal_files import from_json, to_json
 from billing.models import JournalOffset, UsageRecord
 from billing.partitions import ensure_partitions
 from billing.rollups import add_rollups, sums
-from billing.usage_rows import UnusableRecordError, by_column, completed, row_of
+from billing.usage_columns import by_column
+from billing.usage_rows import UnusableRecordError, completed, row_of
 from billing.usage_table import insert
 from llmgateway.pipeline.protocols import Record
 

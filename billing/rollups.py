@@ -5,6 +5,7 @@ Rows are locked in the order of their keys, so that drains of several workers ne
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +20,8 @@ from billing.journal_files import from_json, to_json
 from billing.models import UsageRecord
 from billing.statement_sizes import padded
 from billing.team_hours import add_team_hours
-from billing.usage_rows import Columns, Row, by_column
+from billing.usage_columns import Columns, by_column
+from billing.usage_rows import Row
 from llmgateway.pipeline.protocols import Record
 
 KEY = ("hour", "team_id", "key_id", "alias", "provider", "deployment", "model", "status", "code")
@@ -38,8 +40,9 @@ NAMES = ("team_name", "key_name")
 HISTOGRAMS = ("ttft_histogram", "duration_histogram", "overhead_histogram")
 INPUTS = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_input", "image_input")
 OUTPUTS = ("output", "reasoning", "audio_output")
-_ALWAYS = ("status", "usage_source", "ttft_us", "duration_us", "overhead_us")
-_WHERE_ANY = (*INPUTS, *OUTPUTS, "counted", "cost_pico_usd", "priced")
+_SUMMED = (
+    *INPUTS, *OUTPUTS, "counted", "cost_pico_usd", "priced", "usage_source", "ttft_us", "duration_us", "overhead_us",
+)  # fmt: skip
 ROWS_AT_ONCE = 1000
 """Rows that are looked at together: an hour that is summed anew may have millions."""
 REFUSED = "refused"
@@ -73,19 +76,19 @@ class Sum:
     overhead_histogram: Histogram = field(default_factory=dict)
 
     def count(self, rows: Columns) -> None:
-        """Adds rows of this rollup. Columns that say nothing may be missing."""
-        self.requests += len(rows["status"])
-        self.counted_requests += sum(rows.get("counted", ()))
-        self.cache_read_tokens += sum(rows.get("cache_read", ()))
-        self.reasoning_tokens += sum(rows.get("reasoning", ()))
-        self.input_tokens += sum(sum(rows[name]) for name in INPUTS if name in rows)
-        self.output_tokens += sum(sum(rows[name]) for name in OUTPUTS if name in rows)
-        self.cost_pico_usd += sum(rows.get("cost_pico_usd", ()))
-        self.estimated_requests += rows["usage_source"].count(ESTIMATED)
-        self.unpriced_requests += len(rows["status"]) - sum(rows.get("priced", ()))
-        add(self.ttft_histogram, [each for each in rows["ttft_us"] if each is not None])
-        add(self.duration_histogram, rows["duration_us"])
-        add(self.overhead_histogram, rows["overhead_us"])
+        """Adds rows of this rollup."""
+        self.requests += rows.count
+        self.counted_requests += rows.total("counted")
+        self.cache_read_tokens += rows.total("cache_read")
+        self.reasoning_tokens += rows.total("reasoning")
+        self.input_tokens += sum(map(rows.total, INPUTS))
+        self.output_tokens += sum(map(rows.total, OUTPUTS))
+        self.cost_pico_usd += rows.total("cost_pico_usd")
+        self.estimated_requests += rows.how_many("usage_source", ESTIMATED)
+        self.unpriced_requests += rows.count - rows.total("priced")
+        add(self.ttft_histogram, [each for each in rows.column("ttft_us") if each is not None])
+        add(self.duration_histogram, rows.column("duration_us"))
+        add(self.overhead_histogram, rows.column("overhead_us"))
 
 
 def input_tokens(row: Record) -> int:
@@ -112,9 +115,9 @@ def column_sums(parts: Iterable[Columns], refused: Iterable[Record] = ()) -> dic
     """As `sums`, for who has the columns."""
     total: dict[Key, Sum] = {}
     for rows in parts:
-        for key, group in _by_key(rows).items():
+        for key, place, group in _by_key(rows):
             if key not in total:
-                total[key] = Sum(group["team_name"][0], group["key_name"][0])
+                total[key] = Sum(rows.at(place, "team_name"), rows.at(place, "key_name"))
             total[key].count(group)
     for count in refused:
         key = (int(count["hour"]), *_texts(count), "", "", "", REFUSED, str(count.get("code", ""))[:64])
@@ -122,34 +125,40 @@ def column_sums(parts: Iterable[Columns], refused: Iterable[Record] = ()) -> dic
     return total
 
 
-def _by_key(rows: Columns) -> dict[Key, Columns]:
-    """The rows of each rollup, with the columns that it needs."""
-    keys = list(_keys(rows))
-    needed = {name: rows[name] for name in (*_ALWAYS, *NAMES)}
-    needed |= {name: column for name in _WHERE_ANY if any(column := rows[name])}
-    if keys.count(keys[0]) == len(keys):
-        return {keys[0]: needed}
-    places: dict[Key, list[int]] = {}
-    for place, key in enumerate(keys):
-        found = places.get(key)
-        if found is None:
-            places[key] = [place]
-        else:
-            found.append(place)
-    return {
-        key: {name: [column[place] for place in group] for name, column in needed.items()}
-        for key, group in places.items()
-    }
+def _by_key(rows: Columns) -> Iterator[tuple[Key, int, Columns]]:
+    """The rows of each rollup: its key, the place of the first, and what there is to sum."""
+    if not rows.count:
+        return
+    hours = _hours(rows)
+    columns = [rows.differing[name] for name in KEY[1:-1] if name in rows.differing]
+    if len(hours) > 1:
+        columns.append(hours)
+    if "mirror_of" in rows.differing:
+        columns.append([bool(original) for original in rows.differing["mirror_of"]])
+    if not columns:
+        yield _key(rows, 0, hours), 0, rows
+        return
+    places: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for place, group in enumerate(zip(*columns, strict=True)):
+        places[group].append(place)
+    for found in places.values():
+        yield _key(rows, found[0], hours), found[0], rows.picked(found, _SUMMED)
 
 
-def _keys(rows: Columns) -> Iterator[Key]:
-    admitted = rows["admitted_at"]
+def _hours(rows: Columns) -> Sequence[int]:
+    """When each row counts, or one hour for all."""
+    admitted = rows.column("admitted_at")
     if None in admitted:
-        pairs = zip(rows["started_at"], admitted, strict=True)
+        pairs = zip(rows.column("started_at"), admitted, strict=True)
         admitted = [first if second is None else second for first, second in pairs]
-    hours = [int(moment // 3600) * 3600 for moment in admitted]
-    codes = [MIRRORED if original else "" for original in rows["mirror_of"]]
-    return zip(hours, *(rows[name] for name in KEY[1:-1]), codes, strict=True)
+    first, last = int(min(admitted) // 3600), int(max(admitted) // 3600)
+    return [first * 3600] if first == last else [int(moment // 3600) * 3600 for moment in admitted]
+
+
+def _key(rows: Columns, place: int, hours: Sequence[int]) -> Key:
+    code = MIRRORED if rows.at(place, "mirror_of") else ""
+    names = (rows.at(place, name) for name in KEY[1:-1])
+    return (hours[place if len(hours) > 1 else 0], *names, code)
 
 
 def _texts(count: Record) -> tuple[int, str, str]:

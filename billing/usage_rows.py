@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ for _field in _FIELDS:
         _DEFAULTS[_field.attname] = _field.get_default()
 _TEXTS = tuple((field.attname, int(field.max_length or 0)) for field in _FIELDS if isinstance(field, models.CharField))
 _EPOCH = date(1970, 1, 1)
+_DAY_S = 86_400
 NUL = rb"\u0000"
 _NAMED = frozenset(COLUMNS)
 
@@ -37,6 +39,8 @@ def _type_of(field: models.Field[Any, Any]) -> Any:
         return msgspec.Raw
     if isinstance(field, models.DateTimeField):
         return float | None if field.null else float
+    if isinstance(field, models.PositiveSmallIntegerField):
+        return Annotated[int, msgspec.Meta(ge=0)]
     kind = bool if isinstance(field, models.BooleanField) else int
     return kind | None if field.null else kind
 
@@ -50,9 +54,6 @@ def _slot(field: models.Field[Any, Any]) -> tuple[str, Any] | tuple[str, Any, An
     default = _DEFAULTS.get(name, "")
     return name, _type_of(field), msgspec.Raw(to_json(default)) if isinstance(field, models.JSONField) else default
 
-
-Columns = dict[str, Sequence[Any]]
-"""What rows say, by column, in the order of `COLUMNS`."""
 
 if TYPE_CHECKING:
     Row = Any
@@ -78,7 +79,7 @@ def decoded(payload: bytes) -> Row:
     if b"\\" not in payload or NUL not in payload:
         try:
             row = _decoder.decode(payload)
-            row.day = _day(int(row.started_at // 86_400))
+            row.day = _day(int(row.started_at // _DAY_S))
         except (msgspec.ValidationError, OverflowError, ValueError):
             pass  # A text is too long, or something worse: the slow way mends the one and names the other.
         else:
@@ -87,28 +88,42 @@ def decoded(payload: bytes) -> Row:
     return row_of(completed(from_json(payload)))
 
 
+def all_decoded(payloads: Sequence[bytes]) -> list[Row]:
+    """As `decoded`, for many at a time.
+
+    Raises:
+        UnusableRecordError: one of them makes no row.
+    """
+    if any(NUL in payload for payload in payloads if b"\\" in payload):
+        return [decoded(payload) for payload in payloads]
+    rows: list[Row] = []
+    decode, noted = _decoder.decode, rows.append
+    begin = end = 0
+    day = _EPOCH
+    with suppress(msgspec.ValidationError, OverflowError, ValueError):
+        # A loop and not one call: other threads get their turns within.
+        for payload in payloads:
+            row = decode(payload)
+            if not begin <= row.started_at < end:
+                number = int(row.started_at // _DAY_S)
+                begin, end, day = number * _DAY_S, (number + 1) * _DAY_S, _day(number)
+            row.day = day
+            noted(row)
+        if all(row.id for row in rows):
+            return rows
+    return [decoded(payload) for payload in payloads]
+
+
 def row_of(record: Record) -> Row:
     """The row of a completed record, or of one that names some columns alone and is not to be stored."""
     return Row(**{name: value for name, value in record.items() if name in _NAMED})
-
-
-def by_column(rows: Iterable[Row]) -> Columns:
-    """The values of rows by column; to look at columns is quicker than to look at each row."""
-    columns = list(zip(*map(msgspec.structs.astuple, rows), strict=True)) or [()] * len(COLUMNS)
-    return dict(zip(COLUMNS, columns, strict=True))
-
-
-def as_record(row: Row) -> Record:
-    """The row by column, for who looks at few of many rows."""
-    record: Record = msgspec.structs.asdict(row)
-    return record
 
 
 def completed(record: Record) -> Record:
     """`record` with every column: defaults where it says nothing, texts cut to what the column holds.
 
     Raises:
-        UnusableRecordError: a text is no text, or there is no id or start.
+        UnusableRecordError: a text is no text, a status is negative, or there is no id or start.
     """
     row = {**_DEFAULTS, **record}
     try:
@@ -117,7 +132,9 @@ def completed(record: Record) -> Record:
             if len(text) > length or "\0" in text:
                 # PostgreSQL stores no NUL; neither an odd client nor a provider may keep a row from the ledger.
                 row[name] = text.replace("\0", "")[:length]
-        row["day"] = _day(int(row["started_at"] // 86_400))
+        if row["http_status"] < 0:
+            raise UnusableRecordError("its HTTP status is negative")
+        row["day"] = _day(int(row["started_at"] // _DAY_S))
     except (TypeError, KeyError, OverflowError) as error:
         raise UnusableRecordError(f"{type(error).__name__}: {error}") from error
     if not row["id"]:

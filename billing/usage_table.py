@@ -1,13 +1,12 @@
 """Rows into the ledger's table, many at a time and column by column.
 
 `bulk_create` costs more than everything else in the drain together, so rows go to the database's own fast path: `COPY`
-on PostgreSQL, a statement for many rows on SQLite. Most columns say the same in every row of a batch: such a column is
-looked at and handed over once.
+on PostgreSQL, a statement for many rows on SQLite. What all rows of a batch say is handed over once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from itertools import chain
@@ -20,20 +19,18 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from billing.journal_files import to_json
 from billing.models import UsageRecord
 from billing.statement_sizes import STEPS, in_steps
-from billing.usage_rows import COLUMNS, NUL, Columns
+from billing.usage_columns import Column, Columns
+from billing.usage_rows import COLUMNS, NUL
 
 _JSON = tuple(
-    place
-    for place, field in enumerate(UsageRecord._meta.concrete_fields)  # noqa: SLF001  # Django's documented model API
+    field.attname
+    for field in UsageRecord._meta.concrete_fields  # noqa: SLF001  # Django's documented model API
     if isinstance(field, models.JSONField)
 )
-_STARTED_AT, _ADMITTED_AT, _DAY = (COLUMNS.index(name) for name in ("started_at", "admitted_at", "day"))
 _UNSAFE = ("\\", "\t", "\n", "\r")
 """What `COPY` takes for something else than text."""
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _NONE = r"\N"
-
-Column = Sequence[Any]
 
 
 def insert(connection: BaseDatabaseWrapper, rows: Columns) -> None:
@@ -44,22 +41,26 @@ def insert(connection: BaseDatabaseWrapper, rows: Columns) -> None:
         _execute(connection, _stored(rows))
 
 
-def _stored(rows: Columns, *, zone: str = "") -> list[Column]:
-    """Columns in the order of `COLUMNS`, as either database takes them."""
-    columns = list(rows.values())
-    started, admitted = columns[_STARTED_AT], columns[_ADMITTED_AT]
-    columns[_STARTED_AT] = columns[_ADMITTED_AT] = [_moment(seconds) + zone for seconds in started]
+def _stored(rows: Columns, *, zone: str = "") -> Columns:
+    """As either database takes them."""
+    shared, differing = dict(rows.shared), dict(rows.differing)
+    started, admitted = rows.column("started_at"), rows.column("admitted_at")
+    differing["started_at"] = differing["admitted_at"] = _moments(started, zone)
     if admitted != started:
         both = zip(started, admitted, strict=True)
-        columns[_ADMITTED_AT] = [_moment(first if second is None else second) + zone for first, second in both]
-    columns[_DAY] = [_iso(day) for day in columns[_DAY]]
-    for place in _JSON:
-        columns[place] = _json_texts(columns[place])
-    return columns
-
-
-def _same(column: Column) -> bool:
-    return column.count(column[0]) == len(column)
+        differing["admitted_at"] = _moments([first if second is None else second for first, second in both], zone)
+    for name in ("started_at", "admitted_at"):
+        shared.pop(name, None)
+    if "day" in shared:
+        shared["day"] = _iso(shared["day"])
+    else:
+        differing["day"] = [_iso(day) for day in differing["day"]]
+    for name in _JSON:
+        if name in shared:
+            shared[name] = _json_text(shared[name])
+        else:
+            differing[name] = _json_texts(differing[name])
+    return Columns(rows.count, shared, differing)
 
 
 class _Differing:
@@ -69,24 +70,22 @@ class _Differing:
     """
 
     def __init__(self) -> None:
-        self.places: tuple[int, ...] = ()
+        self.names: tuple[str, ...] = ()
 
-    def of(self, columns: Sequence[Column]) -> tuple[int, ...]:
-        known = set(self.places)
-        fresh = [place for place, column in enumerate(columns) if place not in known and not _same(column)]
-        if fresh:
-            self.places = tuple(sorted(known.union(fresh)))
-        return self.places
+    def of(self, columns: Iterable[str]) -> tuple[str, ...]:
+        known = set(self.names).union(columns)
+        if len(known) > len(self.names):
+            self.names = tuple(name for name in COLUMNS if name in known)
+        return self.names
 
 
 _differing = _Differing()
 
 
-def _execute(connection: BaseDatabaseWrapper, columns: Sequence[Column]) -> None:
-    differing = _differing.of(columns)
-    shared = [column[0] for place, column in enumerate(columns) if place not in differing]
-    # Where rows differ in nothing, as a single one, an empty tuple stands for each.
-    values = list(zip(*(columns[place] for place in differing), strict=True)) or [()] * len(columns[0])
+def _execute(connection: BaseDatabaseWrapper, rows: Columns) -> None:
+    differing = _differing.of(rows.differing)
+    shared = [rows.shared[name] for name in COLUMNS if name not in differing]
+    values = list(zip(*(rows.column(name) for name in differing), strict=True))
     with connection.wrap_database_errors, connection.cursor() as cursor:
         execute = cursor.connection.execute  # Past Django's cursor, which looks at every parameter.
         for some in in_steps(values):
@@ -94,36 +93,36 @@ def _execute(connection: BaseDatabaseWrapper, columns: Sequence[Column]) -> None
 
 
 @lru_cache(maxsize=len(STEPS) * len(COLUMNS))
-def _statement(rows: int, differing: tuple[int, ...]) -> str:
+def _statement(rows: int, differing: tuple[str, ...]) -> str:
     """One statement for many rows: each statement hands the interpreter over to the event loop and back.
 
-    The first parameters are what all rows share.
+    The first parameters are what all rows share. A row that is refused ends the transaction, so that SQLite need not
+    keep copies of pages to undo the statement alone (`OR FAIL`), which would cost a tenth of all.
     """
-    shared = [name for place, name in enumerate(COLUMNS) if place not in differing]
+    shared = [name for name in COLUMNS if name not in differing]
     marks = ", ".join([f"?{number}" for number in range(1, len(shared) + 1)] + ["?"] * len(differing))
-    names = ", ".join(f'"{name}"' for name in (*shared, *(COLUMNS[place] for place in differing)))
-    return f"INSERT INTO billing_usagerecord ({names}) VALUES {', '.join([f'({marks})'] * rows)}"  # noqa: S608  # our own names
+    names = ", ".join(f'"{name}"' for name in (*shared, *differing))
+    lines = ", ".join([f"({marks})"] * rows)
+    return f"INSERT OR FAIL INTO billing_usagerecord ({names}) VALUES {lines}"  # noqa: S608  # our own names
 
 
-def _copy(connection: BaseDatabaseWrapper, columns: Sequence[Column]) -> None:
+def _copy(connection: BaseDatabaseWrapper, rows: Columns) -> None:
     names = ", ".join(f'"{name}"' for name in COLUMNS)
     with connection.cursor() as cursor, cursor.cursor.copy(f"COPY billing_usagerecord ({names}) FROM STDIN") as copy:
-        copy.write(_copied(columns))
+        copy.write(_copied(rows))
 
 
-def _copied(columns: Sequence[Column]) -> str:
+def _copied(rows: Columns) -> str:
     """Rows in PostgreSQL's text format: a line each, the values between tabs."""
-    line, differing = [], []
-    for column in columns:
-        if _same(column):
-            line.append(_texts(column[:1])[0])
+    line, columns = [], []
+    for name in COLUMNS:
+        if name in rows.differing:
+            line.append("%s")
+            columns.append(_texts(rows.differing[name]))
         else:
-            line.append(None)
-            differing.append(_texts(column))
-    template = "\t".join("%s" if text is None else str(text).replace("%", "%%") for text in line) + "\n"
-    if not differing:
-        return template % () * len(columns[0])
-    return "".join([template % values for values in zip(*differing, strict=True)])
+            line.append(_text(rows.shared[name]).replace("%", "%%"))
+    template = "\t".join(line) + "\n"
+    return "".join([template % values for values in zip(*columns, strict=True)])
 
 
 def _texts(column: Column) -> Column:
@@ -146,8 +145,6 @@ def _text(value: Any) -> str:
 
 
 def _json_texts(column: Column) -> Column:
-    if _same(column):
-        return [_json_text(column[0])] * len(column)
     if set(map(type, column)) == {msgspec.Raw}:
         texts = [str(value, "utf-8") for value in column]
         return [None if text == "null" else text for text in texts] if "null" in texts else texts
@@ -177,10 +174,18 @@ def _iso(day: date) -> str:
     return day.isoformat()
 
 
-def _moment(seconds: float) -> str:
+def _moments(column: Column, zone: str) -> list[str]:
     """In UTC, as Django writes it on SQLite: no fraction when it is zero, so that texts compare like moments."""
-    whole, fraction = divmod(round(seconds * 1_000_000), 1_000_000)
-    return f"{_second(whole)}.{fraction:06d}" if fraction else _second(whole)
+    texts = []
+    begin, second = 0, _second(0)
+    for seconds in column:
+        fraction = round(seconds * 1_000_000) - begin
+        if not 0 <= fraction < 1_000_000:
+            # Many rows have begun in the same second.
+            whole, fraction = divmod(fraction + begin, 1_000_000)
+            begin, second = whole * 1_000_000, _second(whole)
+        texts.append(f"{second}.{fraction:06d}{zone}" if fraction else f"{second}{zone}")
+    return texts
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from billing.reporters.models import Delivery, UsageReporter
 from billing.reporters.payload import USAGE, Surroundings, Wanted, event_id, usage_payload
 from billing.statement_sizes import in_steps
-from billing.usage_rows import Row, as_record
+from billing.usage_columns import Columns
 from llmgateway.models import ApiKey
 from llmgateway.pipeline.protocols import Record
 from providers.adapters.registry import adapter_names, get_adapter
@@ -47,12 +47,12 @@ class Outbox:
         self._wanted: list[Wanted] = []
         self._read_at = float("-inf")
 
-    def add(self, connection: BaseDatabaseWrapper, stored: Sequence[Row]) -> None:
+    def add(self, connection: BaseDatabaseWrapper, stored: Sequence[Columns]) -> None:
         """Must run inside the transaction that stores these rows, after everything that may find fault with them."""
         wanted = self._present()
         if not wanted or not stored:
             return
-        rows = [as_record(row) for row in stored]
+        rows = [record for part in stored for record in part.records()]
         around = Surroundings(self._backend_urls(), self._masked_keys(rows))
         insert_events(
             connection,

@@ -15,7 +15,8 @@ from billing.journal_files import to_json
 from billing.models import UsageRollup
 from billing.rollups import add_rollups, column_sums
 from billing.statement_sizes import STEPS, in_steps, padded
-from billing.usage_rows import by_column, decoded
+from billing.usage_columns import by_column
+from billing.usage_rows import decoded
 from billing.usage_table import insert
 from tests.billing.records import closed
 

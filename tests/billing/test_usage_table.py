@@ -11,7 +11,8 @@ from django.db import connections
 from billing import usage_table
 from billing.journal_files import to_json
 from billing.models import UsageRecord
-from billing.usage_rows import by_column, decoded
+from billing.usage_columns import by_column
+from billing.usage_rows import decoded
 from billing.usage_table import insert
 from llmgateway.pipeline.protocols import Record
 from tests.billing.records import NOON, closed

@@ -15,6 +15,7 @@ from billing.models import Delivery, UsageRecord, UsageReporter
 from billing.reporters import outbox
 from billing.reporters.outbox import Outbox
 from billing.reporters.payload import PATHS
+from billing.usage_columns import by_column
 from billing.usage_rows import completed, row_of
 from llmgateway.api import openai
 from llmgateway.models import ApiKey, Team
@@ -82,7 +83,7 @@ def test_without_an_enabled_reporter_nothing_is_written(journal: Journal) -> Non
 def test_without_a_reporter_there_is_one_query_a_second() -> None:
     now = 100.0
     box = Outbox(monotonic=lambda: now)
-    rows = [row_of(completed(closed("a")))]
+    rows = [by_column([row_of(completed(closed("a")))])]
 
     with CaptureQueriesContext(
         connection,
@@ -99,11 +100,11 @@ def test_without_a_reporter_there_is_one_query_a_second() -> None:
 def test_a_reporter_that_is_switched_on_counts_within_a_second() -> None:
     now = 100.0
     box = Outbox(monotonic=lambda: now)
-    box.add(connection, [row_of(completed(closed("a")))])
+    box.add(connection, [by_column([row_of(completed(closed("a")))])])
     make_reporter(URL)
 
     now += 1.0
-    box.add(connection, [row_of(completed(closed("b")))])
+    box.add(connection, [by_column([row_of(completed(closed("b")))])])
 
     assert list(Delivery.objects.values_list("event_id", flat=True)) == ["usage_b"]
 
