@@ -8,6 +8,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.decorators import method_decorator
@@ -172,7 +173,8 @@ class ApiKeyAdmin(KeyPages, GatewayAdmin):
         if "confirmed" in request.POST:
             self._apply(request, "revoke", queryset)
             return None
-        question = f"Revoke {queryset.count()} keys for good?"
+        count = queryset.count()
+        question = f"Revoke {count} key{pluralize(count)} for good?"
         context = {
             **self.admin_site.each_context(request),
             "title": question,
@@ -201,4 +203,4 @@ class ApiKeyAdmin(KeyPages, GatewayAdmin):
             else:
                 done += 1
         if done:
-            messages.success(request, f"{done} keys: {name} done.")
+            messages.success(request, f"{done} key{pluralize(done)}: {name} done.")

@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Count, Model
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 from django.urls import reverse
 from django.utils.safestring import SafeString
 from unfold.decorators import display
@@ -54,7 +55,7 @@ class TeamAdmin(GatewayAdmin):
     @display(description="Keys")  # type: ignore[untyped-decorator]
     def keys(self, team: Any) -> SafeString:
         url = f"{reverse('admin:llmgateway_apikey_changelist')}?team__id__exact={team.pk}"
-        return link(url, f"{team.key_count} keys")
+        return link(url, f"{team.key_count:,} key{pluralize(team.key_count)}")
 
     @display(description="Members")  # type: ignore[untyped-decorator]
     def members(self, team: Any) -> int:
