@@ -101,13 +101,21 @@ class JournalDrain:
     """Moves one journal into the database. `journal` is the live one of this process, None for an adopted one."""
 
     def __init__(
-        self, folder: Path, *, journal: Journal | None = None, on_commit: OnCommit | None = None, using: str = "default"
+        self,
+        folder: Path,
+        *,
+        journal: Journal | None = None,
+        on_commit: OnCommit | None = None,
+        using: str = "default",
+        has_own_connection: bool = False,
     ) -> None:
+        """`has_own_connection`: nobody else writes through this thread's connection to the database."""
         self.folder = folder
         self.rows = 0
         self._journal = journal
         self._on_commit = on_commit
         self._using = using
+        self._has_own_connection = has_own_connection
         self._outbox = Outbox(using)
         self._prepared: object = None
         """The connection that has been told what it must be."""
@@ -212,9 +220,10 @@ class JournalDrain:
             # of the file, which becomes more as the ledger grows.
             cursor.execute("PRAGMA cache_size=-1000")
             cursor.execute("PRAGMA mmap_size=0")
-            # What the checks ask is known here: a status is a number from 0 on, and JSON was read as such. To read it
-            # again would be a quarter of what SQLite does for a row.
-            cursor.execute("PRAGMA ignore_check_constraints=ON")
+            if self._has_own_connection:
+                # What the checks ask is known here: a status is a number from 0 on, and JSON was read as such. To read
+                # it again would be a quarter of what SQLite does for a row.
+                cursor.execute("PRAGMA ignore_check_constraints=ON")
             # Pages that several batches change are copied into the database once for all of them.
             cursor.execute("PRAGMA wal_autocheckpoint=4000")
         self._prepared = connection.connection
@@ -324,7 +333,9 @@ class Drain:
         self.last_error = ""
         """Why the database cannot be reached now; empty: it can."""
         self._journal = journal
-        self._drain = JournalDrain(journal.folder, journal=journal, on_commit=on_commit, using=using)
+        self._drain = JournalDrain(
+            journal.folder, journal=journal, on_commit=on_commit, using=using, has_own_connection=True
+        )
         self._on_adopted = on_adopted or on_commit
         self._using = using
         self._poll_s = poll_s

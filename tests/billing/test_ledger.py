@@ -268,6 +268,27 @@ def test_the_drain_keeps_a_megabyte_of_pages_and_maps_none(journal: Journal) -> 
     assert {"PRAGMA cache_size=-1000", "PRAGMA mmap_size=0"} <= {query["sql"] for query in said}
 
 
+def _is_without_checks() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA ignore_check_constraints")
+        return bool(cursor.fetchone()[0])
+
+
+def test_only_the_threads_own_connection_goes_without_checks(journal: Journal) -> None:
+    """What is drained from elsewhere shares its connection with writers whose rows nobody has looked at."""
+    seen: list[bool] = []
+    write(journal, "a")
+    thread = Drain(journal, on_commit=lambda _: seen.append(_is_without_checks()), poll_s=0.01)
+    thread.start()
+    assert thread.wait_until(journal.position(), 10)
+    assert thread.stop()
+    write(journal, "b")
+
+    drain(journal)
+
+    assert (seen, _is_without_checks(), ids()) == ([True], False, ["a", "b"])
+
+
 def test_the_thread_stores_rows_as_they_come_and_tells_who_listens(journal: Journal) -> None:
     told: list[Record] = []
     thread = Drain(journal, on_commit=told.extend, poll_s=0.01)
