@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import json
 import os
 import sys
 import threading
@@ -82,7 +83,20 @@ def pages(port: int) -> list[Iterator[Work]]:
         ("/requests/?team=team-007", headers),
         ("/admin/llmgateway/apikey/", headers),
     ]
+    _wait_for_process(port)
     return [_reader(port, asked[number:] + asked[:number]) for number in range(READERS)]
+
+
+def _wait_for_process(port: int) -> None:
+    """Have the process that makes pages started, if there is to be one. What its start costs is paid once."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    made = ""
+    while made not in {"process", "here"}:
+        for path in ("/login/", "/health"):
+            connection.request("GET", path)
+            answer = connection.getresponse().read()
+        made = json.loads(answer)["pages"]["made"]
+        _stopping.wait(0.1)
 
 
 def _reader(port: int, asked: list[tuple[str, dict[str, str]]]) -> Iterator[Work]:

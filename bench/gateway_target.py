@@ -124,10 +124,18 @@ class Gateway(Target):
         return [pid for pid in everything if "celery" not in command_line(pid)]
 
     def cpu_seconds(self) -> float:
-        return sum(map(cpu_seconds, self.pids))
+        return sum(map(cpu_seconds, [*self.pids, *self._pages_processes()]))
 
     def rss_mb(self) -> float:
         return max(map(rss_mb, self.pids))
+
+    def pages_mb(self) -> float:
+        """What the process that makes pages takes besides, while there is one."""
+        return sum(map(rss_mb, self._pages_processes()))
+
+    def _pages_processes(self) -> list[int]:
+        """Looked for anew: the first who asks for a page has one started."""
+        return [pid for pid in descendants(self.server.pid) if "llmgateway.pages" in command_line(pid).split()]
 
     def pin(self, cpus: frozenset[int]) -> None:
         for pid in self.pids:

@@ -68,6 +68,8 @@ class Books:
     """Before and after."""
     ledger: dict[str, int] | None = None
     """None: it keeps none."""
+    pages_mb: float = 0.0
+    """Of the process that makes pages; 0: nobody looked at any."""
 
     @property
     def balance(self) -> bool:
@@ -192,6 +194,7 @@ class Bench:
                 self.sent[name],
                 (before[name], round(target.rss_mb(), 1)),
                 target.ledger() if isinstance(target, Gateway) else None,
+                round(target.pages_mb(), 1) if isinstance(target, Gateway) else 0.0,
             )
             for name, target in self.by_name.items()
         ]

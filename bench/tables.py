@@ -125,12 +125,13 @@ def _books_table(result: Result) -> str:
             f"{books.requests:,}",
             f"{books.rss_mb[0]:.0f}",
             f"{books.rss_mb[1]:.0f}",
+            f"{books.pages_mb:.0f}" if books.pages_mb else "–",
             "–" if books.ledger is None else "balances" if books.balance else "DIFFERS",
         ]
         for books in result.books
         if books.requests
     ]
-    head = ["part", "target", "requests", "RSS MB before", "after", "ledger"]
+    head = ["part", "target", "requests", "RSS MB before", "after", "process of pages", "ledger"]
     return "Memory and books\n\n" + markdown(head, lines, texts=2)
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from django.core.exceptions import ImproperlyConfigured
@@ -450,11 +451,11 @@ def _prepare(conf: Conf) -> tuple[Snapshot, Seeds, list[Orphan]]:
 
 _runtime: Runtime | None = None
 _connections: Connections | None = None
-_pages: Callable[[], dict[str, Any]] = dict
+_pages: Callable[[], dict[str, Any]] = partial(dict, made="here", pid=0)
 _starting = asyncio.Lock()
 
 
-def watch(connections: Connections, pages: Callable[[], dict[str, Any]] = dict) -> None:
+def watch(connections: Connections, pages: Callable[[], dict[str, Any]]) -> None:
     """Show the figures of the server's connections, and who makes pages. To be called before `start`."""
     global _connections, _pages  # As above.
     _connections, _pages = connections, pages

@@ -7,7 +7,7 @@ import sys
 
 from llmgateway.processes import die_with_parent
 
-NICENESS = 5
+NICENESS = 10
 """Apps' requests come first where the processors do not suffice for both."""
 
 
