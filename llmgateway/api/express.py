@@ -14,8 +14,9 @@ from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.calls import call_model
 from llmgateway.api.responses import JSON
 from llmgateway.pipeline.errors import GatewayError
-from llmgateway.pipeline.express import MOST_BYTES, Asker, Asking, Express
+from llmgateway.pipeline.express import MOST_BYTES, Asking, Express
 from llmgateway.pipeline.express_stream import ExpressStream
+from llmgateway.pipeline.express_ways import Asker
 from llmgateway.pipeline.header_lines import HeaderLines, line
 from llmgateway.pipeline.upstream import RawHeaders
 from providers.adapters.dialects.base import WireError
@@ -185,7 +186,7 @@ class ExpressRequest:
         assert asking is not None
         self.call = call
         try:
-            sent = call.sent = self._door.lane.send(asking.way, call)
+            sent = call.sent = self._door.lane.send(asking.posting, call)
         except Exception:
             logger.exception("a request could not be sent the short way", extra={"request_id": call.request.id})
             sent = None

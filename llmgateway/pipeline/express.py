@@ -8,35 +8,28 @@ unusual later (no answer in time, an error, a stream, a client that leaves) goes
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmgateway.pipeline.admission import Admission
-from llmgateway.pipeline.authentication import check
 from llmgateway.pipeline.call import Call
-from llmgateway.pipeline.errors import BudgetExceededError, GatewayError, LedgerUnavailableError
+from llmgateway.pipeline.errors import BudgetExceededError, LedgerUnavailableError
 from llmgateway.pipeline.exchanges import total_s
 from llmgateway.pipeline.expected_costs import nobody_knows
 from llmgateway.pipeline.express_stream import ExpressStream
+from llmgateway.pipeline.express_ways import Asker, Way, Ways
 from llmgateway.pipeline.header_lines import HeaderLines
 from llmgateway.pipeline.metering import opening
 from llmgateway.pipeline.own_headers import gateway_lines, usage_lines
 from llmgateway.pipeline.protocols import AdmitsAtOnce, AdmitsSoon, Reservation
 from llmgateway.pipeline.requests import ModelRequest, Presence
-from llmgateway.pipeline.routing import allowed
 from llmgateway.pipeline.rules import Rules
-from llmgateway.pipeline.snapshot import Alias, Deployment, Key
+from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.streaming import estimated_answer
-from llmgateway.pipeline.translation import completed
 from llmgateway.pipeline.upstream import RawHeaders, headers_for_client
-from providers.adapters.body import RequestHead
-from providers.adapters.dialects.base import Dialect
 from providers.adapters.errors import MalformedBodyError
-from providers.adapters.types import Operation
 
 if TYPE_CHECKING:
-    from llmgateway.pipeline.balancing import Balancer, Heads
     from llmgateway.pipeline.gateway import Gateway
     from llmgateway.pipeline.lean_connection import Connection
     from llmgateway.pipeline.lean_transport import Endpoint, Posting
@@ -46,70 +39,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 65_536
 """Of a request and of an answer. What is larger is worth a task."""
-MOST_WAYS = 32
-"""Models of which a caller's way is remembered."""
 _TYPE, _ENCODING = len(b"content-type"), len(b"content-encoding")
-_ORDINARY = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
-
-
-class Asker:
-    """What the head of a request says, and what follows from it while the configuration is the same."""
-
-    __slots__ = (
-        "address", "client_ip", "client_request_id", "dialect", "end_user", "generation", "headers", "key", "path",
-        "secret", "session", "task_type", "valid_from", "valid_until", "ways",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        *,
-        path: str,
-        dialect: Dialect,
-        secret: bytes,
-        headers: RawHeaders,
-        client_request_id: str,
-        end_user: str,
-        session: str,
-        task_type: str,
-    ) -> None:
-        self.address: str | None = None
-        """Of the connection that it was said on last; None: it has not been."""
-        self.path = path
-        self.dialect = dialect
-        self.secret = secret
-        self.headers = headers
-        self.client_ip = ""
-        """What that comes to."""
-        self.client_request_id = client_request_id
-        self.end_user = end_user
-        self.session = session
-        self.task_type = task_type
-        self.generation = -1
-        """Of the configuration that the rest follows from."""
-        self.key: Key | None = None
-        """None: whoever asks must be looked at more closely."""
-        self.valid_from = 0.0
-        self.valid_until = math.inf
-        self.ways: dict[str, Way | None] = {}
-        """By the model that is asked for; None: that is not ordinary."""
-
-    def move(self, address: str, client_ip: str) -> None:
-        """The same is said on a connection from elsewhere."""
-        self.address, self.client_ip = address, client_ip
-        if self.key is None or self.key.networks is not None:
-            self.generation = -1
-
-
-class Way(NamedTuple):
-    """From a caller to the targets of a model."""
-
-    alias: Alias
-    rules: Rules
-    balancer: Balancer
-    heads: Heads
-    able: tuple[Deployment, ...]
-    postings: Mapping[tuple[int, bool], Posting]
-    """By id of a deployment and whether a stream is asked for: where it goes, and how its head begins."""
 
 
 class Asking(NamedTuple):
@@ -117,6 +47,9 @@ class Asking(NamedTuple):
 
     request: ModelRequest
     way: Way
+    rules: Rules
+    posting: Posting
+    """How its head begins at the first of the chosen."""
     chosen: tuple[Deployment, ...]
     ask: Ask
     settings: AdmissionRules
@@ -140,6 +73,7 @@ class Express:
         store = gateway.store
         self._at_once = store if isinstance(store, AdmitsAtOnce) else None
         self._soon = store if isinstance(store, AdmitsSoon) else None
+        self._ways = Ways(gateway)
 
     @property
     def is_open(self) -> bool:
@@ -155,7 +89,7 @@ class Express:
         clock = gateway.clock
         now, received = clock.time(), clock.monotonic()
         if asker.generation != gateway.generation:
-            self._look_up(asker, now)
+            self._ways.look_up(asker, now)
         key = asker.key
         if key is None or len(body) > MOST_BYTES or not asker.valid_from <= now < asker.valid_until:
             return None
@@ -169,9 +103,10 @@ class Express:
             head = dialect.read_head(body)
         except MalformedBodyError:
             return None
-        way = asker.ways.get(head.model) or self._new_way(asker, key, head, now)
-        if way is None or dialect.may_name_kept(body):
+        is_ready = head.model == asker.model or self._ways.turn_to(asker, key, head.model)
+        if not is_ready or dialect.may_name_kept(body):
             return None
+        way, rules = asker.way, asker.rules
         request = ModelRequest(
             id=request_id,
             path=asker.path,
@@ -189,23 +124,24 @@ class Express:
             task_type=asker.task_type,
         )
         chosen = self._chosen(way)
-        if not chosen:
+        posting = self._ways.posting(asker.voice, chosen, bool(head.stream))
+        if posting is None:
             return None
         routed = clock.monotonic()
         settings = gateway.snapshot.admission
         try:
-            ask = gateway.desk.terms.ask(request, way.rules, chosen[:1], settings, now=now)
+            ask = gateway.desk.terms.ask(request, rules, chosen[:1], settings, now=now)
         except BudgetExceededError:
             return None
         if not gateway.turns.take():
             return None
-        return Asking(request, way, chosen, ask, settings, gateway.budget_index, now, routed)
+        return Asking(request, way, rules, posting, chosen, ask, settings, gateway.budget_index, now, routed)
 
     def admit(self, asking: Asking, presence: Presence) -> Call | None:
         """A call that is admitted and written down, for `send`. None: nothing is taken, and the long way is due."""
         if self._at_once is None:
             return self.begin(asking, None, presence)
-        ask, rules = asking.ask, asking.way.rules
+        ask, rules = asking.ask, asking.rules
         try:
             reservation = self._at_once.admit_at_once(
                 asking.request.id, demand=ask.demand, limits=rules.limits, budgets=rules.budgets, terms=ask.targets[0]
@@ -222,7 +158,7 @@ class Express:
         """
         if self._soon is None:
             return False
-        ask, rules = asking.ask, asking.way.rules
+        ask, rules = asking.ask, asking.rules
         try:
             self._soon.admit_soon(
                 asking.request.id,
@@ -245,7 +181,7 @@ class Express:
             return None
         way, chosen = asking.way, asking.chosen
         deployment = chosen[0]
-        admission = Admission(asking.ask, way.rules, reservation, deployment, [], asking.settings)
+        admission = Admission(asking.ask, asking.rules, reservation, deployment, [], asking.settings)
         try:
             call = self._opened(asking, admission, presence)
         except BaseException as error:
@@ -277,7 +213,7 @@ class Express:
         try:
             call = Call(
                 request,
-                way.rules.key,
+                asking.rules.key,
                 way.alias,
                 admission,
                 gateway=gateway,
@@ -311,10 +247,9 @@ class Express:
             return able
         return tuple([way.heads[number] for number in way.balancer.order(way.heads, nobody_knows, "")])
 
-    def send(self, way: Way, call: Call) -> Sent | None:
+    def send(self, posting: Posting, call: Call) -> Sent | None:
         """The request of `call` on its way to its provider. None: there is no connection at hand."""
         request, deployment = call.request, call.admission.deployment
-        posting = way.postings[deployment.id, bool(request.head.stream)]
         body = request.dialect.with_model(request.body, request.head, deployment.model)
         cap = call.admission.output_cap
         if cap is not None:
@@ -394,80 +329,6 @@ class Express:
         """It is settled, and nothing of it is left."""
         if self._gateway.exchanges.end(call.exchange):
             self._gateway.turns.give_back()
-
-    # What follows from the configuration.
-
-    def _look_up(self, asker: Asker, now: float) -> None:
-        gateway = self._gateway
-        asker.generation = gateway.generation
-        asker.key = None
-        asker.ways = {}
-        if gateway.snapshot.cache.enabled and gateway.caching is not None:
-            return
-        found = gateway.known_key(asker.secret)
-        if found is None or not found.key.enabled:
-            return
-        key = found.key
-        asker.valid_from = -math.inf if key.starts_at is None else key.starts_at
-        ends = [moment for moment in (key.expires_at, found.valid_until) if moment is not None]
-        asker.valid_until = min(ends, default=math.inf)
-        if not asker.valid_from <= now < asker.valid_until:
-            asker.generation = -1  # It is looked at again when its time has come.
-            return
-        try:
-            check(key, client_ip=asker.client_ip, now=now)
-        except GatewayError:
-            return
-        asker.key = key
-
-    def _new_way(self, asker: Asker, key: Key, head: RequestHead, now: float) -> Way | None:
-        """Remembered for models that there are: callers may make up any number of others."""
-        model = head.model
-        alias = self._gateway.snapshot.aliases.get(model)
-        if alias is None or model in asker.ways:
-            return None
-        try:
-            allowed(alias, model, key, now=now)
-        except GatewayError:
-            return None
-        if len(asker.ways) >= MOST_WAYS:
-            asker.ways.clear()
-        way = asker.ways[model] = self._way(asker, key, alias)
-        return way
-
-    def _way(self, asker: Asker, key: Key, alias: Alias) -> Way | None:
-        gateway, dialect = self._gateway, asker.dialect
-        features = (alias.rules, alias.parameters, alias.mirror, alias.hedge, alias.sticky, alias.retires_at)
-        if any(feature for feature in features) or key.may_bypass_health or dialect.refers_to_kept:
-            return None
-        if dialect.operation not in _ORDINARY or not dialect.json_requests or dialect.measures:
-            return None
-        found = gateway.router.plain_targets(alias, dialect)
-        rules = gateway.plain_rules(key, alias)
-        if found is None or rules.each or rules.sizes:
-            return None
-        balancer, heads, able = found
-        if not able or balancer.by_cost or not all(_is_plain(each, dialect) for each in able):
-            return None
-        headers = completed(asker.headers, dialect)
-        postings: dict[tuple[int, bool], Posting] = {}
-        for deployment in able:
-            for stream in (False, True):
-                posting = gateway.upstream.posting(deployment, dialect, headers, stream=stream)
-                if posting is None:
-                    return None
-                postings[deployment.id, stream] = posting
-        return Way(alias, rules, balancer, heads, able, postings)
-
-
-def _is_plain(deployment: Deployment, dialect: Dialect) -> bool:
-    """Nothing of its own is to be counted, signed or said in another way."""
-    return not (
-        deployment.limits
-        or deployment.budgets
-        or deployment.signer is not None
-        or deployment.adapter.dialect_for(dialect) is not dialect
-    )
 
 
 def _number_of(way: Way, deployment: Deployment) -> int:

@@ -17,7 +17,6 @@ from msgspec import structs
 from billing.windows import load_zone
 from llmgateway.http import httpx
 from llmgateway.key_secrets import digest
-from llmgateway.pipeline import express
 from llmgateway.pipeline.protocols import Record
 from llmgateway.pipeline.snapshot import BudgetRule, KeyDigest, Limit, Networks, Timeouts
 from tests.api.express_scene import HANG, OK, QUESTION, STREAM, Scene, answer, opened, until
@@ -219,16 +218,34 @@ async def test_a_key_ends_in_the_middle_of_a_connection() -> None:
         assert scene.express == ["taken", "taken"]
 
 
-async def test_ways_of_a_caller_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has a key may ask for many models."""
-    monkeypatch.setattr(express, "MOST_WAYS", 3)
+async def test_many_models_in_turn_go_the_short_way_each_by_its_own_rules() -> None:
+    """Also those that another key asked for first."""
     async with opened() as scene:
         known = scene.house.gateway.snapshot
-        same = [replace(known.aliases["gpt"], name=f"gpt-{number}") for number in range(8)]
-        scene.swap(replace(known, aliases={each.name: each for each in same}))
-        for each in same:
-            assert (await scene.ask(model=each.name)).status_code == 200
-        assert len(scene.express) == 8
+        other = "sk-gw-others000000-0123456789abcdef0123456789abcdef"
+        refused = structs.replace(PER_MINUTE, scope="alias", owner="alias:1", counter="of-alias", amount=0, burst=0)
+        some = [replace(known.aliases["gpt"], name=f"gpt-{number}", id=100 + number) for number in range(60)]
+        some[40] = replace(some[40], limits=(refused,))
+        keys = {**known.keys, digest(other.encode(), PEPPER): KeyDigest(key(id="of-few", models=frozenset({"gpt-7"})))}
+        scene.swap(replace(known, aliases={each.name: each for each in some}, keys=keys))
+
+        told = [(await scene.ask(model=each.name)).status_code for each in [*some, *some]]
+        assert told == [200] * 40 + [429] + [200] * 59 + [429] + [200] * 19
+        assert len(scene.express) == 118
+        scene.client.headers["authorization"] = f"Bearer {other}"
+        few = [(await scene.ask(model=f"gpt-{number}")).status_code for number in (7, 8, 7, 9)]
+
+        assert few == [200, 403, 200, 403]
+        assert len(scene.express) == 119
+
+
+async def test_a_model_that_nobody_has_is_not_remembered() -> None:
+    async with opened() as scene:
+        for number in range(5):
+            assert (await scene.ask(model=f"made-up-{number}")).status_code == 404
+
+        ways = scene.house.app.express.lane._ways
+        assert [model for _, model in ways._ways] == ["gpt"]
 
 
 async def test_a_model_that_is_gone_is_not_found() -> None:
@@ -418,6 +435,12 @@ async def test_what_is_not_ordinary_goes_the_long_way(changes: dict[str, Any], h
             told = await scene.ask(**changes)
 
         assert told.status_code == (400 if "n" in changes else 200)
+        assert not scene.express
+
+
+async def test_a_key_that_may_bypass_health_goes_the_long_way() -> None:
+    async with opened(who=key(may_bypass_health=True)) as scene:
+        assert (await scene.ask()).status_code == 200
         assert not scene.express
 
 

@@ -107,6 +107,23 @@ async def test_in_each_dialect_the_same_is_asked_told_and_booked(
         assert rows[-1]["output"] > 0
 
 
+async def test_a_deployment_that_is_changed_is_asked_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was said to it before is of the same deployment and the same client."""
+    monkeypatch.setattr(express_scene, "RawUpstream", HeadsToo)
+    async with opened() as scene:
+        upstream = scene.upstream
+        assert isinstance(upstream, HeadsToo)
+        for secret in (b"old", b"new"):
+            (main,) = scene.house.gateway.snapshot.aliases["gpt"].deployments
+            made = replace(main, headers=((b"authorization", b"Bearer " + secret),))
+            scene.swap(replace(scene.house.gateway.snapshot, aliases={"gpt": alias("gpt", made)}))
+            await scene.ask()
+
+        assert scene.express == ["taken"] * 2
+        assert [b"Bearer old" in head for head in upstream.heads[-2:]] == [True, False]
+        assert b"Bearer new" in upstream.heads[-1]
+
+
 def use_adapter(scene: Scene, name: str) -> None:
     (main,) = scene.house.gateway.snapshot.aliases["gpt"].deployments
     made = replace(main, id=2, adapter=get_adapter(name))

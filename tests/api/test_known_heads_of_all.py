@@ -14,7 +14,7 @@ from llmgateway.api.asgi_types import KNOWN_HEAD
 from llmgateway.api.connections import Bounds, Connections
 from llmgateway.api.inbound import InboundReader
 from llmgateway.api.known_heads import LARGEST_HEAD, MOST_HEADERS, KnownHead, KnownHeads
-from llmgateway.pipeline.express import Asker
+from llmgateway.pipeline.express_ways import Asker
 from tests.api.test_http_protocol import Wire
 from tests.api.test_known_heads import HEAD, plain, post, recording
 

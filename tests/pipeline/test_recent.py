@@ -56,5 +56,5 @@ def test_it_is_never_heavier_than_it_may_be_and_keeps_what_was_asked_for_last(as
         expected = [each for each in expected if each != number] + [number]
         while sum(1 + each % 3 for each in expected) > most:
             expected.pop(0)
-        assert list(recent._values) == expected
+        assert list(recent.values) == expected
         assert recent.weight == sum(1 + each % 3 for each in expected)
