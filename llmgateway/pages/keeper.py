@@ -22,6 +22,9 @@ State = Literal["process", "idle", "starting", "here"]
 
 GREETING_S = 1.0
 """How long the process may take to say that it is there. It does so before it knows what is asked of it."""
+LOOK_EVERY_S = 0.25
+"""While it starts."""
+PATIENCE_S = 10.0
 LEFT_ALONE_S = 5.0
 """For so long nobody waits for a process that did not say so."""
 STUCK_AFTER = 4
@@ -76,6 +79,16 @@ class Keeper:
             return None
         self.pid, self._unheard = greeting, 0
         return reader, writer
+
+    async def reach_patiently(self) -> Wire | None:
+        """The same for what would stay for hours where it begins: a process that starts is waited for."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PATIENCE_S
+        while (wire := await self.reach()) is None:
+            if self._is_stopping or self._failures >= TELL_AFTER or loop.time() > until:
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
+        return wire
 
     @property
     def state(self) -> State:
@@ -177,7 +190,19 @@ class Keeper:
             os.close(lock)
         if self._is_stopping:
             self._process.terminate()
-        return await self._process.wait()
+        looking = asyncio.create_task(self._look_until_it_answers())
+        try:
+            return await self._process.wait()
+        finally:
+            looking.cancel()
+
+    async def _look_until_it_answers(self) -> None:
+        """So that `/health` tells of it though nobody asks for another page."""
+        while not self.pid:
+            await asyncio.sleep(LOOK_EVERY_S)
+            wire = await self.reach()
+            if wire is not None:
+                wire[1].close()
 
     def _note_failure(self, what: str, advice: str) -> None:
         self._failures += 1

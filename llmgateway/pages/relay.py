@@ -39,7 +39,8 @@ class Relay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wire = None
         if self.keeper is not None and not scope["path"].startswith(ASK_THE_GATEWAY):
-            wire = await self.keeper.reach()
+            is_page = scope["type"] == "http"
+            wire = await (self.keeper.reach() if is_page else self.keeper.reach_patiently())
         if wire is None:
             await self._here(scope, receive, send)
             return

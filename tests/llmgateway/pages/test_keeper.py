@@ -57,15 +57,24 @@ async def test_the_first_who_looks_starts_it_and_a_stop_ends_it(tmp_path: Path) 
 
         assert not await reached(keeper)
         await until(lambda: keeper.state == "starting")
-        pid = await until_reached(keeper)
+        await until(lambda: keeper.state == "process")
+        pid = keeper.pid
 
-        assert (keeper.state, is_alive(pid)) == ("process", True)
+        assert is_alive(pid), "it is known to answer though nobody has asked for another page"
         assert pid != os.getpid()
         assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
         assert (tmp_path / "run/pages").stat().st_mode & 0o777 == 0o600
     assert not is_alive(pid)
     assert not await reached(keeper), "nothing is started while the server stops"
     assert not (tmp_path / "run/pages").exists()
+
+
+async def test_who_has_time_waits_for_its_start(tmp_path: Path) -> None:
+    async with keeping(tmp_path) as keeper:
+        wire = await keeper.reach_patiently()
+        assert wire is not None
+        wire[1].close()
+    assert await keeper.reach_patiently() is None, "not when the server stops"
 
 
 async def test_two_servers_share_one_and_the_other_starts_the_next(tmp_path: Path) -> None:
@@ -126,11 +135,15 @@ async def test_one_that_fails_is_left_for_longer_each_time(
     assert "ended with status 3" in caplog.text
 
 
-async def test_a_folder_that_cannot_be_used_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_folder_that_cannot_be_used_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "LONGEST_DELAY_S", 0.01)
+    monkeypatch.setattr(keeper_module, "LOOK_EVERY_S", 0.01)
     (tmp_path / "run").write_text("a file where a folder belongs")
     async with keeping(tmp_path) as keeper:
-        assert not await reached(keeper)
-        await until(lambda: keeper.state == "here")
+        assert await keeper.reach_patiently() is None
+        assert keeper.state == "here"
 
     assert "cannot be started" in caplog.text
 

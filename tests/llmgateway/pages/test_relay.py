@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llmgateway.pages.keeper import Keeper
 from llmgateway.pages.place import Place
 from llmgateway.pages.relay import ASK_THE_GATEWAY, Relay
 from llmgateway.pages.server import PagesServer
@@ -262,6 +264,24 @@ async def test_a_websocket_goes_across(tmp_path: Path) -> None:
 
     assert [message["type"] for message in client.heard] == ["websocket.accept", "websocket.send"]
     assert client.heard[1]["text"] == "GRÜN"
+
+
+async def test_a_websocket_waits_for_a_process_that_starts(tmp_path: Path) -> None:
+    client = Client(CONNECT)
+    relay = Relay(says_here)
+    relay.keeper = Keeper(Place(tmp_path), grace_s=1, command=("sleep",))
+    place = relay.keeper._place
+    place.folder.mkdir()
+    asking = asyncio.create_task(relay(socket_scope(), client.receive, client.send))
+    with place.lock.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        server = PagesServer(figures, place, grace_s=1)
+        serving = asyncio.create_task(server.run())
+        await until(lambda: client.heard)
+        server.end()
+        await asyncio.wait_for(asyncio.gather(asking, serving), 5)
+
+    assert client.heard[0]["headers"] == []
 
 
 async def test_a_websocket_is_asked_to_come_again_when_the_process_ends(tmp_path: Path) -> None:
