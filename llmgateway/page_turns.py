@@ -1,8 +1,9 @@
-"""Pages of admin, dashboard and management API are made one after the other, for apps' requests share the interpreter.
+"""Pages that are made in the server itself are made one after the other, for apps' requests share the interpreter.
 
-Each page is made in a thread. While several of them are at work, the event loop waits for all of them in turn whenever
-it wants to go on, ten times in a request: four readers without rest made requests 35 ms slower at the median, and one
-after the other 2 ms. They hardly wait for each other longer, for only one of them can run at a time anyway.
+That is while there is no process for them (`llmgateway.pages`). Each page is made in a thread. While several of them are at
+work, the event loop waits for all of them in turn whenever it wants to go on, ten times in a request: four readers without
+rest made requests 35 ms slower at the median, and one after the other 2 ms. They hardly wait for each other longer, for
+only one of them can run at a time anyway.
 """
 
 from __future__ import annotations
