@@ -1,6 +1,6 @@
 """ASGI messages on their way between the server and the process that makes pages: each as its length and MessagePack.
 
-Both ends are of one version, for the server starts the other. No Django here.
+Both ends are of one version: the process says which is its own before anything else. No Django here.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from llmgateway.launch import child_environment
 from llmgateway.pages.frames import read_frame
 from llmgateway.pages.place import Place
 from llmgateway.siblings import short_path
+from llmgateway.version import version
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Keeper:
         self._place = place
         self._grace_s = grace_s
         self._command = command
+        self._version = version()
         self._process: asyncio.subprocess.Process | None = None
         self._running: asyncio.Task[None] | None = None
         """From the start of our own process to its end."""
@@ -116,15 +118,14 @@ class Keeper:
             self._kill()
             await self._running
 
-    @staticmethod
-    async def _greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int | None:
-        """The process's id. None: it is ending."""
+    async def _greeting(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int | None:
+        """The process's id. None: it is ending, or belongs to a server of another version."""
         try:
             greeting = await read_frame(reader)
         except BaseException:
             writer.close()
             raise
-        if greeting is None:
+        if greeting is None or greeting["version"] != self._version:
             writer.close()
             return None
         return int(greeting["pid"])

@@ -12,6 +12,7 @@ from llmgateway.api.asgi_types import Message, Receive, Scope, Send
 from llmgateway.pages.frames import frame, read_frame
 from llmgateway.pages.place import Place
 from llmgateway.siblings import short_path
+from llmgateway.version import version
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class PagesServer:
         self._grace_s = grace_s
         self._idle_s = idle_s
         self._tick_s = tick_s
+        self._greeting = frame({"pid": os.getpid(), "version": version()})
+        self._parent = os.getppid()
         self._ending = asyncio.Event()
         self._guests: dict[asyncio.Task[Any], Guest] = {}
         self._last_use = 0.0
@@ -74,11 +77,16 @@ class PagesServer:
                 async with asyncio.timeout(self._tick_s):
                     await self._ending.wait()
             except TimeoutError:
-                if self._inode_now() != self._inode:
-                    logger.warning("the socket %s was removed; making way for another process", self._place.socket)
+                if self._is_over(loop.time()):
                     self.end()
-                if not self._guests and loop.time() - self._last_use >= self._idle_s:
-                    self.end()
+
+    def _is_over(self, now: float) -> bool:
+        if self._inode_now() != self._inode:
+            logger.warning("the socket %s was removed; making way for another process", self._place.socket)
+            return True
+        if os.getppid() != self._parent:
+            return True  # Where no kernel ends us with the server.
+        return not self._guests and now - self._last_use >= self._idle_s
 
     def _inode_now(self) -> int:
         try:
@@ -92,7 +100,7 @@ class PagesServer:
             return
         task = asyncio.current_task()
         assert task is not None
-        guest = self._guests[task] = Guest(reader, writer)
+        guest = self._guests[task] = Guest(reader, writer, self._greeting)
         try:
             await guest.serve(self._application)
         finally:
@@ -113,9 +121,10 @@ class PagesServer:
 class Guest:
     """One request or WebSocket, on a connection of its own."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, greeting: bytes) -> None:
         self._reader = reader
         self._writer = writer
+        self._greeting = greeting
         self._messages: asyncio.Queue[Message] = asyncio.Queue(QUEUED)
         self._goodbye: Message | None = None
         """What is received from now on: the client has left, or the server has gone."""
@@ -124,7 +133,7 @@ class Guest:
 
     async def serve(self, application: Application) -> None:
         try:
-            self._writer.write(frame({"pid": os.getpid()}))
+            self._writer.write(self._greeting)
             scope = await read_frame(self._reader)
             if scope is not None:
                 self.is_page = scope["type"] == "http"

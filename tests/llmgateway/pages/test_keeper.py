@@ -87,6 +87,15 @@ async def test_two_servers_share_one_and_the_other_starts_the_next(tmp_path: Pat
         assert await until_reached(second) != pid
 
 
+async def test_the_process_of_another_version_is_left_to_its_server(tmp_path: Path) -> None:
+    async with keeping(tmp_path) as newer, keeping(tmp_path) as older:
+        await until_reached(older)
+        newer._version = "1000.0.0"
+
+        assert not await reached(newer)
+        assert await reached(older)
+
+
 async def test_many_who_look_at_once_start_one(tmp_path: Path) -> None:
     async with keeping(tmp_path) as first, keeping(tmp_path) as second:
         await asyncio.gather(*[reached(keeper) for keeper in (first, second) for _ in range(50)])

@@ -348,6 +348,12 @@ async def test_a_process_whose_socket_was_removed_makes_way(tmp_path: Path, capl
     assert "was removed" in caplog.text
 
 
+async def test_without_the_help_of_a_kernel_it_ends_after_its_server(tmp_path: Path) -> None:
+    async with connected(tmp_path, echo, tick_s=0.01) as (_, server):
+        server._parent += 1
+        await until(server._ending.is_set)
+
+
 async def test_what_lies_where_the_socket_belongs_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "elsewhere/run").mkdir(parents=True)
     place = tmp_path / "elsewhere/run/pages"
