@@ -36,7 +36,7 @@ def test_each_line_says_when_its_request_began_though_requests_end_in_any_order(
     moments = [1_773_489_600.0, 1_773_489_600.9995, 1_773_489_601.001, 1_773_489_599.25, 1_773_489_600.0015, -0.5]
 
     for moment in moments:
-        log.write({"started_at": moment})
+        log.write({"started_at": moment, "number": 1})
     log.start()
     log.close()
     os.close(descriptor)
