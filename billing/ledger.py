@@ -199,8 +199,8 @@ class JournalDrain:
                 with connection.cursor() as cursor:
                     cursor.execute("SET LOCAL synchronous_commit TO ON")
             self._advance(batch)
-            for part in parts:
-                insert(connection, part)
+            if parts:
+                insert(connection, *parts)
             # After the database has had its say about what the rows hold.
             add_rollups(connection, column_sums(parts, batch.refused))
             self._outbox.add(connection, parts)

@@ -33,12 +33,13 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _NONE = r"\N"
 
 
-def insert(connection: BaseDatabaseWrapper, rows: Columns) -> None:
+def insert(connection: BaseDatabaseWrapper, *parts: Columns) -> None:
     """Adds completed rows. Must run inside the transaction that advances the journal's offset."""
     if connection.vendor == "postgresql":
-        _copy(connection, _stored(rows, zone="+00"))
+        _copy(connection, parts)
     else:
-        _execute(connection, _stored(rows))
+        for rows in parts:
+            _execute(connection, _stored(rows))
 
 
 def _stored(rows: Columns, *, zone: str = "") -> Columns:
@@ -106,10 +107,11 @@ def _statement(rows: int, differing: tuple[str, ...]) -> str:
     return f"INSERT OR FAIL INTO billing_usagerecord ({names}) VALUES {lines}"  # noqa: S608  # our own names
 
 
-def _copy(connection: BaseDatabaseWrapper, rows: Columns) -> None:
+def _copy(connection: BaseDatabaseWrapper, parts: Iterable[Columns]) -> None:
     names = ", ".join(f'"{name}"' for name in COLUMNS)
     with connection.cursor() as cursor, cursor.cursor.copy(f"COPY billing_usagerecord ({names}) FROM STDIN") as copy:
-        copy.write(_copied(rows))
+        for rows in parts:
+            copy.write(_copied(_stored(rows, zone="+00")))
 
 
 def _copied(rows: Columns) -> str:
