@@ -60,6 +60,7 @@ async def test_the_first_who_looks_starts_it_and_a_stop_ends_it(tmp_path: Path) 
         await until(lambda: keeper.state == "process")
         pid = keeper.pid
 
+        assert Place(tmp_path).take_lock() is None, "nobody may start another one"
         assert is_alive(pid), "it is known to answer though nobody has asked for another page"
         assert pid != os.getpid()
         assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700

@@ -286,7 +286,7 @@ async def test_a_websocket_waits_for_a_process_that_starts(tmp_path: Path) -> No
 
 async def test_a_websocket_is_asked_to_come_again_when_the_process_ends(tmp_path: Path) -> None:
     client = Client(CONNECT)
-    async with connected(tmp_path, figures) as (relay, server):
+    async with connected(tmp_path, figures, grace_s=60) as (relay, server):
         asking = asyncio.create_task(relay(socket_scope(), client.receive, client.send))
         await until(lambda: client.heard)
         server.end()
