@@ -14,7 +14,7 @@ from llmgateway.api.asgi_types import Receive, Scope, Send
 from llmgateway.api.calls import call_model
 from llmgateway.api.responses import JSON
 from llmgateway.pipeline.errors import GatewayError
-from llmgateway.pipeline.express import MOST_BYTES, Asking, Express
+from llmgateway.pipeline.express import MOST_BYTES, Asking, Express, Sent, Unsent
 from llmgateway.pipeline.express_stream import ExpressStream
 from llmgateway.pipeline.express_ways import Asker
 from llmgateway.pipeline.header_lines import HeaderLines, line
@@ -189,17 +189,37 @@ class ExpressRequest:
             sent = call.sent = self._door.lane.send(asking.posting, call)
         except Exception:
             logger.exception("a request could not be sent the short way", extra={"request_id": call.request.id})
-            sent = None
-        if sent is None:
             self.hand_over()
-        else:
+            return
+        if isinstance(sent, Sent):
             sent.connection.watcher = self.has_heard
+        else:
+            sent.opening.add_done_callback(self._send_on)
+
+    def _send_on(self, opening: asyncio.Task[Connection]) -> None:
+        """Its connection is open, or cannot be."""
+        failed = opening.cancelled() or opening.exception() is not None
+        if self._is_handed_over:  # Its task waits for the same.
+            return
+        unsent = self.call.sent
+        if failed or not isinstance(unsent, Unsent):
+            self.hand_over()
+            return
+        connection = opening.result()
+        try:
+            self.call.sent = self._door.lane.send_on(connection, unsent)
+        except Exception:
+            logger.exception("a request failed inside the gateway", extra={"request_id": self.call.request.id})
+            connection.close()
+            self._fail(connection)
+        else:
+            connection.watcher = self.has_heard
 
     def has_heard(self) -> None:
         """Something has come from the provider, or nothing will."""
         call = self.call
-        assert call.sent is not None
-        connection: Connection = call.sent.connection
+        assert isinstance(call.sent, Sent)
+        connection = call.sent.connection
         try:
             if not self._server.takes_answers:
                 self.hand_over()
@@ -262,7 +282,7 @@ class ExpressRequest:
             self.hand_over()
 
     def _fail_amid_stream(self) -> None:
-        assert self.call.sent is not None
+        assert isinstance(self.call.sent, Sent)
         self._fail(self.call.sent.connection)
 
     def _fail(self, connection: Connection) -> None:
@@ -309,17 +329,28 @@ class ExpressRequest:
             begun.task.add_done_callback(self._withdraw_untaken)
             return
         call, stream = self.call, self._stream
-        if call.sent is not None:
+        if isinstance(call.sent, Sent):
             call.sent.connection.leave()
         if stream is not None and stream.flows:
             call.begun = stream.answer()
         elif stream is not None:
             stream.put_back()
         has_begun = call.begun is not None
-        self._server.begin_known(self._known, call.request.body, self._resume, has_begun=has_begun)
+        begun = self._server.begin_known(self._known, call.request.body, self._resume, has_begun=has_begun)
+        if isinstance(call.sent, Unsent):
+            assert begun.task is not None
+            begun.task.add_done_callback(self._close_untaken)
 
     async def _resume(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._door.data_plane.resume(scope, receive, send, self.call)
+
+    def _close_untaken(self, _: asyncio.Task[None]) -> None:
+        """A task that was cancelled before it waited for the connection leaves it to nobody."""
+        unsent = self.call.sent
+        if isinstance(unsent, Unsent):
+            opening = unsent.opening
+            if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
+                opening.result().close()
 
     async def _begin_decided(self, scope: Scope, receive: Receive, send: Send) -> None:
         """In its task from before its admission on: what was asked is waited for, for it may have been taken."""

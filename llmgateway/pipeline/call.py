@@ -34,7 +34,7 @@ from providers.adapters.types import JSONObject, Usage
 if TYPE_CHECKING:
     from llmgateway.http import httpx
     from llmgateway.pipeline.admission import Admission
-    from llmgateway.pipeline.express import Sent
+    from llmgateway.pipeline.express import Sent, Unsent
     from llmgateway.pipeline.gateway import Gateway
     from llmgateway.pipeline.reading_on import Unbroken
     from llmgateway.pipeline.rules import BudgetIndex
@@ -52,8 +52,8 @@ STALE_WITHIN_S = 2.0
 class Call:
     """Belongs to one request's task. `settle` may be called from every exit; the first call counts."""
 
-    sent: Sent | None = None
-    """Its first attempt, where that has been sent already."""
+    sent: Sent | Unsent | None = None
+    """Its first attempt, where that has been sent already, or its connection is being opened."""
     begun: Answer | None = None
     """The answer of its first attempt, where the client has got some of it already."""
     others: tuple[Deployment, ...] = ()
@@ -184,8 +184,8 @@ class Call:
         self._presence = self.exchange.presence = presence
         self.exchange.task, self.exchange.watched = presence.task, False
 
-    def take_sent(self) -> Sent | None:
-        """The attempt that has been sent already, once."""
+    def take_sent(self) -> Sent | Unsent | None:
+        """The attempt that has been begun already, once."""
         sent, self.sent = self.sent, None
         return sent
 

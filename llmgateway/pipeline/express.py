@@ -30,6 +30,8 @@ from llmgateway.pipeline.upstream import RawHeaders, headers_for_client
 from providers.adapters.errors import MalformedBodyError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from llmgateway.pipeline.gateway import Gateway
     from llmgateway.pipeline.lean_connection import Connection
     from llmgateway.pipeline.lean_transport import Endpoint, Posting
@@ -63,6 +65,16 @@ class Sent(NamedTuple):
 
     connection: Connection
     endpoint: Endpoint
+
+
+class Unsent(NamedTuple):
+    """A request whose connection is being opened; who waits for that sends it."""
+
+    opening: asyncio.Task[Connection]
+    endpoint: Endpoint
+    head: bytes
+    body: bytes
+    connection: None = None
 
 
 class Express:
@@ -247,8 +259,8 @@ class Express:
             return able
         return tuple([way.heads[number] for number in way.balancer.order(way.heads, nobody_knows, "")])
 
-    def send(self, posting: Posting, call: Call) -> Sent | None:
-        """The request of `call` on its way to its provider. None: there is no connection at hand."""
+    def send(self, posting: Posting, call: Call) -> Sent | Unsent:
+        """The request of `call` on its way to its provider, or on its way to a connection."""
         request, deployment = call.request, call.admission.deployment
         body = request.dialect.with_model(request.body, request.head, deployment.model)
         cap = call.admission.output_cap
@@ -259,12 +271,18 @@ class Express:
         if said.stream and not said.asked_for_usage and deployment.inject_usage:
             body = request.dialect.with_usage_requested(body, said)
         body = deployment.adapter.adapted(request.dialect, body)
-        connection = self._gateway.upstream.idle_connection(posting.endpoint)
-        if connection is None:
-            return None
+        upstream, endpoint = self._gateway.upstream, posting.endpoint
         head = b"%b%d\r\n\r\n" % (posting.start, len(body))
+        connection = upstream.idle_connection(endpoint)
+        if connection is None:
+            return Unsent(upstream.opening(endpoint), endpoint, head, body)
         connection.send(head, body, is_head=False, wants_close=False, at_once=self.is_quiet)
-        return Sent(connection, posting.endpoint)
+        return Sent(connection, endpoint)
+
+    def send_on(self, connection: Connection, unsent: Unsent) -> Sent:
+        """Its connection is open."""
+        connection.send(unsent.head, unsent.body, is_head=False, wants_close=False, at_once=self.is_quiet)
+        return Sent(connection, unsent.endpoint)
 
     @staticmethod
     def is_ordinary(call: Call, connection: Connection) -> bool:

@@ -199,7 +199,7 @@ class Gateway:
 
     async def resume(self, call: Call, client: Client, presence: Presence) -> None:
         """Go on with a call that `Express` has begun, which has its turn."""
-        was_sent.set(call.sent is not None)
+        was_sent.set(call.sent is not None and call.sent.connection is not None)
         await self._answered(call, client, presence)
 
     async def _answered(

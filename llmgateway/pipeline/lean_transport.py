@@ -283,6 +283,10 @@ class LeanTransport(httpx.AsyncBaseTransport):
         """One to `send` a request on; None: it must be waited for."""
         return self._pool.take_idle(endpoint.origin)
 
+    async def new_connection(self, endpoint: Endpoint) -> Connection:
+        """One to `send` a request on that has been waited for. Raises what `post` does."""
+        return await self._pool.acquire(endpoint.origin, timeout_s=endpoint.connect_timeout_s)
+
     def body_of(self, connection: Connection) -> LeanBody:
         """What is still to be read of the answer on it."""
         return LeanBody(b"", connection, self._pool)

@@ -56,7 +56,7 @@ async def obtain(
     begun = call.take_sent()
     try:
         if begun is not None:
-            answer = await upstream.answer_on(begun.connection, begun.endpoint)
+            answer = await upstream.answer_on(begun)
         else:
             answer = await upstream.send(
                 deployment,

@@ -7,6 +7,7 @@ import enum
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -22,6 +23,9 @@ from llmgateway.pipeline.snapshot import Deployment
 from llmgateway.pipeline.sockets import SocketOpener, UpstreamSocket
 from providers.adapters.dialects.base import Dialect
 from providers.adapters.types import Headers, Signer
+
+if TYPE_CHECKING:
+    from llmgateway.pipeline.express import Sent, Unsent
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -157,6 +161,11 @@ class Upstream:
         """One that a request may be sent on at once; None: there is none."""
         return None if self._lean is None else self._lean.idle_connection(endpoint)
 
+    def opening(self, endpoint: Endpoint) -> asyncio.Task[Connection]:
+        """One more to `endpoint`, in its turn. Whoever asked for it waits for it, or cancels it."""
+        assert self._lean is not None
+        return asyncio.get_running_loop().create_task(self._lean.new_connection(endpoint))
+
     def body_of(self, connection: Connection) -> LeanBody:
         """What is still to be read of the answer on it."""
         assert self._lean is not None
@@ -167,11 +176,16 @@ class Upstream:
         assert self._lean is not None
         self._lean.release(connection)
 
-    async def answer_on(self, connection: Connection, endpoint: Endpoint) -> UpstreamAnswer:
-        """As `send`, of a request that is on its way already."""
+    async def answer_on(self, departed: Sent | Unsent) -> UpstreamAnswer:
+        """As `send`, of a request that is on its way already, or waits for its connection."""
         assert self._lean is not None
         try:
-            status, raw_headers, stream = await self._lean.answer_on(connection, endpoint)
+            if departed.connection is not None:
+                connection = departed.connection
+            else:
+                connection = await departed.opening
+                connection.send(departed.head, departed.body, is_head=False, wants_close=False)
+            status, raw_headers, stream = await self._lean.answer_on(connection, departed.endpoint)
         except httpx.TransportError as error:
             raise classified(error) from error
         return UpstreamAnswer(status, raw_headers, stream, stream.take_whole())
