@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 State = Literal["process", "idle", "starting", "here"]
 
-GREETING_S = 1.0
+GREETING_S = 2.0
 """How long the process may take to say that it is there. It does so before it knows what is asked of it."""
 LOOK_EVERY_S = 0.25
 """While it starts."""
