@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -242,3 +242,30 @@ def test_ten_thousand_callers_as_they_are_usually_stay_known() -> None:
         heard(each, heads, of_caller=True)
 
     assert all(heads.find(each) is not None for each in said)
+
+
+class NobodyComes:
+    """A short way that nobody may take."""
+
+    def begin(self, *_: Any) -> bool:
+        raise AssertionError
+
+    def knows(self, *_: Any) -> bool:
+        return False
+
+
+async def test_a_known_head_opens_no_door_for_a_connection_that_is_not_welcome() -> None:
+    """There is no room for it, whatever it says."""
+    told: list[tuple[bytes, int]] = []
+    for said in (post(b"{}"), post(b"{}", HEAD.replace(b"sk-gw-1", b"sk-gw-2"))):
+        connections = Connections(Bounds(most=1))
+        first, _ = another(connections)
+        await first.send(post(b"{}"))
+        connections.express = cast("Any", NobodyComes())
+        second, seen = another(connections)
+        told.append((await second.send(said), len(seen)))
+
+    known, unknown = told
+    assert known == unknown
+    assert known[0].startswith(b"HTTP/1.1 503 ")
+    assert known[1] == 0
