@@ -169,7 +169,8 @@ def _note(inbound: Inbound, name: bytes, value: bytes) -> None:
     if name == b"content-type":
         inbound.content_type = value
     elif name == b"content-length":
-        inbound.content_length = int(value) if value.isdigit() else None
+        # Zeros may be any number, and Python refuses to read thousands.
+        inbound.content_length = int(value.lstrip(b"0") or b"0") if value.isdigit() else None
     elif name == b"origin":
         inbound.origin = value
     elif name == b"x-request-id" and _CLIENT_REQUEST_ID.fullmatch(value):

@@ -54,6 +54,13 @@ async def test_a_body_over_the_limit_is_a_413_before_it_is_read() -> None:
     assert told.json()["error"]["code"] == "request_too_large"
 
 
+async def test_a_length_with_many_zeros_before_it_is_that_length() -> None:
+    """Python makes no number of more than 4,300 digits."""
+    response = await house().post("/v1/chat/completions", b"{}", content_length="0" * 5000 + "2")
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "model")
+
+
 async def test_a_key_is_checked_before_the_body_is_looked_at() -> None:
     response = await house().post("/v1/chat/completions", b"{", authorization="Bearer nobody")
 
