@@ -61,3 +61,6 @@ def head_too_slow(seconds: float) -> Refusal:
 
 
 FRAMED_TOO_MUCH = Refusal(400, "invalid_value", "The chunks of the body hold little of it. Send larger ones.")
+UNREADABLE_SOCKET = Refusal(
+    400, "invalid_value", "A request for a WebSocket has no body, no line over 8 KB and at most 128 headers."
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from llmgateway.api import early_refusals
 from llmgateway.api.connections import Connections, Verdict
 
 
@@ -21,6 +22,13 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def end(self, reason: str) -> None:
         self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated and not self.transport.is_closing():
+            # The whole request was there. Uvicorn's protocol would keep the connection, and never say anything.
+            self.transport.write(early_refusals.UNREADABLE_SOCKET.raw())
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.all is not None:
