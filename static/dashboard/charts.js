@@ -12,6 +12,7 @@
   };
 
   const dollars = (value) => {
+    if (value > 0 && value < 0.01) return "$" + value.toLocaleString("en", { maximumSignificantDigits: 4 });
     const digits = value >= 100 ? 0 : value >= 1 ? 2 : 4;
     return "$" + value.toLocaleString("en", { minimumFractionDigits: value >= 1 ? digits : 0, maximumFractionDigits: digits });
   };

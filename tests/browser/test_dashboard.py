@@ -124,6 +124,21 @@ def test_lists_of_teams_and_empty_teams_fit_and_keep_nobody_out(visit: Visitor, 
     expect(page.get_by_text("No requests in the last 7 days")).to_be_visible()
 
 
+BESIDE_EACH_OTHER = """
+[...document.querySelectorAll('.figure')].map((figure) => figure.scrollWidth - figure.clientWidth)
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_small_cost_with_many_digits_does_not_reach_into_the_next_figure(visit: Visitor, width: int) -> None:
+    page = log_in(visit(width, "light"))
+    page.evaluate("for (const cost of document.querySelectorAll('.figure dd')) cost.textContent = '$0.00012345678'")
+
+    reaches = page.evaluate(BESIDE_EACH_OTHER)
+    assert len(reaches) >= 3
+    assert max(reaches) <= 0
+
+
 def test_figures_follow_what_another_process_writes(visit: Visitor, data_dir: Path) -> None:
     page = log_in(visit(1280, "light"))
     expect(page.locator("#live-state")).to_have_text("live")
