@@ -100,7 +100,8 @@ def drain_cost(folder: Path, *, rows: int, batch: int) -> float:
     from billing.journal import Journal
 
     journal = Journal(folder / "drained", fsync="never", max_bytes=2**40)
-    drain = ledger.JournalDrain(journal.folder, journal=journal, has_own_connection=True)
+    drain = ledger.JournalDrain(journal.folder, journal=journal)
+    drain.has_own_connection = True  # As in the server.
     spent = 0.0
     for start in range(0, rows, batch):
         for number in range(start, start + batch):

@@ -101,21 +101,15 @@ class JournalDrain:
     """Moves one journal into the database. `journal` is the live one of this process, None for an adopted one."""
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        journal: Journal | None = None,
-        on_commit: OnCommit | None = None,
-        using: str = "default",
-        has_own_connection: bool = False,
+        self, folder: Path, *, journal: Journal | None = None, on_commit: OnCommit | None = None, using: str = "default"
     ) -> None:
-        """`has_own_connection`: nobody else writes through this thread's connection to the database."""
         self.folder = folder
         self.rows = 0
         self._journal = journal
         self._on_commit = on_commit
         self._using = using
-        self._has_own_connection = has_own_connection
+        self.has_own_connection = False
+        """Nobody else writes through this thread's connection to the database."""
         self._outbox = Outbox(using)
         self._prepared: object = None
         """The connection that has been told what it must be."""
@@ -220,7 +214,7 @@ class JournalDrain:
             # of the file, which becomes more as the ledger grows.
             cursor.execute("PRAGMA cache_size=-1000")
             cursor.execute("PRAGMA mmap_size=0")
-            if self._has_own_connection:
+            if self.has_own_connection:
                 # What the checks ask is known here: a status is a number from 0 on, and JSON was read as such. To read
                 # it again would be a quarter of what SQLite does for a row.
                 cursor.execute("PRAGMA ignore_check_constraints=ON")
@@ -333,9 +327,7 @@ class Drain:
         self.last_error = ""
         """Why the database cannot be reached now; empty: it can."""
         self._journal = journal
-        self._drain = JournalDrain(
-            journal.folder, journal=journal, on_commit=on_commit, using=using, has_own_connection=True
-        )
+        self._drain = JournalDrain(journal.folder, journal=journal, on_commit=on_commit, using=using)
         self._on_adopted = on_adopted or on_commit
         self._using = using
         self._poll_s = poll_s
@@ -366,6 +358,7 @@ class Drain:
             return self._moved.wait_for(lambda: (self._drain.position or START) >= position, timeout_s)
 
     def _run(self) -> None:
+        self._drain.has_own_connection = True
         backoff_s = self._poll_s
         while not self._stop.is_set():
             if self._pass():
