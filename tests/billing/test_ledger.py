@@ -165,6 +165,28 @@ def test_an_unusable_record_is_set_aside_and_stops_no_other(journal: Journal, ca
     assert caplog.text.count("cannot be stored") == 3
 
 
+def test_parts_of_a_transaction_are_stored_together_or_not_at_all(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "PART_ROWS", 2)
+    for number in range(4):
+        write(journal, str(number), cost_pico_usd=number, started_at=NOON + 86_400 * number)
+    write(journal, "bad", cost_pico_usd=2**63)
+    mover = JournalDrain(journal.folder, journal=journal)
+
+    mover.step()
+
+    assert (ids(), UsageRollup.objects.count(), mover.lags) == ([], 0, True)
+    mover.drain()
+    assert (ids(), mover.rows) == ([*"0123"], 4)
+    sums = UsageRollup.objects.order_by("hour").values_list("requests", "cost_pico_usd")
+    assert list(sums) == [(1, 0), (1, 1), (1, 2), (1, 3)]
+    write(journal, *"45678", cost_pico_usd=7, started_at=NOON + 86_400)
+    mover._most = 100
+    assert mover.step()
+    assert (ids(), mover.rows, list(sums.all())[1]) == ([*"012345678"], 9, (6, 36))
+
+
 def test_a_fault_of_our_own_loses_nothing(journal: Journal) -> None:
     write(journal, "a")
 

@@ -8,6 +8,7 @@ from datetime import date
 import pytest
 from django.db import connections
 
+from billing import ledger
 from billing.journal import Journal
 from billing.ledger import JournalDrain, drain_orphans
 from billing.models import UsageRecord, UsageRollup
@@ -36,6 +37,19 @@ def test_rows_arrive_in_the_partition_of_their_day(postgres: str, journal: Journ
     assert _partition_of(postgres, "a") == "billing_usagerecord_20260314"
     assert row.attempts == [{"deployment": "main", "status": 200}]
     assert row.cost_pico_usd == 30_000_000
+
+
+def test_parts_of_a_transaction_are_copied_as_one(
+    postgres: str, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "PART_ROWS", 2)
+    for number in range(5):
+        write(journal, str(number), started_at=NOON + 86_400 * (number % 2), cost_pico_usd=number)
+
+    JournalDrain(journal.folder, journal=journal, using=postgres).drain()
+
+    stored = UsageRecord.objects.using(postgres).order_by("id").values_list("id", "day__day", "cost_pico_usd")
+    assert list(stored) == [("0", 14, 0), ("1", 15, 1), ("2", 14, 2), ("3", 15, 3), ("4", 14, 4)]
 
 
 def test_a_day_that_can_get_no_partition_goes_to_the_default_one(postgres: str, make_journal: MakeJournal) -> None:
