@@ -10,6 +10,8 @@ import signal
 import sys
 from typing import Literal
 
+import msgspec
+
 from llmgateway.launch import child_environment
 from llmgateway.pages.frames import read_frame
 from llmgateway.pages.place import Place
@@ -122,10 +124,12 @@ class Keeper:
         """The process's id. None: it is ending, or belongs to a server of another version."""
         try:
             greeting = await read_frame(reader)
+        except msgspec.MsgspecError:
+            greeting = None  # Somebody else has the socket.
         except BaseException:
             writer.close()
             raise
-        if greeting is None or greeting["version"] != self._version:
+        if greeting is None or greeting.get("version") != self._version:
             writer.close()
             return None
         return int(greeting["pid"])

@@ -97,6 +97,21 @@ async def test_the_process_of_another_version_is_left_to_its_server(tmp_path: Pa
         assert await reached(older)
 
 
+@pytest.mark.parametrize(
+    "said", [b"\0\0\0\x01\xc1", b"\0\0\0\x01\x80", b"\0\0\0\x01\x01"], ids=["noise", "nothing", "a-number"]
+)
+async def test_who_greets_in_another_way_is_no_way_to_pages_and_makes_way(tmp_path: Path, said: bytes) -> None:
+    def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        writer.close()
+
+    async with keeping(tmp_path) as keeper:
+        (tmp_path / "run").mkdir()
+        async with await asyncio.start_unix_server(greet, tmp_path / "run" / "pages"):
+            assert not await reached(keeper)
+            assert await until_reached(keeper)
+
+
 async def test_many_who_look_at_once_start_one(tmp_path: Path) -> None:
     async with keeping(tmp_path) as first, keeping(tmp_path) as second:
         await asyncio.gather(*[reached(keeper) for keeper in (first, second) for _ in range(50)])
