@@ -348,9 +348,7 @@ class ExpressRequest:
         """A task that was cancelled before it waited for the connection leaves it to nobody."""
         unsent = self.call.sent
         if isinstance(unsent, Unsent):
-            opening = unsent.opening
-            if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
-                opening.result().close()
+            unsent.give_up()
 
     async def _begin_decided(self, scope: Scope, receive: Receive, send: Send) -> None:
         """In its task from before its admission on: what was asked is waited for, for it may have been taken."""

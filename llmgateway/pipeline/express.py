@@ -76,6 +76,12 @@ class Unsent(NamedTuple):
     body: bytes
     connection: None = None
 
+    def give_up(self) -> None:
+        """Nobody waits any more: a connection that has opened just now is nobody's."""
+        opening = self.opening
+        if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
+            opening.result().close()
+
 
 class Express:
     """One per process, used from the event loop alone."""

@@ -183,7 +183,11 @@ class Upstream:
             if departed.connection is not None:
                 connection = departed.connection
             else:
-                connection = await departed.opening
+                try:
+                    connection = await departed.opening
+                except asyncio.CancelledError:
+                    departed.give_up()
+                    raise
                 connection.send(departed.head, departed.body, is_head=False, wants_close=False)
             status, raw_headers, stream = await self._lean.answer_on(connection, departed.endpoint)
         except httpx.TransportError as error:

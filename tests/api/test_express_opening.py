@@ -181,6 +181,24 @@ async def test_a_task_that_is_stopped_before_it_begins_keeps_no_connection(is_op
         assert not scene.upstream.bodies
 
 
+async def test_a_task_that_is_stopped_just_as_its_connection_opens_keeps_none() -> None:
+    async with opening() as (scene, gate, _):
+        express = server_of(scene).express
+        assert express is not None
+        assert isinstance(express.call.sent, Unsent)
+        waiting = express.call.sent.opening
+        waiting.add_done_callback(lambda _: task.cancel())  # Before the task hears of it, which waits for it from now on.
+        express.hand_over()
+        (task,) = scene.state.tasks
+        await until(lambda: express.call.sent is None)
+        gate.may_pass.set()
+        await asyncio.gather(task, return_exceptions=True)
+
+        assert not waiting.cancelled()
+        await until(lambda: pool_of(scene)._open == 0)
+        assert not scene.upstream.bodies
+
+
 async def test_what_comes_meanwhile_on_the_connection_is_answered_behind_it_and_nothing_is_sent_twice() -> None:
     async with opened() as scene:
         reader, writer = await asyncio.open_connection(*scene.address)
