@@ -8,7 +8,7 @@ import os
 import signal
 
 import uvloop
-from django.urls import get_resolver
+from django.urls import reverse
 
 from llmgateway import conf as conf_module
 from llmgateway import memory
@@ -27,7 +27,7 @@ def serve(grace_s: float) -> None:
     signal.alarm(START_S)
     memory.use_one_heap()
     # The first page would wait for it.
-    assert get_resolver().url_patterns
+    reverse("admin:index")
     uvloop.run(_serve(grace_s))
 
 
