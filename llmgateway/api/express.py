@@ -206,6 +206,9 @@ class ExpressRequest:
             self.hand_over()
             return
         connection = opening.result()
+        if not connection.is_alive():
+            self.hand_over()
+            return
         try:
             self.call.sent = self._door.lane.send_on(connection, unsent)
         except Exception:

@@ -188,6 +188,9 @@ class Upstream:
                 except asyncio.CancelledError:
                     departed.give_up()
                     raise
+                if not connection.is_alive():
+                    # Who sends on it would wait for a word that never comes.
+                    raise httpx.ConnectError("The upstream closed the connection as soon as it was open")
                 connection.send(departed.head, departed.body, is_head=False, wants_close=False)
             status, raw_headers, stream = await self._lean.answer_on(connection, departed.endpoint)
         except httpx.TransportError as error:

@@ -187,8 +187,8 @@ async def test_a_task_that_is_stopped_just_as_its_connection_opens_keeps_none() 
         assert express is not None
         assert isinstance(express.call.sent, Unsent)
         waiting = express.call.sent.opening
-        waiting.add_done_callback(lambda _: task.cancel())  # Before the task hears of it, which waits for it from now on.
-        express.hand_over()
+        waiting.add_done_callback(lambda _: task.cancel())
+        express.hand_over()  # From now on its task waits for the connection, and hears of it after that.
         (task,) = scene.state.tasks
         await until(lambda: express.call.sent is None)
         gate.may_pass.set()
@@ -197,6 +197,24 @@ async def test_a_task_that_is_stopped_just_as_its_connection_opens_keeps_none() 
         assert not waiting.cancelled()
         await until(lambda: pool_of(scene)._open == 0)
         assert not scene.upstream.bodies
+
+
+@pytest.mark.parametrize("is_short", [True, False], ids=["short", "handed-over"])
+async def test_a_connection_that_ends_as_soon_as_it_is_open_is_no_silence(is_short: bool) -> None:
+    async with opening() as (scene, gate, task):
+        express = server_of(scene).express
+        assert express is not None
+        assert isinstance(express.call.sent, Unsent)
+        waiting = express.call.sent.opening
+        waiting.remove_done_callback(express._send_on)
+        waiting.add_done_callback(lambda opened: opened.result().connection_lost(None))
+        waiting.add_done_callback(express._send_on)
+        if not is_short:
+            express.hand_over()
+        gate.may_pass.set()
+
+        async with asyncio.timeout(1):
+            assert (await task).status_code == 502
 
 
 async def test_what_comes_meanwhile_on_the_connection_is_answered_behind_it_and_nothing_is_sent_twice() -> None:
