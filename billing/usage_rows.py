@@ -85,7 +85,18 @@ def decoded(payload: bytes) -> Row:
         else:
             if row.id:
                 return row
-    return row_of(completed(from_json(payload)))
+    return _strictly(completed(from_json(payload)))
+
+
+def _strictly(record: Record) -> Row:
+    """The row of a completed record; raises UnusableRecordError where a value is not of its column's kind."""
+    said = {name: value for name, value in record.items() if name in _NAMED and name != "day"}
+    try:
+        row = _decoder.decode(to_json(said))
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise UnusableRecordError(str(error)) from error
+    row.day = record["day"]
+    return row
 
 
 def all_decoded(payloads: Sequence[bytes]) -> list[Row]:
@@ -135,7 +146,7 @@ def completed(record: Record) -> Record:
         if row["http_status"] < 0:
             raise UnusableRecordError("its HTTP status is negative")
         row["day"] = _day(int(row["started_at"] // _DAY_S))
-    except (TypeError, KeyError, OverflowError) as error:
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
         raise UnusableRecordError(f"{type(error).__name__}: {error}") from error
     if not row["id"]:
         raise UnusableRecordError("it has no id")

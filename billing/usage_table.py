@@ -20,7 +20,7 @@ from billing.journal_files import to_json
 from billing.models import UsageRecord
 from billing.statement_sizes import STEPS, in_steps
 from billing.usage_columns import Column, Columns
-from billing.usage_rows import COLUMNS, NUL
+from billing.usage_rows import COLUMNS, NUL, UnusableRecordError
 
 _JSON = tuple(
     field.attname
@@ -192,4 +192,7 @@ def _moments(column: Column, zone: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError) as error:
+        raise UnusableRecordError(f"no calendar has the moment {seconds}: {error}") from error

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from typing import Literal
 
 import msgspec
@@ -60,6 +61,8 @@ class Keeper:
         self._alone_until = 0.0
         self._unheard = 0
         self._is_stopping = False
+        self._patient_until = 0.0
+        """By when our process must have ended, once it is to."""
         self.pid = 0
         """Of the process that was there when it was last looked for, whichever server started it."""
 
@@ -104,8 +107,11 @@ class Keeper:
         return "here" if self._failures else "idle"
 
     def begin_end(self) -> None:
-        """Our process takes no more requests, and ends when those that it has are answered."""
+        """Our process takes no more requests, and ends when those that it has are answered. From here on its time runs."""
+        if self._is_stopping:
+            return
         self._is_stopping = True
+        self._patient_until = time.monotonic() + self._grace_s + END_S
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
@@ -115,7 +121,7 @@ class Keeper:
         self.begin_end()
         if self._running is None:
             return
-        done, _ = await asyncio.wait([self._running], timeout=self._grace_s + END_S)
+        done, _ = await asyncio.wait([self._running], timeout=max(self._patient_until - time.monotonic(), 0.0))
         if not done:
             self._kill()
             await self._running

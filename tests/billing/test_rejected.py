@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -127,3 +128,27 @@ def test_the_command_tells_what_it_did(root: Path, monkeypatch: pytest.MonkeyPat
         "2 rows stored; 0 lines had been stored before.",
         "0 rows stored; 0 lines had been stored before.",
     ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": 1.5}, {"input": True}, {"alias": ["a"] * 3}, {"alias": ["a"] * 900}, {"key_name": {}}, {"alias": None},
+        {"team_id": "x"}, {"priced": "maybe"}, {"http_status": "200"}, {"started_at": "now"}, {"started_at": 1e12},
+        {"admitted_at": 1e12}, {"admitted_at": -1e12}, {"admitted_at": 1e300},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_record_of_another_kind_is_set_aside_and_holds_up_none(journal: Journal, change: dict[str, Any]) -> None:
+    for number in range(8):
+        write(journal, f"before-{number}")
+    write(journal, "poison", **change)
+    write(journal, "after")
+    drain = JournalDrain(journal.folder, journal=journal)
+
+    drain.drain()
+    drain.drain()
+
+    assert UsageRecord.objects.count() == 9
+    assert counted() == {"completed": 9}
+    assert rejected_lines(journal.folder.parent) == 1

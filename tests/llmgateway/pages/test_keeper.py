@@ -194,3 +194,21 @@ async def test_one_that_is_stuck_holds_nobody_up_for_long_and_is_replaced(
         monkeypatch.setattr(keeper_module, "GREETING_S", 5)
 
     assert "does not answer; killing it" in caplog.text
+
+
+async def test_the_time_of_one_that_does_not_end_runs_from_when_it_was_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "END_S", 0.0)
+    keeper = Keeper(Place(tmp_path), grace_s=0.2, command=small(tmp_path))
+    pid = await until_reached(keeper)
+    os.kill(pid, signal.SIGSTOP)
+
+    keeper.begin_end()
+    await asyncio.sleep(0.2)  # The server's own requests are given that long.
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await keeper.stop()
+
+    assert loop.time() - began < 0.15
+    assert not is_alive(pid)
