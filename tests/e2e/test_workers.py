@@ -399,6 +399,13 @@ def counted(host: Host, limit: int) -> list[tuple[int, int]]:
     return found
 
 
+async def test_one_process_makes_the_pages_of_all_workers(host: Host) -> None:
+    made = wait_for(lambda: makers(host), "the same process behind every worker", within_s=30, pause_s=0.1)
+    asking = [pid for pid in descendants(host.gateway.process.pid) if b"llmgateway.pages" in command_of(pid)]
+
+    assert asking == made
+
+
 async def test_a_stop_lets_every_worker_finish_its_streams(host: Host) -> None:
     slow = {**CHAT, "stream": True, "x_fake": {"chunk_delay_ms": 100, "tokens": 20}}
     async with host.caller("app") as client:
@@ -411,13 +418,6 @@ async def test_a_stop_lets_every_worker_finish_its_streams(host: Host) -> None:
     assert await stopping == 0
     ids = {answer.headers["x-request-id"] for answer in answers}
     assert {row["status"] for row in host.usage() if row["request_id"] in ids} == {"completed"}
-
-
-async def test_one_process_makes_the_pages_of_all_workers(host: Host) -> None:
-    made = wait_for(lambda: makers(host), "the same process behind every worker", within_s=30, pause_s=0.1)
-    asking = [pid for pid in descendants(host.gateway.process.pid) if b"llmgateway.pages" in command_of(pid)]
-
-    assert asking == made
 
 
 def makers(host: Host) -> list[int]:
