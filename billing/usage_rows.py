@@ -92,11 +92,11 @@ def _strictly(record: Record) -> Row:
     """The row of a completed record; raises UnusableRecordError where a value is not of its column's kind."""
     said = {name: value for name, value in record.items() if name in _NAMED and name != "day"}
     try:
-        row = _decoder.decode(to_json(said))
+        _decoder.decode(to_json(said))
     except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise UnusableRecordError(str(error)) from error
-    row.day = record["day"]
-    return row
+    # Not what was decoded: what a JSON column holds may need mending, which its text hides.
+    return row_of(record)
 
 
 def all_decoded(payloads: Sequence[bytes]) -> list[Row]:
