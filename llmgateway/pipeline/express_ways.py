@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from llmgateway.pipeline.authentication import check
 from llmgateway.pipeline.errors import GatewayError
 from llmgateway.pipeline.recent import Recent
+from llmgateway.pipeline.routing import may_call
 from llmgateway.pipeline.rules import Rules
 from llmgateway.pipeline.snapshot import Alias, Deployment, Key, Snapshot
 from llmgateway.pipeline.translation import completed
@@ -158,7 +159,7 @@ class Ways:
     def turn_to(self, asker: Asker, key: Key, model: str) -> bool:
         """Find out what `asker` needs to ask for another model. False: that is not ordinary, or not allowed."""
         alias = self._gateway.snapshot.aliases.get(model)
-        if alias is None or (key.models is not None and alias.name not in key.models):
+        if alias is None or not may_call(key, alias):
             return False
         known = asker.dialect.name, alias.name
         if known not in self._ways:

@@ -358,7 +358,7 @@ def allowed(alias: Alias | None, model: str, key: Key, *, now: float) -> Alias:
             code="model_not_found",
             param="model",
         )
-    if key.models is not None and alias.name not in key.models:
+    if not may_call(key, alias):
         raise PermissionDeniedError(
             f"API key '{key.name}' may not use the model '{model}'. Ask an admin to allow it.",
             code="model_not_allowed",
@@ -366,6 +366,11 @@ def allowed(alias: Alias | None, model: str, key: Key, *, now: float) -> Alias:
         )
     check_in_service(alias, now)
     return alias
+
+
+def may_call(key: Key, alias: Alias) -> bool:
+    """Whether the key's list of models, if it has one, names `alias`."""
+    return key.models is None or alias.name in key.models
 
 
 def check_in_service(alias: Alias, now: float) -> None:

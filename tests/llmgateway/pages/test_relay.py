@@ -104,6 +104,9 @@ async def test_a_server_that_gives_a_request_up_ends_it_there(tmp_path: Path) ->
         asking.cancel()
         await until(lambda: heard[-1] == "http.disconnect")
 
+    assert heard.count("http.disconnect") == 1
+    assert client.heard == []
+
 
 async def test_an_application_that_does_not_heed_it_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmgateway.pages.server.LEAVE_S", 0.01)
@@ -122,6 +125,8 @@ async def test_an_application_that_does_not_heed_it_is_ended(tmp_path: Path, mon
         client.leave()
         await asyncio.wait_for(ended.wait(), 5)
         await asyncio.wait_for(asking, 5)
+
+    assert client.heard == [], "nobody is there to be told"
 
 
 async def test_a_download_waits_for_its_client(tmp_path: Path) -> None:
@@ -352,6 +357,9 @@ async def test_without_the_help_of_a_kernel_it_ends_after_its_server(tmp_path: P
     async with connected(tmp_path, echo, tick_s=0.01) as (_, server):
         server._parent += 1
         await until(server._ending.is_set)
+        await until(lambda: not (tmp_path / "run/pages").exists())
+
+    assert not server._guests
 
 
 async def test_what_lies_where_the_socket_belongs_does_no_harm(tmp_path: Path) -> None:
